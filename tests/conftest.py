@@ -1,0 +1,25 @@
+"""Settings of the whole suite: eight host devices on CPU, and no inherited flags."""
+
+import os
+
+# Before jax starts. Eight devices let pmap, shard_map and shardings be tested anywhere.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+
+import jax
+import pytest
+from hypothesis import settings
+
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, max_examples=50
+)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def x64():
+    """64-bit types for one test."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,98 @@
+"""What the tests compare with: APALU in NumPy, in more precision than is being tested."""
+
+import numpy as np
+
+GATE = 1.702
+
+
+def parts(x, dtype=np.float64):
+    """`x (1 + s)`, `exp(x) - 1` and the two slopes, each where its branch applies."""
+    x = np.asarray(x).astype(dtype)
+    gate = dtype(GATE)
+    up, down = np.maximum(x, 0), np.minimum(x, 0)
+    with np.errstate(all="ignore"):
+        t = np.exp(-gate * up)
+        s = 1 / (1 + t)
+        bend = np.where(up < 1e4, gate * np.minimum(up, 1e4) * s * s * t, 0)
+        return up * (1 + s), np.expm1(down), 1 + s + bend, np.exp(down)
+
+
+def value(x, a, b, dtype=np.float64):
+    """f(x)."""
+    up, down, _, _ = parts(x, dtype)
+    return np.where(np.asarray(x) >= 0, dtype(a) * up, dtype(b) * down)
+
+
+def slope(x, a, b, dtype=np.float64):
+    """df/dx; at zero that of the non-negative branch."""
+    _, _, up, down = parts(x, dtype)
+    return np.where(np.asarray(x) >= 0, dtype(a) * up, dtype(b) * down)
+
+
+def unit(reference, like):
+    """Unit in the last place of `reference` in the float type `like`."""
+    info = _info(like)
+    _, exponent = np.frexp(np.asarray(reference, np.float64))
+    exponent = np.maximum(exponent, info.minexp + 1)
+    return np.ldexp(1.0, exponent - info.nmant - 1)
+
+
+def round_to(reference, like, rest=0.0):
+    """`reference + rest` correctly rounded to the float type `like`, once and to even."""
+    step = unit(reference + rest, like)
+    whole = np.floor((reference + rest) / step)
+    past_tie = (reference / step - whole - 0.5) + rest / step
+    up = np.where(past_tie == 0, whole % 2 == 1, past_tie > 0)
+    with np.errstate(over="ignore"):
+        return ((whole + up) * step).astype(like)
+
+
+def split_value(x, a, b):
+    """f(x) as a short number and a rest that keeps its sign however small it is."""
+    with np.errstate(all="ignore"):
+        tail = np.maximum(np.exp(-GATE * np.abs(x)), 1e-200)
+        small = np.abs(x) < 1e-4
+        curve = np.where(small, x * x * (0.5 + x / 6 + x * x / 24), np.expm1(x) - x)
+        cases = [
+            (x < -1, -b, b * np.maximum(np.exp(x), 1e-200)),
+            (x < 0, b * x, b * curve),
+            (x < 1, 1.5 * a * x, 0.5 * a * x * np.tanh(GATE / 2 * x)),
+            (x >= 1, 2 * a * x, -a * x * tail / (1 + tail)),
+        ]
+    where = [case[0] for case in cases]
+    pick = [
+        np.select(where, [case[i] * np.ones_like(x) for case in cases]) for i in (1, 2)
+    ]
+    return pick[0], pick[1]
+
+
+def _info(like):
+    import jax.numpy as jnp
+
+    return jnp.finfo(like)
+
+
+def every_binade(count, seed=0):
+    """`count` float32 numbers spread evenly over all finite bit patterns of both signs."""
+    rng = np.random.default_rng(seed)
+    step = 2**32 // count
+    bits = np.arange(count, dtype=np.uint64) * step + rng.integers(
+        0, step, count, dtype=np.uint64
+    )
+    x = bits.astype(np.uint32).view(np.float32)
+    return x[np.isfinite(x)]
+
+
+def around(points, count=4096):
+    """All float32 numbers within `count` steps of each of `points`."""
+    steps = np.arange(-count, count, dtype=np.int32)
+    near = [(np.float32(p).view(np.int32) + steps).view(np.float32) for p in points]
+    x = np.concatenate(near)
+    return x[np.isfinite(x)]
+
+
+def every_half(dtype):
+    """All finite numbers of a 16-bit float type."""
+    x = np.arange(65536, dtype=np.uint16).view(dtype)
+    with np.errstate(invalid="ignore"):
+        return x[np.isfinite(x.astype(np.float32))]
