@@ -1,4 +1,4 @@
-"""What the tests compare with: APALU in NumPy, in more precision than is being tested."""
+"""What the tests compare with: APALU in NumPy, in more precision than is tested."""
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def unit(reference, like):
 
 
 def round_to(reference, like, rest=0.0):
-    """`reference + rest` correctly rounded to the float type `like`, once and to even."""
+    """`reference + rest` rounded once, to even, to the float type `like`."""
     step = unit(reference + rest, like)
     whole = np.floor((reference + rest) / step)
     past_tie = (reference / step - whole - 0.5) + rest / step
@@ -73,7 +73,7 @@ def _info(like):
 
 
 def every_binade(count, seed=0):
-    """`count` float32 numbers spread evenly over all finite bit patterns of both signs."""
+    """`count` float32 numbers spread evenly over all finite bit patterns."""
     rng = np.random.default_rng(seed)
     step = 2**32 // count
     bits = np.arange(count, dtype=np.uint64) * step + rng.integers(

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apalu_jax import APALUParams, apalu, apalu_reference
-from apalu_jax.functional import _EXPM1, _SATURATED
+from apalu_jax._elementary import EXPM1_COEFFICIENTS
+from apalu_jax._rules import SATURATED
 from tests import oracle
 
 TINY = 2.0**-126
 PARAMS = [(0.55, 0.065), (1e-3, 1e3), (1e3, 1e-3), (0.999, 0.999), (1.33, 1.9)]
-# Where the code branches or clamps, where exp leaves the normal numbers, and extremes of f.
+# Where the code branches or clamps, where exp leaves the normal numbers, extremes of f.
 BRANCHES = [0.0, -0.0, -np.log(2), 64.0, -64.0, -87.33, 51.3, 1.4097, -TINY, TINY]
 BRANCHES += [0.5, -0.5, -0.2, 1.0, -1.0, 37.6, -17.33, 3.3e38, -3.3e38]
 
@@ -43,7 +44,7 @@ def float32_inputs(count):
 def check_float32(x, a, b):
     a, b = f32(a), f32(b)
     params = APALUParams(jnp.asarray(a), jnp.asarray(b))
-    # A subnormal x is flushed: it counts as zero, whose slope is that of the other side.
+    # A subnormal x is flushed: it counts as zero, of slope 1.5 a.
     subnormal = (np.abs(x) < TINY) & (x != 0)
     for name, got, want in [
         ("value", jax.jit(apalu)(x, params), oracle.value(x, a, b)),
@@ -78,7 +79,7 @@ def test_float32_is_within_3_ulp(a, b):
 @pytest.mark.parametrize(("a", "b"), [*PARAMS, (1e-3, 1e-3), (1e3, 1e3), (0.5, 0.75)])
 def test_float32_is_within_3_ulp_on_2_24_inputs(a, b):
     x = float32_inputs(2**24)
-    for part in np.array_split(x, 8):
+    for part in np.array_split(np.random.default_rng(5).permutation(x), 8):
         check_float32(part, a, b)
 
 
@@ -136,7 +137,7 @@ def test_every_half_is_rounded_correctly(dtype, a, b):
         rounded = oracle.round_to(want, dtype, rest).astype(float)
         want = want + rest
         got = np.asarray(got).astype(float)
-        flushed = subnormal | ((np.abs(want) < TINY) & (want != 0))
+        flushed = subnormal | ((np.abs(want) <= TINY) & (want != 0))
         if name == "slope":
             flushed |= exact < -87.33
         wrong = ~flushed & (got != rounded)
@@ -199,14 +200,16 @@ def test_expm1_coefficients(name):
     with mpmath.workdps(40):
         for k in range(1, 200):
             x = -mpmath.log(2) * k / 200
-            series = sum(mpmath.mpf(c) * x**j for j, c in enumerate(_EXPM1[name]))
+            series = sum(
+                mpmath.mpf(c) * x**j for j, c in enumerate(EXPM1_COEFFICIENTS[name])
+            )
             error = abs((x + x * x * series) / mpmath.expm1(x) - 1)
             assert error < (2.0**-29.9 if name == "float32" else 2.0**-57)
 
 
 @pytest.mark.parametrize(("name", "bits"), [("float32", 24), ("float64", 53)])
 def test_gate_is_saturated_where_it_is_clamped(name, bits):
-    u = oracle.GATE * _SATURATED[name]
+    u = oracle.GATE * SATURATED[name]
     assert u * np.exp(-u) < 2.0 ** -(bits + 2)
 
 

@@ -1,0 +1,105 @@
+"""The activations compared: how each is built, and what it does to a signal's size."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import sqrt
+from typing import Any, TypeAlias
+
+import jax
+from flax import linen as nn
+from jax import Array
+
+from apalu_jax.experiments import ExperimentError
+from apalu_jax.functional import APALUParams
+from apalu_jax.initializers import variance_gain
+from apalu_jax.linen import APALU
+
+__all__ = ("ARMS", "Activation", "ActivationFactory", "Arm", "get")
+
+Activation: TypeAlias = Callable[[Array], Array]
+
+ActivationFactory: TypeAlias = Callable[[], Activation]
+"""Called once at every place of a network, so that each has parameters of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One activation under comparison.
+
+    Attributes:
+      description: Its settings, for the report.
+      activation: Its factory.
+      gain: ``1 / sqrt(E f(z)^2)``, ``z ~ N(0, 1)``, at the start of training.
+      parameters: Names of its parameters in the tree of a network's parameters.
+      positive: Whether they are kept positive.
+      frozen: Whether they stay where they start.
+    """
+
+    description: str
+    activation: ActivationFactory
+    gain: float
+    parameters: tuple[str, ...] = ()
+    positive: bool = False
+    frozen: bool = False
+
+    def owns(self, path: str, leaf: Any) -> bool:
+        """Whether a parameter of a network, by its path, belongs to this activation."""
+        return path.rpartition("/")[2] in self.parameters
+
+
+_APALU = partial(
+    Arm,
+    activation=APALU,
+    gain=float(variance_gain(APALUParams())),
+    parameters=("a", "b"),
+    positive=True,
+)
+
+ARMS: Mapping[str, Arm] = {
+    "relu": Arm(
+        description="max(x, 0)", activation=lambda: jax.nn.relu, gain=sqrt(2.0)
+    ),
+    "leaky_relu": Arm(
+        description="slope 0.01 on the left",
+        activation=lambda: partial(jax.nn.leaky_relu, negative_slope=0.01),
+        gain=sqrt(2 / (1 + 0.01**2)),
+    ),
+    "elu": Arm(description="alpha = 1", activation=lambda: jax.nn.elu, gain=1.2451983),
+    "gelu": Arm(
+        description="exact, by the error function",
+        activation=lambda: partial(jax.nn.gelu, approximate=False),
+        gain=1.5335304,
+    ),
+    "silu": Arm(
+        description="x sigmoid(x)", activation=lambda: jax.nn.silu, gain=1.6765324
+    ),
+    "prelu": Arm(
+        description="one trained slope per layer, from 0.25",
+        activation=partial(nn.PReLU, negative_slope_init=0.25),
+        gain=sqrt(2 / (1 + 0.25**2)),
+        parameters=("negative_slope",),
+    ),
+    "apalu": _APALU(
+        description="one trained pair (a, b) per layer, from (0.55, 0.065)"
+    ),
+    "apalu-frozen": _APALU(description="(a, b) held at (0.55, 0.065)", frozen=True),
+}
+"""Every arm that a spec may name."""
+
+
+def get(name: str) -> Arm:
+    """The arm of that name.
+
+    Args:
+      name: A key of :data:`ARMS`.
+
+    Returns:
+      The arm.
+
+    Raises:
+      ExperimentError: There is none.
+    """
+    if name not in ARMS:
+        raise ExperimentError(f"`arms` must be among {', '.join(ARMS)}, got {name!r}.")
+    return ARMS[name]

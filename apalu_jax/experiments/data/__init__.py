@@ -1,0 +1,92 @@
+"""The data sets, one module each.
+
+A module holds ``SOURCE``, a :class:`~apalu_jax.experiments.data.files.Source`, and
+``load(data_dir, unit, **options)``, which gives a
+:class:`~apalu_jax.experiments.data.dataset.Dataset`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments.data import digits, files
+from apalu_jax.experiments.data.dataset import Dataset
+
+__all__ = ("download", "load", "names", "source", "verify")
+
+_MODULES: Mapping[str, ModuleType] = {"digits": digits}
+
+
+def names() -> list[str]:
+    """Names of the data sets."""
+    return list(_MODULES)
+
+
+def source(name: str) -> files.Source:
+    """Where data set ``name`` comes from."""
+    return cast(files.Source, _module(name).SOURCE)
+
+
+def load(
+    options: Mapping[str, Any], data_dir: Path | None = None, unit: str = ""
+) -> Dataset:
+    """Loads a data set, downloading what is missing.
+
+    Args:
+      options: Its ``name``, and options of its module's ``load``.
+      data_dir: Folder to look in first.
+      unit: The part of it that is wanted, e.g. a category; ``""`` for all.
+
+    Returns:
+      The data set.
+
+    Raises:
+      ExperimentError: There is no such set, or its files are missing or damaged.
+    """
+    rest = {key: value for key, value in options.items() if key != "name"}
+    return cast(Dataset, _module(options["name"]).load(data_dir, unit, **rest))
+
+
+def verify(name: str, data_dir: Path | None = None) -> list[Path]:
+    """Checks that a data set is here and sound, without downloading.
+
+    Args:
+      name: One of :func:`names`.
+      data_dir: Folder to look in first.
+
+    Returns:
+      Its files; none for a set that a library brings along.
+
+    Raises:
+      ExperimentError: A file is missing or damaged.
+    """
+    wanted = source(name).files
+    if not wanted:
+        load({"name": name}, data_dir)
+    return [files.find(file, data_dir) for file in wanted]
+
+
+def download(name: str, data_dir: Path | None = None) -> list[Path]:
+    """Downloads what is missing of a data set.
+
+    Args:
+      name: One of :func:`names`.
+      data_dir: Folder to look in first.
+
+    Returns:
+      Its files; none for a set that a library brings along.
+
+    Raises:
+      ExperimentError: A file cannot be had, or is damaged.
+    """
+    return [files.fetch(file, data_dir) for file in source(name).files]
+
+
+def _module(name: str) -> ModuleType:
+    if name not in _MODULES:
+        raise ExperimentError(
+            f"`data` must be one of {', '.join(_MODULES)}, got {name!r}."
+        )
+    return _MODULES[name]

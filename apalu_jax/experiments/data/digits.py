@@ -1,0 +1,70 @@
+"""Handwritten digits of 8 x 8 pixels; scikit-learn brings them along."""
+
+import hashlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments.data.dataset import Dataset, stratified_fold
+from apalu_jax.experiments.data.files import Source
+
+__all__ = ("SOURCE", "load")
+
+SOURCE = Source(
+    title="Optical recognition of handwritten digits (the test part of the UCI set)",
+    origin="E. Alpaydin, C. Kaynak, https://doi.org/10.24432/C50P49",
+    licence="CC BY 4.0",
+    note="bundled with scikit-learn: sklearn.datasets.load_digits",
+)
+
+# Of the pixels and then the labels, one byte each.
+_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
+
+
+def load(
+    data_dir: Path | None = None,
+    unit: str = "",
+    *,
+    test_share: float = 0.15,
+    validation_share: float = 0.15,
+) -> Dataset:
+    """Loads the 1,797 images.
+
+    Args:
+      data_dir: Not needed.
+      unit: There is only ``""``.
+      test_share: Share of the test part, in (0, 1).
+      validation_share: Share of the validation part, in (0, 1).
+
+    Returns:
+      Folds that are stratified and drawn anew for every seed. ``inputs`` are float32 in
+      [0, 1], [n, 8, 8]; ``targets`` are the digits, int32.
+
+    Raises:
+      ExperimentError: scikit-learn brings another version of the data.
+
+    Examples:
+      >>> fold = load().fold(0)
+      >>> [len(part["targets"]) for part in fold]
+      [1257, 270, 270]
+    """
+    from sklearn.datasets import load_digits
+
+    images, digits = load_digits(return_X_y=True)
+    pixels = images.reshape(-1, 8, 8).astype(np.uint8)
+    labels = digits.astype(np.uint8)
+    actual = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
+    if actual != _SHA256:
+        raise ExperimentError(
+            f"scikit-learn's digits have SHA-256 {actual}, expected {_SHA256}."
+        )
+    fold = partial(
+        stratified_fold,
+        np.float32(1 / 16) * pixels,
+        labels.astype(np.int32),
+        validation_share=validation_share,
+        test_share=test_share,
+    )
+    return Dataset(outputs=10, fold=fold)

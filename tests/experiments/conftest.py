@@ -1,0 +1,26 @@
+"""A small experiment, and one finished run of it that the tests may read."""
+
+from dataclasses import replace
+
+import pytest
+
+from apalu_jax.experiments import runner, specs
+
+
+def tiny(**changes):
+    """Digits with few seeds and epochs and three arms, one of them a control."""
+    settings = {
+        "arms": ("relu", "apalu"),
+        "controls": ("apalu-frozen",),
+        "seeds": 3,
+        "seeds_per_block": 3,
+        "epochs": 2,
+    }
+    return replace(specs.load("digits", "smoke"), **{**settings, **changes})
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """The spec, the folder and the records of a whole run; not to be changed."""
+    spec, out = tiny(), tmp_path_factory.mktemp("finished") / "run"
+    return spec, out, runner.run(spec, out)

@@ -1,0 +1,128 @@
+import hashlib
+
+import numpy as np
+import pytest
+
+from apalu_jax.experiments import ExperimentError, data
+from apalu_jax.experiments.data import digits, files
+from apalu_jax.experiments.data.files import File, Source
+
+CONTENT = b"0,1,2\n"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+FILE = File(path="toy/table.csv", sha256=SHA256)
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    """The three places where files are looked for, all empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("APALU_DATA_DIR", str(tmp_path / "environment"))
+    return {
+        "given": tmp_path / "given",
+        "environment": tmp_path / "environment",
+        "cache": tmp_path / "cache" / "apalu_jax" / "data",
+    }
+
+
+def put(folder, content=CONTENT):
+    path = folder / "toy" / "table.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_folders_are_searched_in_order(folders):
+    with pytest.raises(ExperimentError, match="toy/table.csv is in none of .*given"):
+        files.find(FILE, folders["given"])
+    for place in ("cache", "environment", "given"):
+        path = put(folders[place])
+        assert files.find(FILE, folders["given"]) == path
+        assert files.fetch(FILE, folders["given"]) == path
+
+
+def test_damaged_file_is_named_and_never_passed_over(folders):
+    put(folders["cache"])
+    damaged = put(folders["given"], CONTENT + b"3")
+    for look in (files.find, files.fetch):
+        with pytest.raises(ExperimentError, match=f"{damaged}: damaged .*{SHA256}"):
+            look(FILE, folders["given"])
+    assert damaged.read_bytes() == CONTENT + b"3"
+
+
+def test_download_into_the_cache(folders, tmp_path):
+    source = tmp_path / "official.csv"
+    source.write_bytes(CONTENT)
+    file = File(path="toy/table.csv", sha256=SHA256, url=source.as_uri())
+    path = files.fetch(file, folders["given"])
+    assert path == folders["cache"] / "toy" / "table.csv"
+    assert path.read_bytes() == CONTENT
+    source.unlink()
+    assert files.fetch(file) == path
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"other", "what came has SHA-256"), (None, "cannot be downloaded")],
+)
+def test_failed_download_leaves_nothing(folders, tmp_path, content, message):
+    source = tmp_path / "official.csv"
+    if content is not None:
+        source.write_bytes(content)
+    file = File(path="toy/table.csv", sha256=SHA256, url=source.as_uri())
+    with pytest.raises(ExperimentError, match=message):
+        files.fetch(file)
+    assert list((folders["cache"] / "toy").iterdir()) == []
+
+
+def test_file_without_official_source_is_explained():
+    with pytest.raises(ExperimentError, match="no official download; put it into"):
+        files.fetch(FILE)
+
+
+def test_data_set_with_files(folders, monkeypatch):
+    class Toy:
+        SOURCE = Source(title="toy", origin="here", licence="CC0", files=(FILE,))
+
+    monkeypatch.setitem(data._MODULES, "toy", Toy)
+    with pytest.raises(ExperimentError, match="is in none of"):
+        data.verify("toy")
+    path = put(folders["given"])
+    assert data.verify("toy", folders["given"]) == [path]
+    assert data.download("toy", folders["given"]) == [path]
+
+
+def test_digits_need_nothing_and_are_checked(monkeypatch):
+    assert data.verify("digits") == []
+    assert data.download("digits") == []
+    monkeypatch.setattr(digits, "_SHA256", "0" * 64)
+    with pytest.raises(ExperimentError, match="digits have SHA-256 87ff0c9e"):
+        data.verify("digits")
+
+
+def test_digits_folds_are_stratified_splits_by_seed():
+    dataset = data.load({"name": "digits"})
+    fold = dataset.fold(3)
+    everything = np.concatenate([part["inputs"] for part in fold])
+    reference = dataset.fold(4)
+    assert [len(part["targets"]) for part in fold] == [1257, 270, 270]
+    assert fold.train["inputs"].dtype == np.float32
+    assert (everything.min(), everything.max()) == (0, 1)
+    # The three parts are the whole set, each example once.
+    other = np.concatenate([part["inputs"] for part in reference])
+    assert np.array_equal(
+        np.unique(everything, axis=0, return_counts=True)[1],
+        np.unique(other, axis=0, return_counts=True)[1],
+    )
+    counts = np.bincount(np.concatenate([part["targets"] for part in fold]))
+    for part in fold:
+        share = len(part["targets"]) / counts.sum()
+        assert abs(np.bincount(part["targets"]) - share * counts).max() <= 1
+    assert not np.array_equal(fold.test["targets"], reference.test["targets"])
+    again = data.load({"name": "digits"}).fold(3)
+    for part, same in zip(fold, again, strict=True):
+        assert np.array_equal(part["inputs"], same["inputs"])
+
+
+def test_unknown_data_set_is_refused():
+    with pytest.raises(ExperimentError, match="`data` must be one of digits"):
+        data.load({"name": "no-such"})

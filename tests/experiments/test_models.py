@@ -1,0 +1,125 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from apalu_jax import introspection
+from apalu_jax.experiments import ExperimentError, arms, models, optimizers, tasks
+from apalu_jax.experiments.arms import ARMS
+
+OPTIMIZER = {
+    "name": "adamw",
+    "learning_rate": 0.01,
+    "schedule": "constant",
+    "weight_decay": 0.5,
+    "activation_floor": 0.01,
+}
+
+
+def build(arm, init="he", features=(32, 16)):
+    options = {"name": "mlp", "features": list(features), "init": init}
+    return models.build(options, arms.get(arm), 10)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_gain_is_that_of_the_function(arm):
+    z = np.linspace(-12, 12, 240_001)
+    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    activation = ARMS[arm].activation()
+    x = jnp.asarray(z, jnp.float32)
+    if ARMS[arm].parameters:
+        y = activation.apply(activation.init(jax.random.key(0), x), x)
+    else:
+        y = activation(x)
+    moment = np.sum(np.asarray(y, np.float64) ** 2 * density) * (z[1] - z[0])
+    assert ARMS[arm].gain == pytest.approx(1 / np.sqrt(moment), rel=1e-5)
+
+
+def test_unknown_arm_is_refused():
+    with pytest.raises(ExperimentError, match="`arms` must be among relu, .*'mish'"):
+        arms.get("mish")
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_starts_from_the_same_weights(arm):
+    x = jnp.zeros((2, 8, 8))
+    relu = build("relu").init(jax.random.key(5), x)["params"]
+    own = build(arm).init(jax.random.key(5), x)["params"]
+    dense = {name: value for name, value in own.items() if name.startswith("Dense")}
+    assert sorted(dense) == ["Dense_0", "Dense_1", "Dense_2"]
+    jax.tree.map(np.testing.assert_array_equal, dense, dict(relu))
+
+
+def test_every_site_has_parameters_of_its_own():
+    params = build("apalu").init(jax.random.key(0), jnp.zeros((1, 64)))["params"]
+    assert sorted(introspection.collect(params)) == ["APALU_0", "APALU_1"]
+
+
+@pytest.mark.parametrize(
+    ("init", "gain"), [("he", np.sqrt(2)), ("gain", ARMS["silu"].gain)]
+)
+def test_hidden_weights_have_the_declared_variance(init, gain):
+    network = build("silu", init, features=(1024, 1024))
+    params = network.init(jax.random.key(0), jnp.zeros((1, 64)))["params"]
+    for layer, fan_in in (("Dense_0", 64), ("Dense_1", 1024)):
+        spread = float(params[layer]["kernel"].std())
+        assert spread == pytest.approx(gain / np.sqrt(fan_in), rel=0.01)
+    last = float(params["Dense_2"]["kernel"].std())
+    assert last == pytest.approx(1 / np.sqrt(1024), rel=0.03)
+
+
+def test_unknown_model_init_and_task_are_refused():
+    with pytest.raises(ExperimentError, match="`model` must be one of mlp"):
+        models.build({"name": "cnn", "init": "he"}, ARMS["relu"], 10)
+    with pytest.raises(ExperimentError, match="`init` must be he or gain"):
+        build("relu", init="zeros")
+    with pytest.raises(ExperimentError, match="`task` must be one of classification"):
+        tasks.build({"name": "no-such"}, build("relu"))
+
+
+def test_classification_by_hand():
+    class Fixed:
+        def apply(self, variables, inputs, **_):
+            return inputs
+
+    task = tasks.build({"name": "classification"}, Fixed())
+    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]))
+    part = {"inputs": logits, "targets": np.array([0, 1])}
+    metrics = task.metrics(jax.device_get(task.predict({}, part)), part)
+    assert metrics["accuracy"] == 0.5
+    assert metrics["log_loss"] == pytest.approx(-np.log(0.5 * 0.2) / 2)
+    part = {"targets": np.array([0, 1, 2, 3])}
+    assert task.chance("accuracy", part) == 0.25
+    assert task.chance("log_loss", part) == pytest.approx(np.log(4))
+    with pytest.raises(ExperimentError, match="`metric` must be one of accuracy"):
+        task.chance("auroc", part)
+
+
+@pytest.mark.parametrize("arm", ["relu", "prelu", "apalu", "apalu-frozen"])
+def test_weight_decay_leaves_the_activation_alone(arm):
+    params = build(arm).init(jax.random.key(0), jnp.zeros((1, 64)))["params"]
+    optimizer = optimizers.build(OPTIMIZER, ARMS[arm], params, 10)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    for name, leaves in updates.items():
+        moved = any(np.any(leaf != 0) for leaf in jax.tree.leaves(leaves))
+        assert moved == name.startswith("Dense")
+
+
+@pytest.mark.parametrize(
+    ("arm", "low", "high"), [("apalu", 0.01, 0.0101), ("apalu-frozen", 0.065, 0.55)]
+)
+def test_large_steps_keep_the_activation_in_bounds(arm, low, high):
+    params = build(arm).init(jax.random.key(0), jnp.zeros((1, 64)))["params"]
+    options = {**OPTIMIZER, "learning_rate": 100.0}
+    optimizer = optimizers.build(options, ARMS[arm], params, 10)
+    ones = jax.tree.map(jnp.ones_like, params)
+    updates, _ = optimizer.update(ones, optimizer.init(params), params)
+    for a, b in introspection.collect(jax.tree.map(jnp.add, params, updates)).values():
+        assert np.float32(low) <= min(a, b) and max(a, b) <= np.float32(high)
+
+
+def test_unknown_optimiser_is_refused():
+    for change in ({"name": "adamx"}, {"schedule": "steps"}):
+        with pytest.raises(ExperimentError, match="`optimizer` must be adamw"):
+            optimizers.build({**OPTIMIZER, **change}, ARMS["relu"], {}, 10)

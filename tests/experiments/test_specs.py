@@ -1,0 +1,94 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from apalu_jax.experiments import ExperimentError, arms, specs
+from apalu_jax.experiments.specs import Spec
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [(n, p) for n in specs.names() for p in specs.presets(n)]
+)
+def test_shipped_specs_are_sound(name, preset):
+    spec = specs.load(name, preset)
+    assert set(spec.all_arms) <= set(arms.ARMS)
+    assert Spec.from_mapping(json.loads(spec.to_json(indent=2))) == spec
+
+
+def test_every_experiment_has_the_three_presets():
+    for name in specs.names():
+        assert set(specs.presets(name)) == {"smoke", "reduced", "full"}
+
+
+def test_digits_declares_what_was_asked():
+    spec = specs.load("digits")
+    assert spec.preset == "reduced"
+    assert spec.seeds >= 10
+    assert spec.arms == (
+        *("relu", "leaky_relu", "elu", "gelu", "silu", "prelu"),
+        "apalu",
+    )
+    assert spec.controls == ("apalu-frozen",)
+    assert (spec.data["test_share"], spec.data["validation_share"]) == (0.15, 0.15)
+
+
+def test_hash_follows_the_configuration():
+    spec = specs.load("digits", "smoke")
+    again = specs.load("digits", "smoke")
+    assert spec.config_hash == again.config_hash
+    others = [
+        specs.load("digits", "reduced"),
+        replace(spec, epochs=spec.epochs + 1),
+        replace(spec, optimizer={**spec.optimizer, "learning_rate": 1.0}),
+        replace(spec, metric=replace(spec.metric, margin=0.5)),
+    ]
+    assert len({spec.config_hash, *(o.config_hash for o in others)}) == 5
+
+
+def test_presets_are_merged_into_tables():
+    merged = specs._merge(
+        {"model": {"name": "mlp", "features": [1]}, "epochs": 1},
+        {"model": {"features": [2]}, "seeds": 3},
+    )
+    assert merged == {
+        "model": {"name": "mlp", "features": [2]},
+        "epochs": 1,
+        "seeds": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "`epochs` must be a positive integer, got 0"),
+        ({"seeds": 2.5}, "`seeds` must be a positive integer, got 2.5"),
+        ({"title": 3}, "`title` must be a string"),
+        ({"arms": []}, "`arms` must be a list of strings"),
+        ({"arms": ["relu", 1]}, "`arms` must be a list of strings"),
+        ({"reference": "mish"}, "`reference` must be one of `arms`, got 'mish'"),
+        ({"controls": ["relu"]}, "an arm is declared twice"),
+        ({"model": {"features": [1]}}, "`model` must be a table with a `name`"),
+        ({"metric": 3}, "`metric` must be a table"),
+        ({"metric": {"name": "accuracy"}}, "missing keys"),
+        ({"epoch": 3}, r"unknown keys \['epoch'\]"),
+    ],
+)
+def test_unsound_specs_are_refused(change, message):
+    raw = json.loads(specs.load("digits", "smoke").to_json())
+    with pytest.raises(ExperimentError, match=message):
+        Spec.from_mapping({**raw, **change})
+
+
+def test_missing_key_is_named():
+    raw = json.loads(specs.load("digits", "smoke").to_json())
+    del raw["stopping_rule"]
+    with pytest.raises(ExperimentError, match=r"missing keys \['stopping_rule'\]"):
+        Spec.from_mapping(raw)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ExperimentError, match="`experiment` must be one of .*digits"):
+        specs.load("no-such")
+    with pytest.raises(ExperimentError, match="`preset` must be one of smoke, reduced"):
+        specs.load("digits", "no-such")

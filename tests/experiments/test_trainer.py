@@ -1,0 +1,184 @@
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pytest
+
+from apalu_jax.experiments import ExperimentError, checkpoints, runner, trainer
+from apalu_jax.experiments.outcomes import Block
+from apalu_jax.experiments.tasks.classification import Classification
+from apalu_jax.linen import APALU
+
+from .conftest import tiny
+
+
+_PREPARED = {}
+
+
+def prepare(spec):
+    """Data and compiled programs of a spec, kept over the tests."""
+    if spec.config_hash not in _PREPARED:
+        _PREPARED[spec.config_hash] = runner._preparation(spec, None)
+    return _PREPARED[spec.config_hash]
+
+
+def train(spec, block, path=Path("absent.msgpack"), every_s=np.inf, on_epoch=None):
+    task, program, folds = prepare(spec)(block)
+    saving = trainer.Saving(path, every_s)
+    notes = []
+    result = trainer.train(
+        program,
+        task,
+        block.seeds,
+        folds,
+        spec.epochs,
+        saving,
+        on_epoch or notes.append,
+    )
+    return result._replace(seconds=notes)
+
+
+def assert_same(first, second, tolerance=0.0):
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture(scope="module")
+def together():
+    spec = tiny()
+    return train(spec, Block("", (0, 1, 2), "apalu"))
+
+
+def test_same_seeds_give_the_same_run_twice(together):
+    again = train(tiny(), Block("", (0, 1, 2), "apalu"))
+    assert_same(together[:2], again[:2])
+    assert again.seconds == [0, 1, 2]
+
+
+def test_a_seed_alone_gives_what_it_gives_among_others(together):
+    alone = train(tiny(seeds_per_block=1), Block("", (1,), "apalu"))
+    one = jax.tree.map(lambda leaf: leaf[1:2], together[:2])
+    assert_same(one, alone[:2], tolerance=2e-5)
+
+
+def test_seeds_differ(together):
+    kernel = together.variables["params"]["Dense_0"]["kernel"]
+    assert not np.array_equal(kernel[0], kernel[1])
+
+
+def test_history_has_every_epoch(together):
+    assert [sorted(row) for row in together.rows[1:]] == 2 * [
+        [
+            *("activations/APALU_0/a", "activations/APALU_0/b"),
+            *("activations/APALU_1/a", "activations/APALU_1/b"),
+            *("train/loss", "validation/accuracy", "validation/log_loss"),
+        ]
+    ]
+    np.testing.assert_array_equal(
+        together.rows[0]["activations/APALU_0/a"], np.float32([0.55] * 3)
+    )
+    losses = np.array([row["train/loss"] for row in together.rows[1:]])
+    assert losses.shape == (2, 3)
+    assert (losses[1] < losses[0]).all()
+    assert (together.rows[-1]["validation/accuracy"] > 0.6).all()
+
+
+def test_a_run_goes_on_from_its_checkpoint(together, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop_after_one(done):
+        if done == 1:
+            raise Stop
+
+    block, path = Block("", (0, 1, 2), "apalu"), tmp_path / "block.msgpack"
+    with pytest.raises(Stop):
+        train(tiny(), block, path, 0.0, stop_after_one)
+    assert len(checkpoints.load(path)["rows"]) == 2
+    resumed = train(tiny(), block, path, 0.0)
+    assert resumed.seconds == [1, 2]
+    assert_same(together[:2], resumed[:2])
+
+
+def test_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "folder" / "block.msgpack"
+    content = {"state": [np.arange(3.0)], "rows": [{"a": np.ones(2)}], "seconds": 1.5}
+    checkpoints.save(path, content)
+    loaded = checkpoints.load(path)
+    assert loaded["seconds"] == 1.5
+    assert_same(loaded, content)
+    raw = bytearray(path.read_bytes())
+    for damage in (raw[:-1], raw[:10], b"", raw[:60] + b"\x7f" + raw[61:]):
+        path.write_bytes(damage)
+        with pytest.raises(ExperimentError, match=f"{path}: damaged checkpoint"):
+            checkpoints.load(path)
+    checkpoints.remove(path)
+    assert checkpoints.load(path) is None
+    assert not path.parent.exists()
+
+
+def test_batches_hold_every_example_once_and_change_with_seed_and_epoch():
+    class Spy:
+        """A task whose loss is the one-hot sum of the examples seen."""
+
+        def init(self, key, batch):
+            return {"params": {"seen": jax.numpy.zeros(12)}}
+
+        def loss(self, variables, batch, key):
+            onehot = jax.nn.one_hot(batch["index"], 12).sum(0)
+            return (variables["params"]["seen"] * onehot).sum(), {}
+
+        def predict(self, variables, part):
+            raise NotImplementedError
+
+        histograms = predict
+
+    program = trainer.compile_program(
+        Spy(),
+        lambda params, steps: optax.sgd(-1.0),
+        batch_size=4,
+        epochs=1,
+        together=True,
+    )
+    seeds = np.arange(2, dtype=np.uint32)
+    part = {"index": np.stack([np.arange(12)] * 2)}
+    state, _ = program.epoch(program.init(seeds, part), seeds, 1, part)
+    np.testing.assert_array_equal(state.variables["params"]["seen"], np.ones((2, 12)))
+
+
+def test_collections_besides_params_are_carried():
+    class Normalised(nn.Module):
+        @nn.compact
+        def __call__(self, inputs, *, train):
+            x = inputs.reshape(len(inputs), -1)
+            x = nn.BatchNorm(use_running_average=not train)(nn.Dense(16)(x))
+            x = nn.Dropout(0.1, deterministic=not train)(APALU()(x))
+            return nn.Dense(10)(x)
+
+    _, _, folds = prepare(tiny())(Block("", (0,), "relu"))
+    task = Classification(Normalised())
+    program = trainer.compile_program(
+        task,
+        lambda params, steps: optax.adam(1e-2),
+        batch_size=64,
+        epochs=2,
+        together=False,
+    )
+    saving = trainer.Saving(Path("absent.msgpack"), np.inf)
+    result = trainer.train(program, task, (0,), folds, 2, saving, lambda done: None)
+    mean = result.variables["batch_stats"]["BatchNorm_0"]["mean"]
+    assert mean.shape == (1, 16)
+    assert np.abs(mean).max() > 0.01
+    assert result.rows[-1]["validation/accuracy"] > 0.6
+    test = trainer.stack([folds[0].test])
+    assert program.histograms(result.variables, test)["APALU_0"].counts.sum() > 0
+
+
+def test_parts_that_cannot_be_trained_are_refused():
+    with pytest.raises(ExperimentError, match=r"`batch_size` must be at most 1257"):
+        train(tiny(batch_size=2000), Block("", (0, 1, 2), "relu"))
+    parts = [{"x": np.zeros(2)}, {"x": np.zeros(3)}]
+    with pytest.raises(ExperimentError, match="declare seeds_per_block = 1"):
+        trainer.stack(parts)

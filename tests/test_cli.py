@@ -1,0 +1,161 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from apalu_jax.cli import app
+from apalu_jax.experiments import data
+
+RUN = ("run", "digits", "--preset", "smoke")
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def invoke(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def in_a_process(*args):
+    program = "from apalu_jax.cli import main; main()"
+    command = [sys.executable, "-c", program, *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory):
+    """A folder in which the command has run, and what it said; not to be changed."""
+    out = tmp_path_factory.mktemp("cli") / "digits"
+    subset = ("--arms", "relu,apalu", "--seeds", "0:2")
+    return out, in_a_process(*RUN, *subset, "--out", out)
+
+
+def test_run_in_a_process(first_run):
+    out, done = first_run
+    assert done.returncode == 0, done.stderr
+    assert "p, Holm" in done.stdout
+    assert "Incomplete: 4 of 24 declared runs." in done.stdout
+    assert f"wrote {out}/report.html" in done.stdout
+    lines = (out / "records.jsonl").read_text().splitlines()
+    assert [json.loads(line)["arm"] for line in lines] == ["relu"] * 2 + ["apalu"] * 2
+    assert (out / "report.md").exists()
+
+
+def test_second_run_needs_to_resume(first_run, tmp_path):
+    shutil.copytree(first_run[0], tmp_path / "runs" / "digits-smoke")
+    records = tmp_path / "runs" / "digits-smoke" / "records.jsonl"
+    before = records.read_text()
+    again = in_a_process(*RUN)
+    assert again.returncode == 2
+    assert again.stderr == (
+        "apalu: runs/digits-smoke is not empty: go on with --resume, or choose another "
+        "--out.\n"
+    )
+    more = invoke(*RUN, "--arms", "prelu", "--resume")
+    assert more.exit_code == 0
+    assert "Incomplete: 7 of 24" in more.stdout
+    assert records.read_text().startswith(before)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("run", "no-such"), "`experiment` must be one of digits"),
+        ((*RUN, "--preset", "tiny"), "`preset` must be one of smoke, reduced, full"),
+        ((*RUN, "--arms", "relu,mish"), "`arms` must be among relu, "),
+        ((*RUN, "--arms", ""), "`arms` must be among relu, "),
+        ((*RUN, "--seeds", "0-10"), "`seeds` must be such as 0:10"),
+        ((*RUN, "--seeds", "a"), "`seeds` must be such as 0:10"),
+        ((*RUN, "--seeds", ""), "`seeds` must be such as 0:10"),
+        ((*RUN, "--seeds", "-1:2"), "`seeds` must be such as 0:10"),
+        ((*RUN, "--seeds", "0:"), "`seeds` must be such as 0:10"),
+        ((*RUN, "--seeds", "2:2"), "`seeds` must be among 0:3, got none"),
+        ((*RUN, "--seeds", "0:99"), "`seeds` must be among 0:3, got 3, 4, 5"),
+        (("report", "absent"), "absent holds no results: absent/spec.json is missing"),
+        (("data", "verify", "no-such"), "`data` must be one of digits"),
+        (("data", "download", "no-such"), "`data` must be one of digits"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(args, message):
+    result = invoke(*args)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("apalu: ")
+    assert message in result.stderr
+
+
+def test_unwritable_folder_is_one_line_and_status_1(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = invoke(*RUN, "--out", "file/run")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("apalu: ")
+    assert "file" in result.stderr
+
+
+def test_wrong_usage_has_status_2():
+    for args in (("run",), ("no-such",), (*RUN, "--no-such")):
+        result = invoke(*args)
+        assert result.exit_code == 2
+        assert "Usage: " in result.stderr
+
+
+def test_seeds_are_read():
+    from apalu_jax.cli import _parse_seeds
+
+    assert _parse_seeds("0:3") == [0, 1, 2]
+    assert _parse_seeds("7") == [7]
+    assert _parse_seeds("0,3,5:8") == [0, 3, 5, 6, 7]
+
+
+def test_list_names_experiments_presets_and_arms():
+    result = invoke("list")
+    assert result.exit_code == 0
+    for word in ("digits", "smoke, reduced, full", "apalu-frozen"):
+        assert word in result.stdout
+
+
+def test_report_of_a_folder(first_run, tmp_path):
+    shutil.copytree(first_run[0], tmp_path / "run")
+    text = invoke("report", "run")
+    assert text.exit_code == 0
+    assert "relu" in text.stdout
+    assert "At 0.05 after Holm's adjustment" in text.stdout
+    for format, name in (("markdown", "report.md"), ("html", "report.html")):
+        result = invoke("report", "run", "--format", format)
+        assert result.stdout == f"wrote run/{name}\n"
+        assert (tmp_path / "run" / name).exists()
+    wrong = invoke("report", "run", "--format", "pdf")
+    assert wrong.exit_code == 2
+    assert "`format` must be one of text, markdown, html" in wrong.stderr
+
+
+def test_report_of_damaged_records(first_run, tmp_path):
+    shutil.copytree(first_run[0], tmp_path / "run")
+    path = tmp_path / "run" / "records.jsonl"
+    path.write_text("{}\n" + path.read_text())
+    result = invoke("report", "run")
+    assert result.exit_code == 2
+    assert "run/records.jsonl, line 1: damaged record" in result.stderr
+    (tmp_path / "run" / "spec.json").write_text("{")
+    result = invoke("report", "run")
+    assert result.exit_code == 2
+    assert "run/spec.json: damaged" in result.stderr
+
+
+def test_data_commands():
+    listing = invoke("data", "list")
+    assert listing.exit_code == 0
+    for word in ("digits", "CC BY 4.0", "$APALU_DATA_DIR"):
+        assert word in listing.stdout
+    for command, state in (("verify", "sound"), ("download", "here")):
+        result = invoke("data", command)
+        assert result.exit_code == 0
+        assert result.stdout.startswith(f"digits: {state} (bundled with scikit-learn")
+        assert len(result.stdout.splitlines()) == len(data.names())

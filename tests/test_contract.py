@@ -1,0 +1,226 @@
+"""What `apalu` accepts, returns and refuses, and what the package exports."""
+
+import copy
+import inspect
+import pickle
+import re
+import subprocess
+import sys
+from collections import OrderedDict
+from types import MappingProxyType
+
+import flax.core
+import flax.nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import apalu_jax
+from apalu_jax import APALUParams, apalu, apalu_reference
+
+FUNCTIONS = [apalu, apalu_reference]
+VALUES = [-3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("f", FUNCTIONS)
+def test_values_of_the_initial_parameters(f):
+    """The table of the sources, six decimals."""
+    want = [-0.061764, -0.056203, -0.041088, -0.025576, 0]
+    want += [0.467714, 1.015188, 2.164612, 3.290061]
+    np.testing.assert_allclose(f(jnp.array(VALUES)), want, atol=5e-7)
+
+
+@pytest.mark.parametrize("f", FUNCTIONS)
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize(
+    "x",
+    [
+        2,
+        -1.5,
+        True,
+        np.float64(0.3),
+        np.float32(0.3),
+        np.arange(-2, 3),
+        np.arange(-2, 3, dtype=np.int8),
+        np.array([True, False]),
+        np.linspace(-1, 1, 5),
+        np.zeros((2, 0, 3), np.float32),
+    ],
+    ids=repr,
+)
+def test_dtype_is_that_of_jax_nn_gelu(f, x, bits):
+    with jax.enable_x64(bits == 64):
+        y, like = f(x), jax.nn.gelu(jnp.asarray(x))
+        assert y.dtype == like.dtype
+        assert y.shape == np.shape(x)
+        np.testing.assert_allclose(y, f(np.asarray(x, y.dtype)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("f", FUNCTIONS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "int32"])
+@pytest.mark.parametrize("param_dtype", ["float16", "bfloat16", "float32", "int32"])
+def test_result_has_the_dtype_of_x(f, dtype, param_dtype):
+    x = jnp.array([-2, 0, 3], dtype)
+    a, b = jnp.array(1, param_dtype), jnp.array(2, param_dtype)
+    want = jnp.float32 if dtype == "int32" else x.dtype
+    assert f(x, APALUParams(a, b)).dtype == want
+
+
+def test_integers_are_not_truncated():
+    """Casting the parameter to the dtype of x, as Flax's PReLU does, makes it 0."""
+    np.testing.assert_allclose(apalu(jnp.array([-4, 4])), apalu(jnp.array([-4.0, 4.0])))
+
+
+@pytest.mark.parametrize(
+    "mapping", [dict, OrderedDict, MappingProxyType, flax.core.FrozenDict]
+)
+def test_params_as_flax_returns_them(mapping):
+    stored = mapping({"b": jnp.float32(0.2), "a": jnp.float32(0.7)})
+    want = apalu(2.0, APALUParams(jnp.float32(0.7), jnp.float32(0.2)))
+    assert apalu(2.0, stored) == apalu_reference(2.0, stored) == want
+
+
+def test_params_as_nnx_variables():
+    params = APALUParams(*(flax.nnx.Param(jnp.full(3, v)) for v in (0.5, 0.25)))
+    x = jnp.array([-1.0, 0.0, 1.0])
+    np.testing.assert_array_equal(apalu(x, params), apalu(x, APALUParams(0.5, 0.25)))
+
+
+@pytest.mark.parametrize("f", FUNCTIONS)
+@pytest.mark.parametrize(
+    ("x", "params", "error", "message"),
+    [
+        (1j, {}, TypeError, "`x` must be a real array or scalar, got complex"),
+        (np.ones(2, complex), {}, TypeError, "`x` must be real, got dtype complex128"),
+        ([1.0], {}, TypeError, "`x` must be a real array or scalar, got list"),
+        (None, {}, TypeError, "`x` must be a real array or scalar, got NoneType"),
+        ("1", {}, TypeError, "`x` must be a real array or scalar, got str"),
+        (np.array(["1"]), {}, TypeError, "`x` must be real, got dtype <U1"),
+        (jax.random.key(0), {}, TypeError, "`x` must be real, got dtype key<fry>"),
+        (1.0, {"a": 1j}, TypeError, "`a` must be a real array or scalar, got complex"),
+        (1.0, {"b": None}, TypeError, "`b` must be a real array or scalar, got None"),
+        (
+            np.ones((2, 3)),
+            {"a": np.ones(2)},
+            ValueError,
+            "`a` of shape (2,) does not broadcast to `x` of shape (2, 3)",
+        ),
+        (
+            np.ones(3),
+            {"b": np.ones((1, 3))},
+            ValueError,
+            "`b` of shape (1, 3) does not broadcast to `x` of shape (3,)",
+        ),
+        (
+            np.ones((1, 3)),
+            {"b": np.ones((2, 3))},
+            ValueError,
+            "`b` of shape (2, 3) does not broadcast to `x` of shape (1, 3)",
+        ),
+    ],
+)
+def test_bad_arguments(f, x, params, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        f(x, APALUParams(**params))
+
+
+@pytest.mark.parametrize("f", FUNCTIONS)
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"a": 1.0}, ValueError, "exactly the keys 'a' and 'b', got ['a']"),
+        ({"params": {}}, ValueError, "exactly the keys 'a' and 'b', got ['params']"),
+        ({"a": 1, "b": 2, "c": 3}, ValueError, "got ['a', 'b', 'c']"),
+        ((0.5, 0.1), TypeError, "must be an APALUParams or a mapping"),
+        (0.5, TypeError, "with the keys 'a' and 'b', got float"),
+    ],
+)
+def test_bad_params(f, params, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        f(1.0, params)
+
+
+def test_bad_residual():
+    message = "`residual` must be one of ['input', 'output'], got 'x'."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        apalu(1.0, residual="x")
+
+
+def test_errors_come_inside_of_jit_too():
+    with pytest.raises(ValueError, match="does not broadcast"):
+        jax.jit(apalu)(jnp.ones((2, 3)), APALUParams(a=jnp.ones(2)))
+
+
+def test_functions_are_ordinary_objects():
+    for f in FUNCTIONS:
+        assert pickle.loads(pickle.dumps(f)) is f
+        assert copy.deepcopy(f) is f
+        assert inspect.isfunction(f)
+    assert list(inspect.signature(apalu).parameters) == ["x", "params", "residual"]
+    params = pickle.loads(pickle.dumps(APALUParams(1.0, 2.0)))
+    assert params == APALUParams(1.0, 2.0)
+    assert jax.tree.map(lambda v: 2 * v, params) == APALUParams(2.0, 4.0)
+
+
+def test_no_retrace_for_the_same_types():
+    traces = 0
+
+    @jax.jit
+    def step(x, params):
+        nonlocal traces
+        traces += 1
+        gradient = jax.grad(lambda p: apalu(x, p).sum())(params)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
+
+    params = APALUParams(jnp.float32(0.5), jnp.float32(0.1))
+    for _ in range(3):
+        params = step(jnp.ones(4), params)
+    assert traces == 1
+
+
+def run_python(code):
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_needs_jax_and_numpy_only():
+    """Optional packages are hidden: the core must not miss them."""
+    run_python(
+        "import sys\n"
+        "for name in ('flax', 'optax', 'matplotlib', 'sklearn', 'rich', 'typer'):\n"
+        "    sys.modules[name] = None\n"
+        "import apalu_jax\n"
+        "assert abs(float(apalu_jax.apalu(1.0)) - 1.015188) < 1e-6\n"
+        "print(apalu_jax.init_like(lambda x: x), apalu_jax.variance_gain)\n"
+    )
+
+
+def test_import_is_lazy():
+    before, after = run_python(
+        "import sys, jax, jax.numpy\n"
+        "names = ('flax', 'optax', 'matplotlib', 'scipy.stats', 'sklearn')\n"
+        "print([n in sys.modules for n in names])\n"
+        "import apalu_jax\n"
+        "print([n in sys.modules for n in names])\n"
+    ).splitlines()
+    assert before == after
+
+
+def test_public_names():
+    for name in apalu_jax.__all__:
+        thing = getattr(apalu_jax, name)
+        assert thing.__doc__, name
+        assert name in dir(apalu_jax)
+    assert apalu_jax.APALU is apalu_jax.linen.APALU
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        apalu_jax.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("f", FUNCTIONS)
+def test_docstring_has_every_section(f):
+    for section in ("Args:", "Returns:", "Raises:", "Examples:", "References:"):
+        assert section in f.__doc__

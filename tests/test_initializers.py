@@ -1,0 +1,294 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apalu_jax import APALUParams, apalu
+from apalu_jax.initializers import (
+    PRESETS,
+    broadcast_params,
+    effective_params,
+    init_like,
+    parameter_names,
+    resolve_params,
+    variance_gain,
+)
+
+KEY = jax.random.key(0)
+
+# In plain Python, so that mpmath's types pass through and NumPy's do one by one.
+TARGETS = {
+    "relu": lambda x: max(x, 0 * x),
+    "gelu": lambda x: x * (1 + mpmath.erf(x / mpmath.sqrt(2))) / 2,
+    "silu": lambda x: x / (1 + mpmath.exp(-x)),
+    "elu": lambda x: x if x > 0 else mpmath.expm1(x),
+    "mish": lambda x: x * mpmath.tanh(mpmath.log1p(mpmath.exp(x))),
+    "softplus": lambda x: mpmath.log1p(mpmath.exp(x)),
+    "relu6": lambda x: min(max(x, 0 * x), 6 + 0 * x),
+    "hard_tanh": lambda x: min(max(x, -1 + 0 * x), 1 + 0 * x),
+}
+
+
+def gated(x):
+    return x * (1 + 1 / (1 + mpmath.exp(-mpmath.mpf("1.702") * x)))
+
+
+def expectation(fn, sign):
+    """E[fn(z)] over one side of a standard normal, to 20 digits."""
+    with mpmath.workdps(20):
+        edges = [*range(9), 10, 14]
+        return mpmath.quad(lambda x: fn(sign * x) * mpmath.npdf(x), edges)
+
+
+def elementwise(fn):
+    return lambda x: np.vectorize(fn, otypes=[float])(np.asarray(x))
+
+
+@pytest.fixture(scope="module")
+def moments():
+    return (
+        expectation(lambda x: gated(x) ** 2, 1),
+        expectation(lambda x: mpmath.expm1(x) ** 2, -1),
+    )
+
+
+def best_fit(target, moments):
+    """What `init_like` documents, in 20 digits."""
+    a = expectation(lambda x: target(x) * gated(x), 1) / moments[0]
+    b = expectation(lambda x: target(x) * mpmath.expm1(x), -1) / moments[1]
+    a, b = max(a, b / 1000), max(b, a / 1000)
+    square = expectation(lambda x: (target(x) - a * gated(x)) ** 2, 1)
+    square += expectation(lambda x: (target(x) - b * mpmath.expm1(x)) ** 2, -1)
+    return float(a), float(b), float(mpmath.sqrt(square))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_fit_to_a_normal_input(name, moments):
+    a, b, error = best_fit(TARGETS[name], moments)
+    with jax.enable_x64(True):
+        params, rms_error = init_like(elementwise(TARGETS[name]))
+    np.testing.assert_allclose(params, (a, b), rtol=1e-13)
+    assert rms_error == pytest.approx(error, rel=1e-12)
+    if name in PRESETS:
+        np.testing.assert_allclose(PRESETS[name], (a, b), rtol=3e-16)
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "silu", "elu", "mish"])
+def test_presets_are_the_fits_to_the_functions_of_jax(name):
+    options = {"approximate": False} if name == "gelu" else {}
+    params, _ = init_like(lambda x: getattr(jax.nn, name)(x, **options))
+    np.testing.assert_allclose(params, PRESETS[name], rtol=5e-7)
+    assert all(type(p) is float for p in params)
+
+
+def test_published_presets():
+    assert PRESETS["paper"] == (0.55, 0.065) == APALUParams()
+    assert PRESETS["smooth"].b == 1.5 * PRESETS["smooth"].a
+    with pytest.raises(TypeError):
+        PRESETS["paper"] = APALUParams(1.0, 1.0)
+
+
+@settings(derandomize=True, max_examples=15, deadline=None)
+@given(
+    st.floats(-3, 3).map(lambda e: 10**e),
+    st.floats(-2.9, 2.9).map(lambda e: 10**e),
+    st.booleans(),
+)
+def test_fit_finds_apalu_itself(a, ratio, sampled):
+    sample = np.linspace(-4, 6, 40).reshape(4, 10) if sampled else None
+    params, error = init_like(lambda x: apalu(x, APALUParams(a, a * ratio)), sample)
+    np.testing.assert_allclose(params, (a, a * ratio), rtol=3e-6)
+    assert error < 1e-6 * max(a, a * ratio)
+
+
+def test_fit_to_a_sample_is_least_squares():
+    x = np.random.default_rng(0).normal(0.3, 2, (50, 4)).astype(np.float32)
+    params, error = init_like(jnp.arctan, x)
+    x = x.astype(float).ravel()
+    positive = np.where(x > 0, x * (1 + 1 / (1 + np.exp(-1.702 * x))), 0)
+    negative = np.where(x < 0, np.expm1(x), 0)
+    basis = np.stack([positive, negative], axis=1)
+    solution, (square,), *_ = np.linalg.lstsq(basis, np.arctan(x))
+    np.testing.assert_allclose(params, solution, rtol=1e-6)
+    assert error == pytest.approx(math.sqrt(square / x.size), rel=1e-6)
+
+
+def test_fit_differs_with_the_sample():
+    near, far = (init_like(jax.nn.gelu, np.linspace(-s, s, 99))[0] for s in (0.1, 10))
+    assert near.a < 0.4 < 0.49 < far.a
+    assert near.b > 0.4 > 0.05 > far.b
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.int32])
+def test_sample_of_any_real_dtype(dtype):
+    sample = jnp.array([-3, -1, 0, 2, 5])
+    expected = init_like(jax.nn.silu, sample.astype(float))
+    assert init_like(jax.nn.silu, sample.astype(dtype)) == expected
+
+
+def test_fit_inside_a_traced_function():
+    expected, _ = init_like(jax.nn.mish)
+
+    @jax.jit
+    def traced(x):
+        return apalu(x, init_like(jax.nn.mish)[0])
+
+    np.testing.assert_array_equal(traced(1.0), apalu(1.0, expected))
+
+
+@pytest.mark.parametrize(
+    ("fn", "sample", "message"),
+    [
+        (jnp.sum, None, r"`fn` must keep its input's shape \(640,\), got \(\)"),
+        (lambda x: x[:, None], [-1.0, 1.0], r"shape \(2,\), got \(2, 1\)"),
+        (lambda x: None, [-1.0, 1.0], r"shape \(2,\), got \(\)"),
+        (jnp.log, None, "`fn` must be finite on its input, but is not at -9"),
+        (jax.nn.relu, [1.0, 2.0], "positive and negative values, got 2 values from 1"),
+        (jax.nn.relu, [-1.0, 0.0], "positive and negative values"),
+        (jax.nn.relu, [-1.0, np.nan], "`x_sample` must be finite"),
+        (jax.nn.relu, [-1.0, np.inf], "`x_sample` must be finite"),
+        (jax.nn.relu, [], "got 0 values"),
+        (jnp.negative, None, "`fn` must increase on one side of 0"),
+    ],
+)
+def test_errors_of_the_fit(fn, sample, message):
+    with pytest.raises(ValueError, match=message):
+        init_like(fn, sample)
+
+
+@pytest.mark.parametrize("a, b", [(1.0, 1.0), (0.55, 0.065), (1e-30, 2e-30), (0, 3.0)])
+def test_gain(a, b, moments):
+    expected = 1 / mpmath.sqrt(a**2 * moments[0] + b**2 * moments[1])
+    gain = variance_gain(APALUParams(a, b))
+    assert gain == pytest.approx(float(expected), rel=3e-7)
+    with jax.enable_x64(True):
+        assert variance_gain(APALUParams(a, b)) == pytest.approx(
+            float(expected), rel=1e-15
+        )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gain_of_arrays_under_jit(dtype):
+    a, b = jnp.array([0.5, 2.0], dtype), jnp.array([0.25, 1.0], dtype)
+    gain = jax.jit(variance_gain)({"a": a, "b": b})
+    assert gain.shape == (2,) and gain.dtype == jnp.float32
+    expected = [variance_gain(APALUParams(0.5, 0.25)), variance_gain(APALUParams(2, 1))]
+    np.testing.assert_allclose(gain, expected, rtol=3e-7)
+
+
+def test_gain_keeps_the_signal():
+    z = jax.random.normal(KEY, (200_000,))
+    params = PRESETS["gelu"]
+    output = variance_gain(params) * apalu(z, params)
+    assert jnp.mean(output**2) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("constraint", [None, "softplus"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("given", [*PRESETS, APALUParams(2.0, np.arange(1.0, 4.0))])
+def test_initial_values(given, dtype, constraint):
+    expected = PRESETS[given] if isinstance(given, str) else given
+    inits = resolve_params(given, constraint)
+    names = parameter_names(constraint)
+    stored = {n: init(KEY, (3,), dtype) for n, init in zip(names, inits, strict=True)}
+    for p in stored.values():
+        assert p.dtype == dtype and p.shape == (3,) and not p.weak_type
+    # bfloat16 keeps 8 bits, of the raw value under a constraint.
+    rtol = {jnp.float32: 3e-6, jnp.bfloat16: 0.02}[dtype]
+    for value, wanted in zip(effective_params(stored), expected, strict=True):
+        np.testing.assert_allclose(np.asarray(value, float), wanted, rtol)
+
+
+def test_initializers_pass_through():
+    pair = (jax.nn.initializers.normal(), jax.nn.initializers.constant(0.1))
+    assert resolve_params(pair) == pair
+    a_init, b_init = resolve_params(pair, "softplus")
+    with pytest.raises(ValueError, match=r"positive under constraint='softplus'.* a="):
+        a_init(KEY, (8,), jnp.float32)
+    raw = b_init(KEY, (2,), jnp.float16)
+    assert raw.dtype == jnp.float16
+    np.testing.assert_allclose(raw, [np.log(np.expm1(0.1))] * 2, rtol=1e-3)
+
+
+def test_array_of_the_wrong_shape():
+    a_init, _ = resolve_params(APALUParams(np.ones(3), 1.0))
+    with pytest.raises(ValueError, match=r"shape \(4,\), got a of shape \(3,\)"):
+        a_init(KEY, (4,), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("given", "constraint", "message"),
+    [
+        ("swish", None, "`params_init` must be one of paper, smooth, relu, gelu, silu"),
+        ((0.5, 0.1), None, r"a pair of initializers, got \(0.5, 0.1\)"),
+        ((jax.nn.initializers.ones,), None, "a pair of initializers"),
+        (None, None, "an APALUParams or a pair of initializers, got None"),
+        ("paper", "exp", "`constraint` must be None or 'softplus', got 'exp'"),
+        (APALUParams(0.5, 0.0), "softplus", "`params_init` must be positive .* b=0.0"),
+        (APALUParams(-0.5, 1.0), "softplus", "a=-0.5"),
+        (APALUParams(1.0, np.array([1.0, 0.0])), "softplus", r"b=\[1. 0.\]"),
+        (APALUParams(math.nan, 1.0), "softplus", "a=nan"),
+    ],
+)
+def test_errors_of_resolve_params(given, constraint, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_params(given, constraint)
+
+
+@pytest.mark.parametrize("value", [1e-37, 1e-6, 1e-3, 0.5, 0.69, 1.0, 20.0, 1e6, 3e38])
+@pytest.mark.parametrize("jit", [False, True])
+def test_softplus_round_trip(value, jit):
+    init, _ = resolve_params(APALUParams(value, 1.0), "softplus")
+
+    def round_trip():
+        raw = init(KEY, (), jnp.float32)
+        return effective_params({"a_raw": raw, "b_raw": raw}).a
+
+    result = jax.jit(round_trip)() if jit else round_trip()
+    # The raw value of a small one is its logarithm, half a unit of which is this much.
+    spacing = np.spacing(np.float32(abs(np.log(value)))) if value < 1 else 0
+    np.testing.assert_allclose(result, value, rtol=spacing + 3e-7)
+
+
+def test_raw_values_in_half_precision_are_rounded_once():
+    values = np.geomspace(1e-6, 1e3, 200)
+    init, _ = resolve_params(APALUParams(values, 1.0), "softplus")
+    raw = values + np.log(-np.expm1(-values))
+    np.testing.assert_array_equal(
+        init(KEY, (200,), jnp.bfloat16), raw.astype(jnp.bfloat16)
+    )
+
+
+@pytest.mark.parametrize("raw", [-3e38, -1e4, -88.0, -20.0, 0.0, 88.0, 1e4, 3e38])
+def test_softplus_is_positive_and_differentiable(raw):
+    def value(raw):
+        return effective_params({"a_raw": raw, "b_raw": raw}).b
+
+    result, slope = jax.value_and_grad(value)(jnp.float32(raw))
+    assert 0 < result < np.inf
+    assert slope == pytest.approx(1 / (1 + math.exp(min(-raw, 700))), rel=1e-6)
+
+
+def test_softplus_of_half_precision_is_float32():
+    raw = jnp.array([-9.0, 1.0], jnp.bfloat16)
+    a, _ = effective_params({"a_raw": raw, "b_raw": raw})
+    assert a.dtype == jnp.float32
+    np.testing.assert_allclose(a, np.log1p(np.exp([-9.0, 1.0])), rtol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [(), (3,), (1, 3), (3, 1), (2, 0, 3)])
+def test_broadcast_params(axes):
+    shape = (2, 3, 4, 5)
+    sizes = tuple(shape[axis] for axis in axes)
+    stored = jnp.arange(math.prod(sizes)).reshape(sizes)
+    a, b = broadcast_params(APALUParams(stored, -stored), axes, 4)
+    assert a.shape == tuple(n if i in axes else 1 for i, n in enumerate(shape))
+    full = jnp.broadcast_to(a, shape)
+    for index in np.ndindex(shape):
+        assert full[index] == stored[tuple(index[axis] for axis in axes)]
+    np.testing.assert_array_equal(a, -b)

@@ -1,0 +1,211 @@
+import re
+
+import flax.errors
+import flax.linen as nn
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from apalu_jax import APALUParams
+from apalu_jax.initializers import PRESETS
+from apalu_jax.linen import APALU
+
+KEY = jax.random.key(0)
+X = jax.random.normal(jax.random.key(1), (2, 3, 4, 5)) * 3
+
+
+def test_parameters_of_a_layer():
+    variables = APALU().init(KEY, X)
+    assert set(variables) == {"params"}
+    assert variables["params"] == {"a": jnp.float32(0.55), "b": jnp.float32(0.065)}
+    raw = APALU("smooth", constraint="softplus").init(KEY, X)
+    assert set(raw["params"]) == {"a_raw", "b_raw"}
+    np.testing.assert_allclose(raw["params"]["a_raw"], np.log(np.expm1(0.5)), rtol=1e-6)
+    np.testing.assert_allclose(
+        raw["params"]["b_raw"], np.log(np.expm1(0.75)), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("constraint", [None, "softplus"])
+@pytest.mark.parametrize("axes", [-1, 1, (1, -1), (2,), [0, 1, 3]])
+def test_shapes_are_those_of_layer_norm(axes, constraint):
+    variables = APALU(feature_axes=axes, constraint=constraint).init(KEY, X)
+    norm = nn.LayerNorm(feature_axes=axes).init(KEY, X)
+    for p in variables["params"].values():
+        assert p.shape == norm["params"]["scale"].shape
+        assert p.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("axes", [-1, (1, -1), (-1, 1), (0, 2, 3)])
+def test_a_pair_per_feature(axes):
+    module = APALU(feature_axes=axes)
+    rng = np.random.default_rng(0)
+    shape = module.init(KEY, X)["params"]["a"].shape
+    a, b = rng.uniform(0.1, 2, (2, *shape)).astype(np.float32)
+    y = module.apply({"params": {"a": a, "b": b}}, X)
+    axes = (axes,) if isinstance(axes, int) else axes
+    for index in [(0, 0, 0, 0), (1, 2, 3, 4), (0, 1, 2, 3), (1, 0, 3, 1)]:
+        at = tuple(index[axis] for axis in axes)
+        single = {"params": {"a": a[at], "b": b[at]}}
+        np.testing.assert_array_equal(y[index], APALU().apply(single, X[index]))
+
+
+def test_feature_axes_that_the_input_lacks():
+    assert APALU(feature_axes=()).init(KEY, X)["params"]["a"].shape == ()
+    with pytest.raises(ValueError, match="feature_axes: axis 4 is out of bounds"):
+        APALU(feature_axes=(1, 4)).init(KEY, X)
+    with pytest.raises(ValueError, match="repeated axis in `feature_axes`"):
+        APALU(feature_axes=(3, -1)).init(KEY, X)
+    variables = APALU(feature_axes=-1).init(KEY, X)
+    with pytest.raises(flax.errors.ScopeParamShapeError, match=r"\(5,\)"):
+        APALU(feature_axes=-1).apply(variables, X[..., :4])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"params_init": "swish"}, "`params_init` must be one of paper, .* 'swish'"),
+        ({"params_init": 0.5}, "pair of initializers, got 0.5"),
+        ({"constraint": "exp"}, "`constraint` must be None or 'softplus', got 'exp'"),
+        ({"residual": "both"}, "`residual` must be one of .*, got 'both'"),
+        (
+            {"params_init": APALUParams(0.5, 0.0), "constraint": "softplus"},
+            "`params_init` must be positive under constraint='softplus', got b=0.0",
+        ),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        APALU(**arguments)
+
+
+def test_wrong_dtypes():
+    with pytest.raises(ValueError, match="inexact"):
+        APALU(dtype=jnp.int32).init(KEY, X)
+    with pytest.raises(TypeError, match="must be real"):
+        APALU().init(KEY, X + 0j)
+
+
+@pytest.mark.parametrize("constraint", [None, "softplus"])
+@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [None, jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("x_dtype", [jnp.float32, jnp.bfloat16, jnp.int32])
+def test_dtypes(x_dtype, dtype, param_dtype, constraint):
+    x = X.astype(x_dtype)
+    module = APALU("gelu", constraint=constraint, dtype=dtype, param_dtype=param_dtype)
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        y, variables = module.init_with_output(KEY, x)
+        grads = jax.grad(lambda v: module.apply(v, x).astype(float).sum())(variables)
+    assert y.shape == x.shape
+    assert y.dtype == dtype or dtype is None
+    if dtype is None:
+        assert y.dtype == (jnp.float32 if x_dtype == jnp.int32 else x_dtype)
+    for tree in (variables, grads):
+        assert all(p.dtype == param_dtype for p in jax.tree.leaves(tree))
+        assert not any(p.weak_type for p in jax.tree.leaves(tree))
+
+
+def test_integers_are_not_truncated_parameters():
+    x = jnp.array([-4, 4])
+    np.testing.assert_array_equal(
+        APALU().init_with_output(KEY, x)[0],
+        APALU().init_with_output(KEY, x.astype(float))[0],
+    )
+
+
+def test_half_precision_does_not_round_the_parameters():
+    a = np.linspace(0.5, 0.6, 50, dtype=np.float32)
+    variables = {"params": {"a": a, "b": a}}
+    x = jnp.full(50, 3, jnp.bfloat16)
+    y = APALU(feature_axes=-1).apply(variables, x)
+    exact = 3 * a.astype(float) * (1 + 1 / (1 + np.exp(-1.702 * 3)))
+    np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("constraint", [None, "softplus"])
+def test_effective_params(constraint):
+    init = APALUParams(2.0, np.arange(1.0, 6.0))
+    module = APALU(init, feature_axes=-1, constraint=constraint)
+    variables = module.init(KEY, X)
+    params = module.apply(variables, method="effective_params")
+    assert isinstance(params, APALUParams)
+    np.testing.assert_allclose(params.a, np.full(5, 2.0), rtol=1e-6)
+    np.testing.assert_allclose(params.b, np.arange(1.0, 6.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_work_with_every_option(preset):
+    module = APALU(preset, constraint="softplus", residual="output")
+    value, grads = jax.value_and_grad(lambda v: module.apply(v, X).sum())(
+        module.init(KEY, X)
+    )
+    assert np.isfinite(value)
+    assert all(np.isfinite(g) and g != 0 for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize("constraint", [None, "softplus"])
+def test_partitioning(constraint):
+    pair = tuple(
+        nn.with_partitioning(nn.initializers.constant(v), ("model",))
+        for v in (0.5, 0.25)
+    )
+    module = APALU(pair, feature_axes=-1, constraint=constraint)
+    variables = module.init(KEY, X)
+    specs = nn.get_partition_spec(variables)["params"]
+    assert list(specs.values()) == [jax.sharding.PartitionSpec("model")] * 2
+    params = module.apply(variables, method="effective_params")
+    np.testing.assert_allclose(params, [[0.5] * 5, [0.25] * 5], rtol=1e-6)
+    plain = APALU(APALUParams(0.5, 0.25), feature_axes=-1, constraint=constraint)
+    np.testing.assert_array_equal(
+        module.apply(variables, X), plain.init_with_output(KEY, X)[0]
+    )
+
+
+def test_random_initializers_use_the_key():
+    pair = (nn.initializers.uniform(), nn.initializers.uniform())
+    params = APALU(pair, feature_axes=-1).init(KEY, X)["params"]
+    assert len({*map(float, params["a"]), *map(float, params["b"])}) == 10
+
+
+class Shared(nn.Module):
+    """One activation used twice, another once."""
+
+    @nn.compact
+    def __call__(self, x):
+        shared = APALU()
+        return APALU()(shared(shared(x)))
+
+
+def test_one_instance_is_one_pair():
+    variables = Shared().init(KEY, X)
+    assert set(variables["params"]) == {"APALU_0", "APALU_1"}
+    assert len(jax.tree.leaves(variables)) == 4
+    sequential = nn.Sequential([nn.Dense(4), APALU(), nn.Dense(4), APALU("gelu")])
+    params = sequential.init(KEY, X)["params"]
+    assert params["layers_1"]["a"] != params["layers_3"]["a"]
+
+
+def test_state_round_trip():
+    module = APALU(feature_axes=-1, constraint="softplus")
+    variables = module.init(KEY, X)
+    trained = jax.tree.map(lambda p: p + 0.5, variables)
+    data = flax.serialization.to_bytes(trained)
+    restored = flax.serialization.from_bytes(variables, data)
+    np.testing.assert_array_equal(module.apply(restored, X), module.apply(trained, X))
+
+
+def test_the_profiler_sees_the_module():
+    model = nn.Sequential([nn.Dense(4), APALU()])
+    variables = model.init(KEY, X)
+    text = jax.jit(model.apply).lower(variables, X).as_text(debug_info=True)
+    assert re.search(r"Sequential/layers_1/", text)
+
+
+def test_repr_and_hash():
+    module = APALU("gelu", feature_axes=(1, 2), constraint="softplus")
+    assert hash(module) == hash(module.clone())
+    assert "params_init = 'gelu'" in repr(module)
+    given = APALU(APALUParams(0.5, 0.75)).params_init
+    assert isinstance(given, APALUParams)
