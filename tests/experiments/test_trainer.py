@@ -13,7 +13,6 @@ from apalu_jax.linen import APALU
 
 from .conftest import tiny
 
-
 _PREPARED = {}
 
 
