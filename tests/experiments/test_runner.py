@@ -111,10 +111,14 @@ def test_undeclared_arms_and_seeds_are_refused(subset, message, tmp_path):
 
 
 def test_diverged_runs_count_with_the_score_of_chance(tmp_path):
-    optimizer = {**tiny().optimizer, "learning_rate": 1e30}
-    spec = tiny(optimizer=optimizer, arms=("apalu",), controls=(), epochs=1)
+    spec = tiny(arms=("apalu",), controls=(), epochs=1)
+    spec = replace(
+        spec,
+        optimizer={**spec.optimizer, "learning_rate": 1e30},
+        metric=replace(spec.metric, name="log_loss", higher_is_better=False),
+    )
     found = runner.run(spec, tmp_path / "run")
-    assert {(r.status, r.value) for r in found} == {("diverged", 0.1)}
+    assert {(r.status, r.value) for r in found} == {("diverged", math.log(10))}
     assert found[0].history["test"]["log_loss"] is None
     assert records.read(tmp_path / "run" / "records.jsonl") == found
 

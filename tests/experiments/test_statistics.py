@@ -12,9 +12,9 @@ from apalu_jax.experiments import ExperimentError, statistics
 from .conftest import tiny
 from .test_records import make_record
 
-# Darwin's maize, cross- minus self-fertilised in eighths of an inch. Fisher's
-# randomisation test of it (The Design of Experiments, 1935, section 21) finds 863 of the
-# 2^15 sign patterns in each tail at least as far out.
+# Darwin's maize, cross- minus self-fertilised, in eighths of an inch. In Fisher's test
+# of it (The Design of Experiments, 1935, section 21) 863 of the 2^15 sign patterns are
+# at least as far out in each tail.
 DARWIN = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
 
 
@@ -33,8 +33,8 @@ def test_sign_flip_is_fishers_test():
         ([0, 0, 0, 1], 1.0),
         ([2.0], 1.0),
         ([0.1] * 10, 2 / 1024),
-        # Ties that floating point must not break: 1/3 and 1/7 have no exact sum.
-        ([1 / 3, -1 / 3, 1 / 7, -1 / 7], 1.0),
+        # Differences of shares of 270, whose ties floating point would break.
+        ([(200 + k) / 270 - 200 / 270 for k in (2, -3, 1, 3, -1)], 28 / 32),
     ],
 )
 def test_sign_flip_by_hand(differences, p):

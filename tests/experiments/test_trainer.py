@@ -2,6 +2,7 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -62,11 +63,6 @@ def test_a_seed_alone_gives_what_it_gives_among_others(together):
     assert_same(one, alone[:2], tolerance=2e-5)
 
 
-def test_seeds_differ(together):
-    kernel = together.variables["params"]["Dense_0"]["kernel"]
-    assert not np.array_equal(kernel[0], kernel[1])
-
-
 def test_history_has_every_epoch(together):
     assert [sorted(row) for row in together.rows[1:]] == 2 * [
         [
@@ -118,33 +114,58 @@ def test_damaged_checkpoint_is_named(tmp_path):
     assert not path.parent.exists()
 
 
-def test_batches_hold_every_example_once_and_change_with_seed_and_epoch():
-    class Spy:
-        """A task whose loss is the one-hot sum of the examples seen."""
+class Recorder:
+    """A task that notes which examples it sees, and from which key it starts."""
 
-        def init(self, key, batch):
-            return {"params": {"seen": jax.numpy.zeros(12)}}
+    def init(self, key, batch):
+        params = {"start": jax.random.uniform(key)}
+        return {"params": params, "seen": {"order": jnp.zeros(12, jnp.int32)}}
 
-        def loss(self, variables, batch, key):
-            onehot = jax.nn.one_hot(batch["index"], 12).sum(0)
-            return (variables["params"]["seen"] * onehot).sum(), {}
+    def loss(self, variables, batch, key):
+        earlier = variables["seen"]["order"][4:]
+        order = jnp.concatenate([earlier, batch["index"]])
+        return 0.0 * variables["params"]["start"], {"seen": {"order": order}}
 
-        def predict(self, variables, part):
-            raise NotImplementedError
+    def predict(self, variables, part):
+        raise NotImplementedError
 
-        histograms = predict
+    histograms = predict
 
+
+def test_seeds_and_epochs_have_draws_of_their_own():
     program = trainer.compile_program(
-        Spy(),
-        lambda params, steps: optax.sgd(-1.0),
+        Recorder(),
+        lambda params, steps: optax.sgd(1.0),
         batch_size=4,
-        epochs=1,
+        epochs=2,
         together=True,
     )
-    seeds = np.arange(2, dtype=np.uint32)
-    part = {"index": np.stack([np.arange(12)] * 2)}
-    state, _ = program.epoch(program.init(seeds, part), seeds, 1, part)
-    np.testing.assert_array_equal(state.variables["params"]["seen"], np.ones((2, 12)))
+    seeds = jnp.arange(2, dtype=jnp.uint32)
+    part = {"index": jnp.stack([jnp.arange(12)] * 2)}
+    state = program.init(seeds, part)
+    starts = np.asarray(state.variables["params"]["start"])
+    orders = []
+    for number in (1, 2):
+        state, _ = program.epoch(state, seeds, number, part)
+        orders += list(np.asarray(state.variables["seen"]["order"]))
+    assert starts[0] != starts[1]
+    # Every example once in an epoch, in an order for each seed and epoch.
+    assert all(sorted(order) == list(range(12)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+    assert all(tuple(order) != tuple(range(12)) for order in orders)
+
+
+def test_every_epoch_is_told_its_number():
+    def epoch(state, seeds, number, part):
+        numbers.append(number)
+        return program.epoch(state, seeds, number, part)
+
+    numbers = []
+    task, program, folds = prepare(tiny())(Block("", (0, 1, 2), "apalu"))
+    saving = trainer.Saving(Path("absent.msgpack"), np.inf)
+    told = program._replace(epoch=epoch)
+    trainer.train(told, task, (0, 1, 2), folds, 2, saving, lambda done: None)
+    assert numbers == [1, 2]
 
 
 def test_collections_besides_params_are_carried():

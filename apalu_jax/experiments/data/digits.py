@@ -14,7 +14,7 @@ __all__ = ("SOURCE", "load")
 
 SOURCE = Source(
     title="Optical recognition of handwritten digits (the test part of the UCI set)",
-    origin="E. Alpaydin, C. Kaynak, https://doi.org/10.24432/C50P49",
+    origin="E. Alpaydin, C. Kaynak, https://archive.ics.uci.edu/dataset/80",
     licence="CC BY 4.0",
     note="bundled with scikit-learn: sklearn.datasets.load_digits",
 )
