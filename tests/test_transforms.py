@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -186,12 +187,9 @@ TRANSFORMS = {
 
 
 def assert_close(got, want, rtol=2e-5, atol=2e-6):
-    for (path, u), v in zip(
-        jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True
-    ):
-        assert u.shape == v.shape and u.dtype == v.dtype, path
-        u, v = np.asarray(u, float), np.asarray(v, float)
-        np.testing.assert_allclose(u, v, rtol=rtol, atol=atol, err_msg=str(path))
+    chex.assert_trees_all_equal_shapes_and_dtypes(got, want)
+    wide = lambda tree: jax.tree.map(lambda v: np.asarray(v, float), tree)  # noqa: E731
+    chex.assert_trees_all_close(wide(got), wide(want), rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("kind", PARAMS)

@@ -1,0 +1,66 @@
+"""Measurements of the package: each gives a table that is plain JSON.
+
+A result is a dictionary: ``benchmark``, its name; ``columns``, a format string per head
+of the table; ``rows``, dictionaries of what those format; ``notes``, how to read it;
+``setting``, where it was measured. The tables are made from the results alone.
+"""
+
+import datetime
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, TypeAlias
+
+import jax
+
+import apalu_jax
+
+__all__ = ("BenchmarkError", "Result", "to_result")
+
+Result: TypeAlias = dict[str, Any]
+
+
+class BenchmarkError(ValueError):
+    """What was asked for cannot be done; the message is one line for a person."""
+
+
+def to_result(
+    benchmark: str,
+    columns: Mapping[str, str],
+    rows: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
+) -> Result:
+    """Adds to what was measured the machine, the versions and the date.
+
+    Args:
+      benchmark: Name of the benchmark, which is that of its command and file.
+      columns: Head of a column -> format string of its cells, such as ``"{ulp:.2f}"``.
+      rows: What is formatted; a cell is empty where its row lacks a name.
+      notes: How to read the table, in Markdown.
+
+    Returns:
+      What :mod:`apalu_jax.benchmarks.tables` renders, plain enough for JSON.
+
+    Examples:
+      >>> result = to_result("size", {"n": "{n:.1f}"}, [{"n": 2}], [])
+      >>> result["rows"], sorted(result["setting"])
+      ([{'n': 2}], ['date', 'machine', 'platform', 'versions'])
+    """
+    return {
+        "benchmark": benchmark,
+        "columns": dict(columns),
+        "rows": [dict(row) for row in rows],
+        "notes": list(notes),
+        "setting": {
+            "machine": f"{platform.system()} {platform.machine()}, "
+            f"{os.cpu_count()} cores",
+            "platform": jax.devices()[0].device_kind,
+            "versions": {
+                "apalu_jax": apalu_jax.__version__,
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("jax", "jaxlib", "numpy")},
+            },
+            "date": datetime.date.today().isoformat(),
+        },
+    }

@@ -1,0 +1,203 @@
+"""How far values and slopes are from the exact ones, in units in the last place."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from apalu_jax.benchmarks import Result, to_result
+from apalu_jax.functional import apalu
+
+__all__ = ("exact_apalu", "exact_elu", "measure", "textbook")
+
+A, B = 0.55, 0.065
+GATE = 1.702
+
+# NumPy's arrays of any float type, those of ml_dtypes among them.
+Floats: TypeAlias = np.ndarray[Any, Any]
+Exact: TypeAlias = Callable[[Floats, float, float], tuple[Floats, Floats]]
+
+
+def textbook(x: Array, a: Any = A, b: Any = B) -> Array:
+    """The formula as it is printed, with JAX's derivative; what rules improve on."""
+    return jnp.where(
+        x >= 0, a * (x + x * jax.nn.sigmoid(GATE * x)), b * (jnp.exp(x) - 1)
+    )
+
+
+def exact_apalu(x: Floats, a: float, b: float) -> tuple[Floats, Floats]:
+    """Value and slope of APALU in the precision of ``x``, by NumPy.
+
+    Args:
+      x: float64 or longdouble.
+      a: Scale of the non-negative branch.
+      b: Scale of the negative branch.
+
+    Returns:
+      Two arrays like ``x``.
+
+    Examples:
+      >>> value, slope = exact_apalu(np.array([0.0, 1.0]), 0.55, 0.065)
+      >>> print(value.round(6), slope.round(6))
+      [0.       1.015188] [0.825    1.140599]
+    """
+    gate = x.dtype.type(GATE)
+    up, down = np.maximum(x, 0), np.minimum(x, 0)
+    t = np.exp(-gate * up)
+    s = 1 / (1 + t)
+    bend = gate * np.minimum(up, 1e4) * s * s * t
+    positive = x >= 0
+    return (
+        np.where(positive, a * (up + up * s), b * np.expm1(down)),
+        np.where(positive, a * (1 + s + bend), b * np.exp(down)),
+    )
+
+
+def exact_elu(x: Floats, *_: float) -> tuple[Floats, Floats]:
+    """Value and slope of ELU in the precision of ``x``, by NumPy."""
+    down = np.minimum(x, 0)
+    return np.where(x > 0, x, np.expm1(down)), np.exp(down)
+
+
+class _Case(NamedTuple):
+    name: str
+    function: Callable[[Array], Array]
+    exact: Exact
+    quantities: tuple[str, ...] = ("value", "slope")
+    lowest: float = -np.inf  # the least x that counts
+
+
+_CASES = (
+    _Case("apalu", apalu, exact_apalu),
+    _Case(
+        'apalu, residual="output", x >= -2',
+        lambda x: apalu(x, residual="output"),
+        exact_apalu,
+        ("slope",),
+        -2.0,
+    ),
+    _Case("textbook APALU", textbook, exact_apalu),
+    _Case("jax.nn.elu", jax.nn.elu, exact_elu),
+)
+
+_NOTES = (
+    f"a = {A}, b = {B}. Exact: NumPy in float64, and in longdouble for float64. "
+    "Subnormal inputs and results, and exact results that are too large for the dtype, "
+    "are left out.",
+    "Inputs of float32: one half spread evenly over all finite bit patterns, one half "
+    "uniform in [-20, 20]. Of float64: powers of ten from -300 to 300 of both signs, "
+    "and uniform in [-20, 20]. Of bfloat16 and float16: all.",
+    '"Not finite" counts NaN and infinities where the exact result is finite; the '
+    'worst is over the others. "Misrounded" is further than half a unit from exact.',
+    "Textbook APALU: `jnp.where(x >= 0, a * (x + x * sigmoid(1.702 * x)), "
+    "b * (exp(x) - 1))` in the dtype of x, differentiated by JAX. ELU is compared "
+    "with its own formula.",
+)
+
+
+def measure(count: int = 2**20) -> Result:
+    """Measures every function in every dtype.
+
+    Args:
+      count: Inputs in float32 and in float64; half precision takes all there are.
+
+    Returns:
+      A result; see :mod:`apalu_jax.benchmarks`.
+    """
+    columns = {
+        "dtype": "{dtype}",
+        "function": "{function}",
+        "of": "{quantity}",
+        "inputs": "{inputs:,}",
+        "worst, ulp": "{worst_ulp:.3g}",
+        "above 2 ulp": "{above_2_ulp:.3%}",
+        "misrounded": "{misrounded:.3%}",
+        "not finite": "{not_finite:,}",
+    }
+    rows = []
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16, jnp.float64):
+        with jax.enable_x64(dtype == jnp.float64):
+            x = _inputs(np.dtype(dtype), count)
+            for case in _CASES:
+                rows += _rows(case, x)
+    return to_result("accuracy", columns, rows, _NOTES)
+
+
+def _inputs(dtype: np.dtype[Any], count: int) -> Floats:
+    if dtype.itemsize == 2:
+        x = np.arange(2**16, dtype=np.uint16).view(dtype)
+    else:
+        rng = np.random.default_rng(0)
+        dense = rng.uniform(-20, 20, count // 2)
+        if dtype == np.float32:
+            step = 2**33 // count
+            wide = np.arange(count // 2) * step + rng.integers(step, size=count // 2)
+            wide = wide.astype(np.uint32).view(dtype)
+        else:
+            sign = rng.choice([-1.0, 1.0], count // 2)
+            wide = sign * 10 ** rng.uniform(-300, 300, count // 2)
+        x = np.concatenate([dense.astype(dtype), wide])
+    with np.errstate(invalid="ignore"):
+        finite = np.isfinite(x.astype(np.float64))
+    return x[finite & ((x == 0) | (np.abs(x) >= jnp.finfo(dtype).tiny))]
+
+
+def _rows(case: _Case, x: Floats) -> Iterator[dict[str, Any]]:
+    wide = np.longdouble if x.dtype == np.float64 else np.float64
+    # The parameters that the function gets: float32 but for float64 inputs.
+    a, b = (float(p if x.dtype == np.float64 else np.float32(p)) for p in (A, B))
+    with np.errstate(over="ignore", under="ignore"):
+        want = case.exact(x.astype(wide), a, b)
+    info = jnp.finfo(x.dtype)
+    normal = [(np.abs(w) >= info.tiny) & (np.abs(w) < info.max) for w in want]
+    got = _value_and_slope(case.function, x)
+    for i, quantity in enumerate(("value", "slope")):
+        if quantity not in case.quantities:
+            continue
+        kept = normal[i] & (x >= case.lowest)
+        if quantity == "slope" and case.lowest > -np.inf:
+            # A slope found from the value needs a value that is not flushed to zero.
+            kept &= normal[0] | (x == 0)
+        error = _ulps(got[i][kept].astype(wide), want[i][kept], info)
+        yield {
+            "dtype": x.dtype.name,
+            "function": case.name,
+            "quantity": quantity,
+            "inputs": int(kept.sum()),
+            **_summary(error, x.dtype),
+        }
+
+
+def _value_and_slope(
+    function: Callable[[Array], Array], x: Floats
+) -> tuple[Floats, Floats]:
+    @jax.jit
+    def both(x: Array) -> tuple[Array, Array]:
+        y, pull = jax.vjp(function, x)
+        return y, pull(jnp.ones_like(y))[0]
+
+    y, slope = both(jnp.asarray(x))
+    return np.asarray(y), np.asarray(slope)
+
+
+def _ulps(got: Floats, want: Floats, info: Any) -> Floats:
+    _, exponent = np.frexp(want)
+    with np.errstate(invalid="ignore"):
+        return np.abs(got - want) / np.ldexp(1.0, exponent - info.nmant - 1)
+
+
+def _summary(error: Floats, dtype: np.dtype[Any]) -> dict[str, Any]:
+    finite = np.isfinite(error)
+    if dtype.itemsize == 2:
+        # The margin leaves ties, which float64 cannot decide, to either side.
+        share = {"misrounded": float(np.mean(~(error <= 0.5 + 1e-9)))}
+    else:
+        share = {"above_2_ulp": float(np.mean(~(error <= 2)))}
+    return {
+        "worst_ulp": float(error[finite].max()),
+        **share,
+        "not_finite": int((~finite).sum()),
+    }
