@@ -1,6 +1,7 @@
 """The command ``apalu``."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,9 +23,11 @@ except ModuleNotFoundError as error:
         "pip install 'apalu-jax[experiments]'."
     ) from error
 
+from apalu_jax.benchmarks import BenchmarkError
 from apalu_jax.experiments import ExperimentError
 
 if TYPE_CHECKING:
+    from apalu_jax.benchmarks import Result
     from apalu_jax.experiments import report
 
 __all__ = ("app", "main")
@@ -39,8 +42,11 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="The data sets of the experiments.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+bench_app = typer.Typer(help="Measurements of the package.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 DataDir = Annotated[Path | None, typer.Option(help="Folder to look for data in first.")]
+BenchOut = Annotated[Path | None, typer.Option(help="JSON file for the result.")]
 DataName = Annotated[str | None, typer.Argument(help="A data set; all if left out.")]
 
 
@@ -174,6 +180,61 @@ def download(name: DataName = None, data_dir: DataDir = None) -> None:
             _echo_data(each, "here", data.download(each, data_dir))
 
 
+@bench_app.command()
+def accuracy(out: BenchOut = None) -> None:
+    """Measure values and slopes against exact ones, with peers."""
+    from apalu_jax.benchmarks import accuracy
+
+    with _one_line_errors():
+        _show(accuracy.measure(), out)
+
+
+@bench_app.command()
+def memory(out: BenchOut = None) -> None:
+    """Measure what is kept for the backward pass, and compiled memory."""
+    from apalu_jax.benchmarks import memory
+
+    with _one_line_errors():
+        _show(memory.measure(), out)
+
+
+@bench_app.command()
+def tables(
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether README.md is up to date.")
+    ] = False,
+) -> None:
+    """Put the tables of notebooks/results/bench into README.md, of this folder."""
+    with _one_line_errors():
+        from apalu_jax.benchmarks import tables
+
+        readme = Path("README.md")
+        results = Path("notebooks", "results", "bench")
+        if not tables.update_readme(readme, results, check=check):
+            typer.echo(f"{readme} is up to date")
+        elif check:
+            typer.echo(f"{readme} differs: run `apalu bench tables`", err=True)
+            raise typer.Exit(1)
+        else:
+            typer.echo(f"wrote {readme}")
+
+
+def _show(result: "Result", out: Path | None) -> None:
+    from apalu_jax.benchmarks import tables
+
+    table = Table(*result["columns"])
+    for row in tables.cells(result):
+        table.add_row(*row)
+    console = _console()
+    console.print(table)
+    for remark in tables.remarks(result):
+        console.print(f"- {remark}", soft_wrap=True, markup=False, highlight=False)
+    if out is not None:
+        text = json.dumps(result, indent=2, allow_nan=False)
+        out.write_text(text + "\n", encoding="utf-8")
+        typer.echo(f"wrote {out}")
+
+
 def _echo_data(name: str, state: str, paths: list[Path]) -> None:
     from apalu_jax.experiments import data
 
@@ -227,7 +288,7 @@ def _one_line_errors() -> Iterator[None]:
     """What the user can mend is told in one line; a bug keeps its traceback."""
     try:
         yield
-    except ExperimentError as error:
+    except (BenchmarkError, ExperimentError) as error:
         typer.echo(f"apalu: {error}", err=True)
         raise typer.Exit(2) from error
     except OSError as error:
