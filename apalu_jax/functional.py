@@ -102,7 +102,7 @@ def apalu(
       >>> x = jnp.ones((4, 3))
       >>> per_channel = APALUParams(a=jnp.full(3, 0.5), b=jnp.full(3, 0.75))
       >>> jax.grad(lambda p: apalu(x, p).sum())(per_channel).a
-      Array([7.382876, 7.382876, 7.382876], dtype=float32)
+      Array([7.3831835, 7.3831835, 7.3831835], dtype=float32)
 
     References:
       B. Subramanian, R. Jeyaraj, R. A. A. Ugli, J. Kim, `APALU: A Trainable, Adaptive
@@ -140,7 +140,7 @@ def apalu_reference(x: ArrayLike, params: ParamsLike = APALUParams()) -> Array:
       >>> from apalu_jax import apalu_reference
       >>> y, y_dot = jax.jvp(apalu_reference, (1.0,), (1.0,))
       >>> f"{y:.6f} {y_dot:.6f}"
-      '1.015188 1.140599'
+      '1.015188 1.137279'
 
     References:
       As :func:`apalu`.

@@ -143,13 +143,13 @@ def test_every_half_is_rounded_correctly(dtype, a, b):
         wrong = ~flushed & (got != rounded)
         assert wrong.sum() <= 0.001 * x.size, name
         near = wrong & np.isfinite(rounded) & np.isfinite(got)
-        step = oracle.unit(want, dtype)
-        assert np.all(np.abs(got - rounded)[near] <= step[near]), name
+        step = oracle.unit(want[near], dtype)
+        assert np.all(np.abs(got[near] - rounded[near]) <= step), name
         assert np.all(np.isinf(got) == np.isinf(rounded)), name
         if name == "slope":
             assert np.isclose(got[subnormal], 1.5 * a, rtol=0.01, atol=0).all()
             flushed &= ~subnormal
-        error = np.abs(got - want)[flushed]
+        error = np.abs(got[flushed] - want[flushed])
         assert np.all(error <= 1.5 * TINY * max(1, a, b)), name
 
 

@@ -134,15 +134,16 @@ def _inputs(dtype: np.dtype[Any], count: int) -> Floats:
         dense = rng.uniform(-20, 20, count // 2)
         if dtype == np.float32:
             step = 2**33 // count
-            wide = np.arange(count // 2) * step + rng.integers(step, size=count // 2)
-            wide = wide.astype(np.uint32).view(dtype)
+            bits = np.arange(count // 2) * step + rng.integers(step, size=count // 2)
+            wide: Floats = bits.astype(np.uint32).view(dtype)
         else:
             sign = rng.choice([-1.0, 1.0], count // 2)
             wide = sign * 10 ** rng.uniform(-300, 300, count // 2)
         x = np.concatenate([dense.astype(dtype), wide])
     with np.errstate(invalid="ignore"):
         x = x[np.isfinite(x.astype(np.float64))]
-    return x[(x == 0) | (np.abs(x) >= jnp.finfo(dtype).tiny)]
+    kept: Floats = x[(x == 0) | (np.abs(x) >= jnp.finfo(dtype).tiny)]
+    return kept
 
 
 def _rows(case: _Case, x: Floats) -> Iterator[dict[str, Any]]:
@@ -186,7 +187,8 @@ def _value_and_slope(
 def _ulps(got: Floats, want: Floats, info: Any) -> Floats:
     _, exponent = np.frexp(want)
     with np.errstate(invalid="ignore"):
-        return np.abs(got - want) / np.ldexp(1.0, exponent - info.nmant - 1)
+        ulps: Floats = np.abs(got - want) / np.ldexp(1.0, exponent - info.nmant - 1)
+    return ulps
 
 
 def _summary(error: Floats, dtype: np.dtype[Any]) -> dict[str, Any]:

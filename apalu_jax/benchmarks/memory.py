@@ -144,9 +144,8 @@ def temporary(
     def spec(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.float32)
 
-    layers = spec(blocks, width, width), jax.tree.map(
-        lambda _: spec(blocks), APALUParams()
-    )
+    params = jax.tree.map(lambda _: spec(blocks), APALUParams())
+    layers = spec(blocks, width, width), params
     compiled = jax.jit(jax.grad(loss)).lower(layers, spec(rows, width)).compile()
     analysis = compiled.memory_analysis()
     if analysis is None:
