@@ -1,11 +1,9 @@
 """The jitted loop: a block of seeds from the first draw to the last epoch.
 
 What a seed gives depends on the spec, the arm and the block it stands in, and on
-nothing
-else: every random draw is keyed by the seed and the epoch, so that all arms see the
-  same
-initial weights, the same batches in the same order, and a run that is resumed goes on
-as if it had never stopped.
+nothing else: every random draw is keyed by the seed and the epoch. So all arms see the
+same initial weights and the same batches in the same order, and a run that is resumed
+goes on as if it had never stopped.
 """
 
 import time
