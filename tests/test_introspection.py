@@ -101,7 +101,7 @@ def test_collect_nnx():
     assert found.keys() == {"layers/1", "layers/2/blocks/layers/1"}
     np.testing.assert_allclose(found["layers/1"].b, [0.75] * 3, rtol=1e-6)
     state = nnx.state(model, apalu_nnx.ActivationParam)
-    for tree in (state, nnx.as_pure(state)):
+    for tree in (state, nnx.to_pure_dict(state)):
         jax.tree.map(np.testing.assert_array_equal, found, collect(tree))
 
 
@@ -266,7 +266,9 @@ def test_histogram_under_transformations():
 
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_histogram_in_shard_map(check_vma):
-    mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])
+    mesh = jax.make_mesh(
+        (4,), ("data",), devices=jax.devices()[:4], axis_types=(AxisType.Auto,)
+    )
     sharded = jax.device_put(X, NamedSharding(mesh, P("data")))
     update = jax.shard_map(
         partial(histogram_update, axis_name="data"),

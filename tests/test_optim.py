@@ -147,9 +147,7 @@ def test_labels_of_nnx_state_go_by_type():
     model = nnx.Sequential(Affine(), apalu_nnx.APALU(), Slope())
     state = nnx.state(model, nnx.Param)
     assert set(activations(state)) == {"layers/1/a", "layers/1/b", "layers/2/slope"}
-    assert jax.tree.structure(label_params(state)) == jax.tree.structure(
-        nnx.as_pure(state)
-    )
+    assert len(jax.tree.leaves(label_params(state))) == len(jax.tree.leaves(state))
 
 
 def test_labels_of_a_lone_activation():

@@ -232,9 +232,10 @@ SETTINGS = {
     "debug nans": lambda: jax.debug_nans(True),
     "debug infs": lambda: jax.debug_infs(True),
     "debug key reuse": lambda: jax.debug_key_reuse(True),
-    "no half reductions": lambda: jax.allow_f16_reductions(False),
     "checking leaks": lambda: jax.checking_leaks(),
 }
+if hasattr(jax, "allow_f16_reductions"):  # younger than the lowest JAX supported
+    SETTINGS["no half reductions"] = lambda: jax.allow_f16_reductions(False)
 FLAGS = [
     name for name in ("jax_custom_vjp3", "jax_remat3") if name in jax.config.values
 ]
@@ -242,9 +243,10 @@ FLAGS = [
 
 @pytest.mark.parametrize("residual", RESIDUALS)
 @pytest.mark.parametrize("name", ["vjp", "vmap_over_params", "scan"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_under_setting(setting, name, residual):
-    x, params = inputs("row")
+def test_under_setting(setting, dtype, name, residual):
+    x, params = inputs("row", dtype)
     f = partial(apalu, residual=residual)
     want = jax.jit(partial(TRANSFORMS[name], f))(x, params)
     with SETTINGS[setting]():
