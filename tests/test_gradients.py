@@ -164,7 +164,7 @@ def test_second_derivatives_agree(x64, residual):
         return jax.jit(jax.vmap(outer(jax.grad(lambda x: f(x, params)))))(x)
 
     want = second(apalu_reference, jax.jacfwd)
-    rule = lambda x, p: apalu(x, p, residual=residual)  # noqa: E731
+    rule = partial(apalu, residual=residual)
     for outer in (jax.grad, jax.jacfwd):
         got = second(rule, outer)
         assert jnp.isfinite(got).all()
@@ -230,7 +230,7 @@ def test_one_exponential_per_pass(residual):
         return nested + sum(n in ("exp", "expm1", "logistic", "tanh") for n in names)
 
     x, params = jnp.ones(8), params_of(())
-    f = lambda x, p: apalu(x, p, residual=residual)  # noqa: E731
+    f = partial(apalu, residual=residual)
     y, pull = jax.vjp(f, x, params)
     assert count(jax.make_jaxpr(jax.jit(apalu_reference))(x, params).jaxpr) == 1
     both = jax.make_jaxpr(lambda x, p, g: jax.vjp(f, x, p)[1](g))(x, params, x)
