@@ -109,10 +109,7 @@ def apalu(
       Activation Function for Deep Learning Networks
       <https://arxiv.org/abs/2402.08244>`_, 2024.
     """
-    if residual not in RULES:
-        raise ValueError(
-            f"`residual` must be one of {sorted(RULES)}, got {residual!r}."
-        )
+    check_residual(residual)
     y: Array = _jitted(*_validate(x, params), residual)
     return y
 
@@ -147,6 +144,14 @@ def apalu_reference(x: ArrayLike, params: ParamsLike = APALUParams()) -> Array:
     """
     x, a, b = _align(*_validate(x, params))
     return plain_value(*working(x, a, b)).astype(x.dtype)
+
+
+def check_residual(residual: str) -> None:
+    """Raises what an unknown `residual` deserves; the modules check it when made."""
+    if residual not in RULES:
+        raise ValueError(
+            f"`residual` must be one of {sorted(RULES)}, got {residual!r}."
+        )
 
 
 # Input: validation outside of the compiled core, promotion and alignment inside it.

@@ -9,7 +9,7 @@ moment of the output two multiplications.
 from collections.abc import Callable, Mapping, Sequence
 from math import erfc, exp, sqrt
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ from jax.core import Tracer
 from jax.nn.initializers import Initializer
 from jax.typing import ArrayLike, DTypeLike
 
-from apalu_jax.functional import APALUParams, ParamsLike, Residual
+from apalu_jax._rules import GATE
+from apalu_jax.functional import APALUParams, ParamsLike
 
 __all__ = (
     "PRESETS",
     "broadcast_params",
-    "check_residual",
     "effective_params",
     "init_like",
     "parameter_names",
@@ -104,7 +104,7 @@ def init_like(
     if weights is None:
         weights = np.full(x.shape, 1 / x.size)
 
-    p = np.where(x > 0, x + x / (1 + np.exp(-1.702 * np.maximum(x, 0))), 0)
+    p = np.where(x > 0, x + x / (1 + np.exp(-GATE * np.maximum(x, 0))), 0)
     n = np.expm1(np.minimum(x, 0))
     a = float(np.sum(weights * target * p) / np.sum(weights * p**2))
     b = float(np.sum(weights * target * n) / np.sum(weights * n**2))
@@ -194,18 +194,6 @@ def parameter_names(constraint: Constraint) -> tuple[str, str]:
     if constraint == "softplus":
         return "a_raw", "b_raw"
     raise ValueError(f"`constraint` must be None or 'softplus', got {constraint!r}.")
-
-
-def check_residual(residual: Residual) -> None:
-    """Raises where a module is made what :func:`apalu_jax.apalu` would raise in a call.
-
-    Raises:
-      ValueError: If ``residual`` is unknown.
-    """
-    if residual not in get_args(Residual):
-        raise ValueError(
-            f"`residual` must be one of {get_args(Residual)}, got {residual!r}."
-        )
 
 
 def resolve_params(

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike, DTypeLike
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from apalu_jax import initializers
-from apalu_jax.functional import APALUParams, Residual, apalu
+from apalu_jax.functional import APALUParams, Residual, apalu, check_residual
 from apalu_jax.initializers import Constraint, ParamsInit
 
 __all__ = ("APALU",)
@@ -60,7 +60,7 @@ class APALU(nn.Module):
     def __post_init__(self) -> None:
         """Checks the attributes."""
         initializers.resolve_params(self.params_init, self.constraint)
-        initializers.check_residual(self.residual)
+        check_residual(self.residual)
         super().__post_init__()
 
     @nn.compact

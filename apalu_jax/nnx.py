@@ -15,7 +15,7 @@ from jax.typing import ArrayLike, DTypeLike
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from apalu_jax import initializers
-from apalu_jax.functional import APALUParams, Residual, apalu
+from apalu_jax.functional import APALUParams, Residual, apalu, check_residual
 from apalu_jax.initializers import Constraint, ParamsInit
 
 __all__ = ("APALU", "ActivationParam")
@@ -103,7 +103,7 @@ class APALU(nnx.Module):
             ``params_init``, ``constraint`` or ``residual`` is not one of those known,
             or an initial value is not positive under ``constraint="softplus"``.
         """
-        initializers.check_residual(residual)
+        check_residual(residual)
         self.features = () if features is None else _as_tuple(features)
         self.feature_axes = () if features is None else _as_tuple(feature_axes)
         if len(self.features) != len(self.feature_axes):

@@ -259,6 +259,7 @@ def test_output_slope_in_half_precision(dtype, a, b):
     bound = np.maximum(2 * unit(want, dtype), unit(y, dtype))
     stored = (y != 0) | (exact == 0)  # the others count as zero
     assert np.all((np.abs(got - want) <= bound)[stored])
+    assert got.min() >= 0  # also where y was rounded below -b
     assert np.all(np.isclose(got, 1.5 * a, rtol=0.01)[~stored])
 
 
