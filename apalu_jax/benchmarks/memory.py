@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from apalu_jax.benchmarks import BenchmarkError, Result, to_result
-from apalu_jax.benchmarks.accuracy import textbook
+from apalu_jax.benchmarks.functions import textbook
 from apalu_jax.functional import APALUParams, apalu
 
 __all__ = ("bytes_kept", "measure", "temporary")
