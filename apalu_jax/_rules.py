@@ -8,21 +8,28 @@ the value and every derivative follow from it by arithmetic.
 ``x``. ``z`` is ``x`` in the dtype of the computation.
 """
 
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from apalu_jax._elementary import expm1, largest, polynomial, round_product
+from apalu_jax import _cpu, _elementary
+from apalu_jax._elementary import expm1, largest, polynomial
 
 Residuals = tuple[Array, Array, Array]
 
 GATE = 1.702
 
-# From here on the gate is 1 and its derivative 0 in the working precision; clamping
-# keeps 1.702 x finite for every finite x.
-SATURATED = {"float32": 64.0, "float64": 512.0}
+# exp of anything lower is zero but for a subnormal number; a finite bound keeps 0 * inf
+# away from the slope.
+LOWEST = {"float32": -88.0, "float64": -746.0}
+
+# From this value of `x + x sigmoid(1.702 x)` on, its slope is 2 in working precision.
+SATURATED = {"float32": 128.0, "float64": 1024.0}
 
 
 def working(x: Array, *others: Array) -> tuple[Array, ...]:
@@ -33,29 +40,49 @@ def working(x: Array, *others: Array) -> tuple[Array, ...]:
 
 def plain_value(z: Array, a: Array, b: Array) -> Array:
     """f(z), which JAX can differentiate in every mode."""
-    t = _exponential(z)
-    s = 1 / (1 + t)
+    w = _exponent(z)
+    t = jnp.exp(w)
+    return _join(z, a, b, 1 / (1 + t), expm1(w, t, z.dtype))
+
+
+def _exponent(z: Array) -> Array:
+    w = jnp.where(z >= 0, -GATE * z, z)
+    lowest = LOWEST[z.dtype.name]
+    return jnp.where(w < lowest, lowest, w)
+
+
+def _join(z: Array, a: Array, b: Array, s: Array, e: Array) -> Array:
     # The bound keeps 0 * inf away where `2 a` overflows.
     scale = jnp.minimum(a + a * s, largest(z.dtype))
-    return jnp.where(z >= 0, scale * z, b * expm1(z, t))
+    return jnp.where(z >= 0, scale * z, b * e)
+
+
+def _by_platform(function: Callable[..., Any], *args: Any) -> Any:
+    """Calls `function` with the forms that suit the platform it is compiled for."""
+    return lax.platform_dependent(
+        *args, cpu=partial(function, _cpu), default=partial(function, _elementary)
+    )
 
 
 def _value(x: Array, a: Array, b: Array) -> Array:
+    y: Array = _by_platform(_value_by, x, a, b)
+    return y
+
+
+def _value_by(forms: ModuleType, x: Array, a: Array, b: Array) -> Array:
     z, a, b = working(x, a, b)
-    if x.dtype.itemsize >= 4:
-        return plain_value(z, a, b)
-    t = _exponential(z)
-    positive = z >= 0
-    return round_product(
-        jnp.where(positive, a, b),
-        jnp.where(positive, z, expm1(z, t)),
-        jnp.where(positive, 1 + 1 / (1 + t), 1.0),
-    ).astype(x.dtype)
-
-
-def _exponential(z: Array) -> Array:
-    bounded = jnp.minimum(z, SATURATED[z.dtype.name])
-    return jnp.exp(jnp.where(z >= 0, -GATE * bounded, z))
+    t, e = forms.exp_and_expm1(_exponent(z), x.dtype)
+    s = 1 / (1 + t)
+    if forms is _cpu and x.dtype.itemsize == 2:
+        positive = z >= 0
+        y = _cpu.round_product(
+            jnp.where(positive, a, b),
+            jnp.where(positive, z, e),
+            jnp.where(positive, 1 + s, 1.0),
+        )
+    else:
+        y = _join(z, a, b, s, e)
+    return y.astype(x.dtype)
 
 
 # The rule that keeps the input.
@@ -66,18 +93,22 @@ def _forward_input(x: Array, a: Array, b: Array) -> tuple[Array, Residuals]:
     return _value(x, a, b), (x, a, b)
 
 
-def _backward_input(residuals: Residuals, g: Array) -> tuple[Array, ...]:
+def _backward_input(
+    forms: ModuleType, residuals: Residuals, g: Array
+) -> tuple[Array, ...]:
     z, a, b, h = working(*residuals, g)
-    positive = z >= 0
-    t = _exponential(z)
+    z, h = forms.apart(z, h)
+    w = _exponent(z)
+    t, _ = forms.exp_and_expm1(w, g.dtype)
     s = 1 / (1 + t)
-    u = GATE * jnp.where(positive, jnp.minimum(z, SATURATED[z.dtype.name]), 0.0)
-    return _cotangents(
-        residuals,
-        dx=h * jnp.where(positive, a + a * (s * (1 + u * t * s)), b * t),
-        da=jnp.where(positive, h * z + h * z * s, 0.0),
-        db=jnp.where(positive, 0.0, h * expm1(z, t)),
-    )
+    dx = h * jnp.where(z >= 0, a + a * (s - w * t * s * s), b * t)
+
+    z, h = forms.apart(z, h)
+    positive = z >= 0
+    t, e = forms.exp_and_expm1(_exponent(z), g.dtype)
+    hz = h * z
+    terms = jnp.where(positive, hz + hz * (1 / (1 + t)), h * e)
+    return _cotangents(forms, residuals, dx, positive, terms)
 
 
 # The rule that keeps the output.
@@ -88,24 +119,26 @@ def _forward_output(x: Array, a: Array, b: Array) -> tuple[Array, Residuals]:
     return y, (y, a, b)
 
 
-def _backward_output(residuals: Residuals, g: Array) -> tuple[Array, ...]:
+def _backward_output(
+    forms: ModuleType, residuals: Residuals, g: Array
+) -> tuple[Array, ...]:
     y, a, b, h = working(*residuals, g)
     positive = y >= 0
     tiny = jnp.finfo(y.dtype).tiny
     over_a, over_b = 1 / jnp.maximum(a, tiny), 1 / jnp.maximum(b, tiny)
     slope = a * _slope_at(jnp.where(positive, y * over_a, 0.0))
-    return _cotangents(
-        residuals,
-        # A y rounded below -b stands for a slope of zero.
-        dx=h * jnp.where(positive, slope, jnp.maximum(y + b, 0.0)),
-        da=jnp.where(positive, h * y * over_a, 0.0),
-        db=jnp.where(positive, 0.0, h * y * over_b),
-    )
+    # A y rounded below -b stands for a slope of zero.
+    dx = h * jnp.where(positive, slope, jnp.maximum(y + b, 0.0))
+
+    y, h = forms.apart(y, h)
+    positive = y >= 0
+    terms = h * jnp.where(positive, y * over_a, y * over_b)
+    return _cotangents(forms, residuals, dx, positive, terms)
 
 
 def _slope_at(q: Array) -> Array:
     """Slope of `x + x sigmoid(1.702 x)` where its value is `q >= 0`."""
-    q = jnp.minimum(q, 2 * SATURATED[q.dtype.name])
+    q = jnp.minimum(q, SATURATED[q.dtype.name])
     # x / q falls from 2/3 to 1/2. This fit is within 8e-4 of it, and each Newton step
     # squares the error.
     x = q * (0.5 + 1 / polynomial((6.0, 4.2690, 2.8059, -0.7797, 0.4475), q))
@@ -129,16 +162,25 @@ def _newton(x: Array, q: Array) -> Residuals:
 
 
 def _cotangents(
-    residuals: Residuals, dx: Array, da: Array, db: Array
+    forms: ModuleType, residuals: Residuals, dx: Array, positive: Array, terms: Array
 ) -> tuple[Array, ...]:
+    """All cotangents; those of `a` and `b` are sums of the `terms` of either sign."""
+    da, db = jnp.where(positive, terms, 0.0), jnp.where(positive, 0.0, terms)
+    x, a, b = residuals
+    axes = set(_summed_axes(da, a)) & set(_summed_axes(db, b))
+    da, db = forms.fold(da, db, axes)
     return tuple(map(_cotangent, (dx, da, db), residuals))
+
+
+def _summed_axes(ct: Array, primal: Array) -> list[int]:
+    shape = jnp.shape(primal)
+    return [i for i, n in enumerate(ct.shape) if not shape or shape[i] != n]
 
 
 def _cotangent(ct: Array, primal: Array) -> Array:
     """Undoes the broadcasting of `primal`, over its axes and over those of a mesh."""
-    shape = jnp.shape(primal)
-    axes = [i for i, n in enumerate(ct.shape) if not shape or shape[i] != n]
-    ct = jnp.sum(ct, axis=axes, keepdims=bool(shape)) if axes else ct
+    axes = _summed_axes(ct, primal)
+    ct = jnp.sum(ct, axis=axes, keepdims=jnp.ndim(primal) > 0) if axes else ct
     surplus = tuple(_varying(ct) - _varying(primal))
     if surplus:
         ct = lax.psum(ct, surplus)
@@ -160,7 +202,7 @@ def _varying(value: Array) -> frozenset[Any]:
 
 def _rule(forward: Any, backward: Any) -> Any:
     rule = jax.custom_vjp(_value)
-    rule.defvjp(forward, backward)
+    rule.defvjp(forward, partial(_by_platform, backward))
     return rule
 
 

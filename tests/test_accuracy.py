@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from apalu_jax import APALUParams, apalu, apalu_reference
 from apalu_jax._elementary import EXPM1_COEFFICIENTS
-from apalu_jax._rules import SATURATED
+from apalu_jax._rules import LOWEST, SATURATED
 from tests import oracle
 
 TINY = 2.0**-126
@@ -208,9 +208,10 @@ def test_expm1_coefficients(name):
 
 
 @pytest.mark.parametrize(("name", "bits"), [("float32", 24), ("float64", 53)])
-def test_gate_is_saturated_where_it_is_clamped(name, bits):
-    u = oracle.GATE * SATURATED[name]
+def test_bounds_are_where_nothing_changes_any_more(name, bits):
+    u = oracle.GATE * SATURATED[name] / 2
     assert u * np.exp(-u) < 2.0 ** -(bits + 2)
+    assert np.exp(np.longdouble(LOWEST[name])) < np.finfo(name).tiny
 
 
 # residual="output"

@@ -1,0 +1,171 @@
+"""The forms for CPU and for every other platform: the same function, compiled well.
+
+All of them run here, compiled for CPU; where a platform is named, the program is
+lowered for it, which needs no such device.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from apalu_jax import APALUParams, _cpu, _elementary, _rules, apalu
+from tests import oracle
+
+FORMS = {"cpu": _cpu, "elsewhere": _elementary}
+BACKWARD = {"input": _rules._backward_input, "output": _rules._backward_output}
+
+
+def operands(shape, dtype, params_shape, seed=0):
+    keys = jax.random.split(jax.random.key(seed), 2)
+    x = 3 * jax.random.normal(keys[0], shape, jnp.float32)
+    g = jax.random.normal(keys[1], shape, jnp.float32)
+    a, b = (jnp.full(params_shape, v, jnp.float32) for v in (0.55, 0.065))
+    return x.astype(dtype), g.astype(dtype), a, b
+
+
+@pytest.mark.parametrize("forms", FORMS)
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_exponentials(forms, name):
+    with jax.enable_x64(name == "float64"):
+        w = np.concatenate(
+            [-np.geomspace(1e-30, 87, 2**16), np.linspace(-87, 0, 2**18)]
+        ).astype(name)
+        t, e = jax.jit(FORMS[forms].exp_and_expm1, static_argnums=1)(w, w.dtype)
+    wide = w.astype(np.longdouble)
+    for got, want in ((t, np.exp(wide)), (e, np.expm1(wide))):
+        error = np.abs(np.asarray(got).astype(np.longdouble) - want)
+        assert (error / oracle.unit(want, w.dtype)).max() < 1.6
+
+
+def test_exponentials_on_cpu_at_the_ends():
+    t, e = _cpu.exp_and_expm1(jnp.float32([0, -88, jnp.nan]), jnp.float32)
+    np.testing.assert_array_equal(t, [1, 0, np.nan])
+    np.testing.assert_array_equal(e, [0, -1, np.nan])
+
+
+def test_coefficients_on_cpu():
+    with mpmath.workdps(40):
+        half = mpmath.log(2) / 2
+        for k in range(-100, 101):
+            r = half * (k or 1) / 100
+            series = sum(mpmath.mpf(c) * r**j for j, c in enumerate(_cpu._COEFFICIENTS))
+            assert abs((r + r * r * series) / mpmath.expm1(r) - 1) < 2.0**-26
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("params_shape", [(), (1, 8), (64, 1), (64, 8)])
+@pytest.mark.parametrize("residual", BACKWARD)
+def test_both_forms_agree(residual, params_shape, dtype):
+    x, g, a, b = operands((64, 8), dtype, params_shape)
+    values, cotangents = [], []
+    for forms in FORMS.values():
+        y = jax.jit(partial(_rules._value_by, forms))(x, a, b)
+        kept = x if residual == "input" else y
+        values.append(y)
+        cotangents.append(jax.jit(partial(BACKWARD[residual], forms))((kept, a, b), g))
+    eps = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(*map(np.float64, values), rtol=2 * eps)
+    for one, other in zip(*cotangents, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_allclose(
+            np.float64(one), np.float64(other), rtol=1e-5 + 4 * eps, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(("a", "b"), [(0.55, 0.065), (1.0, 1.5), (1e-3, 1e3)])
+def test_halves_elsewhere_are_rounded_twice_at_worst(dtype, a, b):
+    x = oracle.every_half(dtype)
+    a, b = np.float32(a), np.float32(b)
+    y = jax.jit(partial(_rules._value_by, _elementary))(jnp.asarray(x), a, b)
+    exact = x.astype(np.float64)
+    want = oracle.value(exact, a, b)
+    tiny = float(jnp.finfo(dtype).tiny)
+    normal = (np.abs(want) >= tiny) & (np.abs(exact) >= tiny)
+    normal &= np.abs(want) < float(jnp.finfo(dtype).max)
+    error = np.abs(np.asarray(y).astype(np.float64) - want) / oracle.unit(want, dtype)
+    assert error[normal].max() < 0.51
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "want"),
+    [
+        ((8, 6), {0, 1}, (2, 6)),
+        ((8, 6), {0}, (2, 6)),
+        ((6, 8), {0, 1}, (6, 2)),
+        ((6, 8), {0}, (6, 8)),
+        ((8,), {0}, (2,)),
+        ((8, 4, 12, 3), {0, 1, 2}, (8, 4, 3, 3)),
+        ((8, 4, 6, 3), {0, 1, 2}, (8, 1, 6, 3)),
+        ((0, 8), {0, 1}, (0, 2)),
+        ((5, 7), {0, 1}, (5, 7)),
+        ((8, 8), set(), (8, 8)),
+    ],
+)
+def test_fold_keeps_the_sums(shape, axes, want):
+    # Whole numbers are added without rounding.
+    u, v = jax.random.randint(jax.random.key(0), (2, *shape), -9, 9).astype(float)
+    for whole, part in zip((u, v), _cpu.fold(u, v, axes), strict=True):
+        assert part.shape == want
+        np.testing.assert_array_equal(
+            jnp.sum(part, tuple(axes)), jnp.sum(whole, tuple(axes))
+        )
+
+
+def test_fold_in_every_mode():
+    u, v = jax.random.normal(jax.random.key(0), (2, 8, 4))
+    fold = partial(_cpu.fold, axes={0, 1})
+    check_grads(fold, (u, v), 2, ["fwd", "rev"])
+    batched = jax.vmap(fold)(jnp.stack([u, v]), jnp.stack([v, u]))
+    for got, want in zip(
+        batched, zip(fold(u, v), fold(v, u), strict=True), strict=True
+    ):
+        np.testing.assert_array_equal(got, jnp.stack(want))
+
+
+def lowered(platform, residual, shape=(64, 8)):
+    x, g, a, b = operands(shape, jnp.float32, ())
+
+    def both(x, a, b, g):
+        f = partial(apalu, residual=residual)
+        y, pull = jax.vjp(f, x, APALUParams(a, b))
+        return y, pull(g)
+
+    return jax.jit(both).trace(x, a, b, g).lower(lowering_platforms=(platform,))
+
+
+@pytest.mark.parametrize("residual", BACKWARD)
+def test_each_platform_gets_its_own_form_alone(residual):
+    texts = {p: lowered(p, residual).as_text() for p in ("cpu", "cuda", "tpu")}
+    assert "optimization_barrier" in texts["cpu"]
+    assert "bitcast_convert" in texts["cpu"]
+    for platform in ("cuda", "tpu"):
+        assert "optimization_barrier" not in texts[platform]
+        assert "bitcast_convert" not in texts[platform]
+
+
+@pytest.mark.parametrize("residual", BACKWARD)
+def test_one_exponential_per_pass_elsewhere(residual):
+    x, g, a, b = operands((64, 8), jnp.float32, ())
+    forward = jax.jit(partial(_rules._value_by, _elementary))
+    backward = jax.jit(partial(BACKWARD[residual], _elementary))
+    for text in (
+        forward.lower(x, a, b).compile().as_text(),
+        backward.lower((x, a, b), g).compile().as_text(),
+    ):
+        assert text.count(" exponential(") == 1
+
+
+@pytest.mark.parametrize("residual", BACKWARD)
+def test_on_cpu_nothing_of_the_size_of_x_is_stored_besides_results(residual):
+    shape = (2048, 512)
+    memory = lowered("cpu", residual, shape).compile().memory_analysis()
+    size = 4 * shape[0] * shape[1]
+    # The sums of fours for a and b take half; `dx` and y are results.
+    assert memory.temp_size_in_bytes < 0.6 * size
+    assert memory.output_size_in_bytes < 2.01 * size
