@@ -52,9 +52,8 @@ def _exponent(z: Array) -> Array:
 
 
 def _join(z: Array, a: Array, b: Array, s: Array, e: Array) -> Array:
-    # The bound keeps 0 * inf away where `2 a` overflows.
-    scale = jnp.minimum(a + a * s, largest(z.dtype))
-    return jnp.where(z >= 0, scale * z, b * e)
+    a = jnp.minimum(a, largest(z.dtype) / 2)  # keeps 0 * inf away
+    return jnp.where(z >= 0, (a + a * s) * z, b * e)
 
 
 def _by_platform(function: Callable[..., Any], *args: Any) -> Any:
