@@ -35,7 +35,7 @@ _COEFFICIENTS = (
 
 
 def exp_and_expm1(w: Array, dtype: Any) -> tuple[Array, Array]:
-    """`exp(w)` and `exp(w) - 1`, for `-88 <= w <= 0` in float32."""
+    """`exp(w)` and `exp(w) - 1` for `w <= 0`."""
     if w.dtype == jnp.float32:
         return _exp_and_expm1(w)
     return _elementary.exp_and_expm1(w, dtype)
@@ -47,10 +47,11 @@ def _exp_and_expm1(w: Array) -> tuple[Array, Array]:
 
     With `w = n ln 2 + r`, they are `2^n + 2^n expm1(r)` and `(2^n - 1) + 2^n expm1(r)`.
     """
+    w = jnp.where(w < -88, -88.0, w)
     n = lax.round(w * _LOG2_E, lax.RoundingMethod.TO_NEAREST_EVEN)
     r = (w - n * _LN2_HEAD) - n * _LN2_TAIL
     p = r + r * r * polynomial(_COEFFICIENTS, r)
-    # An exponent field of zero, at n = -127, is the number zero.
+    # An exponent field of zero, at n = -127, is the number zero: so is exp from -88 on.
     bits = (n.astype(jnp.int32) + 127) << 23
     power = lax.bitcast_convert_type(bits, jnp.float32)
     p = power * p
@@ -105,9 +106,10 @@ def _sum_both(u: Array, v: Array, axis: int) -> tuple[Array, Array]:
 @_sum_both.defjvp
 def _sum_both_jvp(
     axis: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     # JAX cannot transpose the reduction of two operands.
-    return _sum_both(*primals, axis), tuple(jnp.sum(t, axis) for t in tangents)
+    u, v = (jnp.sum(t, axis) for t in tangents)
+    return _sum_both(*primals, axis), (u, v)
 
 
 @jax.custom_jvp

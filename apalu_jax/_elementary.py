@@ -61,7 +61,7 @@ def expm1(z: Array, t: Array, dtype: Any) -> Array:
     """
     coefficients = EXPM1_COEFFICIENTS[jnp.dtype(dtype).name]
     bound = -(2.0**-6) if coefficients is _HALF else -log(2)
-    near = jnp.clip(z, bound, 0.0)
+    near = jnp.maximum(z, bound)
     return jnp.where(
         z > bound, near + near * near * polynomial(coefficients, near), t - 1
     )
