@@ -39,13 +39,18 @@ def working(x: Array, *others: Array) -> tuple[Array, ...]:
 
 def plain_value(z: Array, a: Array, b: Array) -> Array:
     """f(z), which JAX can differentiate in every mode."""
-    w = _exponent(z)
+    w = _bounded(_exponent(z))
     t = jnp.exp(w)
     return _join(z, a, b, 1 / (1 + t), expm1(w, t, z.dtype))
 
 
 def _exponent(z: Array) -> Array:
     return jnp.where(z >= 0, -GATE * z, z)
+
+
+def _bounded(w: Array) -> Array:
+    lowest = LOWEST[w.dtype.name]
+    return jnp.where(w < lowest, lowest, w)
 
 
 def _join(z: Array, a: Array, b: Array, s: Array, e: Array) -> Array:
@@ -97,8 +102,8 @@ def _backward_input(
     w = _exponent(z)
     t, _ = forms.exp_and_expm1(w, g.dtype)
     s = 1 / (1 + t)
-    w = jnp.where(w < LOWEST[w.dtype.name], LOWEST[w.dtype.name], w)  # no inf * 0
-    dx = h * jnp.where(z >= 0, a + a * (s - w * t * s * s), b * t)
+    bend = _bounded(w) * t * s * s  # not inf * 0
+    dx = h * jnp.where(z >= 0, a + a * (s - bend), b * t)
 
     z, h = forms.apart(z, h)
     positive = z >= 0
@@ -129,7 +134,8 @@ def _backward_output(
 
     y, h = forms.apart(y, h)
     positive = y >= 0
-    terms = h * jnp.where(positive, y * over_a, y * over_b)
+    hy = h * y
+    terms = jnp.where(positive, hy * over_a, hy * over_b)
     return _cotangents(forms, residuals, dx, positive, terms)
 
 
