@@ -35,19 +35,13 @@ _COEFFICIENTS = (
 
 
 def exp_and_expm1(w: Array, dtype: Any) -> tuple[Array, Array]:
-    """`exp(w)` and `exp(w) - 1` for `w <= 0`."""
-    if w.dtype == jnp.float32:
-        return _exp_and_expm1(w)
-    return _elementary.exp_and_expm1(w, dtype)
+    """`exp(w)` and `exp(w) - 1` for `w <= 0`, above -88 in float32.
 
-
-@jax.custom_jvp
-def _exp_and_expm1(w: Array) -> tuple[Array, Array]:
-    """One polynomial for both.
-
-    With `w = n ln 2 + r`, they are `2^n + 2^n expm1(r)` and `(2^n - 1) + 2^n expm1(r)`.
+    There one polynomial does for both: with `w = n ln 2 + r`, they are
+    `2^n + 2^n expm1(r)` and `(2^n - 1) + 2^n expm1(r)`.
     """
-    w = jnp.where(w < -88, -88.0, w)
+    if w.dtype != jnp.float32:
+        return _elementary.exp_and_expm1(w, dtype)
     n = lax.round(w * _LOG2_E, lax.RoundingMethod.TO_NEAREST_EVEN)
     r = (w - n * _LN2_HEAD) - n * _LN2_TAIL
     p = r + r * r * polynomial(_COEFFICIENTS, r)
@@ -56,14 +50,6 @@ def _exp_and_expm1(w: Array) -> tuple[Array, Array]:
     power = lax.bitcast_convert_type(bits, jnp.float32)
     p = power * p
     return power + p, p + (power - 1)
-
-
-@_exp_and_expm1.defjvp
-def _exp_and_expm1_jvp(
-    primals: tuple[Array], tangents: tuple[Array]
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    t, e = _exp_and_expm1(*primals)
-    return (t, e), (t * tangents[0],) * 2
 
 
 def apart(*values: Array) -> Any:

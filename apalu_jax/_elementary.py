@@ -12,12 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 
 # (exp(z) - 1 - z) / z^2 on [-ln 2, 0] by Chebyshev interpolation, lowest power first.
-# What is left is 2^-30 of expm1 in float32 and 2^-57 in float64. A result in half
-# precision is happy with Taylor's series on [-2^-6, 0].
-_HALF = (1 / 2, 1 / 6)
+# What is left is 2^-30 of expm1 in float32 and 2^-57 in float64.
 EXPM1_COEFFICIENTS = {
-    "bfloat16": _HALF,
-    "float16": _HALF,
     "float32": (
         0.4999999989304683,
         0.16666655544851885,
@@ -54,23 +50,24 @@ def polynomial(coefficients: tuple[float, ...], z: Array) -> Array:
     return reduce(lambda total, c: total * z + c, lower, jnp.full_like(z, highest))
 
 
-def expm1(z: Array, t: Array, dtype: Any) -> Array:
-    """`exp(z) - 1` for `z <= 0`, given `t = exp(z)`, to the precision of `dtype`.
+def expm1(z: Array, t: Array) -> Array:
+    """`exp(z) - 1` for `z <= 0`, given `t = exp(z)`.
 
     `jnp.expm1` is 5 ulp off near -0.2.
     """
-    coefficients = EXPM1_COEFFICIENTS[jnp.dtype(dtype).name]
-    bound = -(2.0**-6) if coefficients is _HALF else -log(2)
-    near = jnp.maximum(z, bound)
-    return jnp.where(
-        z > bound, near + near * near * polynomial(coefficients, near), t - 1
-    )
+    near = jnp.maximum(z, -log(2))
+    series = polynomial(EXPM1_COEFFICIENTS[z.dtype.name], near)
+    return jnp.where(z > -log(2), near + near * near * series, t - 1)
 
 
 def exp_and_expm1(w: Array, dtype: Any) -> tuple[Array, Array]:
     """`exp(w)` and `exp(w) - 1` for `w <= 0`, this to the precision of `dtype`."""
     t = jnp.exp(w)
-    return t, expm1(w, t, dtype)
+    if jnp.dtype(dtype).itemsize > 2:
+        return t, expm1(w, t)
+    # Short: the result of a longer function XLA for TPU stores, where it would
+    # otherwise compute it in every convolution that reads it.
+    return t, jnp.where(w > -(2.0**-6), w + w * w * (0.5 + w * (1 / 6)), t - 1)
 
 
 def apart(*values: Array) -> tuple[Array, ...]:
