@@ -34,14 +34,14 @@ _COEFFICIENTS = (
 )
 
 
-def exp_and_expm1(w: Array, dtype: Any) -> tuple[Array, Array]:
-    """`exp(w)` and `exp(w) - 1` for `w <= 0`, above -88 in float32.
+def exp_and_expm1(w: Array, z: Array, dtype: Any) -> tuple[Array, Array]:
+    """`exp(w)` and `exp(w) - 1` for `w <= 0`, from -88 on in float32.
 
     There one polynomial does for both: with `w = n ln 2 + r`, they are
     `2^n + 2^n expm1(r)` and `(2^n - 1) + 2^n expm1(r)`.
     """
     if w.dtype != jnp.float32:
-        return _elementary.exp_and_expm1(w, dtype)
+        return _elementary.exp_and_expm1(w, z, dtype)
     n = lax.round(w * _LOG2_E, lax.RoundingMethod.TO_NEAREST_EVEN)
     r = (w - n * _LN2_HEAD) - n * _LN2_TAIL
     p = r + r * r * polynomial(_COEFFICIENTS, r)

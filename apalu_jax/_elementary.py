@@ -60,14 +60,14 @@ def expm1(z: Array, t: Array) -> Array:
     return jnp.where(z > -log(2), near + near * near * series, t - 1)
 
 
-def exp_and_expm1(w: Array, dtype: Any) -> tuple[Array, Array]:
-    """`exp(w)` and `exp(w) - 1` for `w <= 0`, this to the precision of `dtype`."""
+def exp_and_expm1(w: Array, z: Array, dtype: Any) -> tuple[Array, Array]:
+    """`exp(w)` and, where `w` is `z <= 0`, `exp(z) - 1` to the precision of `dtype`."""
     t = jnp.exp(w)
     if jnp.dtype(dtype).itemsize > 2:
         return t, expm1(w, t)
-    # Short: the result of a longer function XLA for TPU stores, where it would
-    # otherwise compute it in every convolution that reads it.
-    return t, jnp.where(w > -(2.0**-6), w + w * w * (0.5 + w * (1 / 6)), t - 1)
+    # Short, and from `z` itself: the result of a longer function XLA for TPU stores,
+    # where it else computes it again in every convolution that reads it.
+    return t, jnp.where(z > -(2.0**-6), z + z * z * (0.5 + z * (1 / 6)), t - 1)
 
 
 def apart(*values: Array) -> tuple[Array, ...]:

@@ -68,24 +68,29 @@ def _value(x: Array, a: Array, b: Array) -> Array:
     return y
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 2))
-def _exponentials(forms: ModuleType, w: Array, dtype: Any) -> tuple[Array, Array]:
-    t, e = forms.exp_and_expm1(w, dtype)
+@partial(jax.custom_jvp, nondiff_argnums=(0, 3))
+def _exponentials(
+    forms: ModuleType, w: Array, z: Array, dtype: Any
+) -> tuple[Array, Array]:
+    t, e = forms.exp_and_expm1(w, z, dtype)
     return t, e
 
 
 @_exponentials.defjvp
 def _exponentials_jvp(
-    forms: ModuleType, dtype: Any, primals: tuple[Array], tangents: tuple[Array]
+    forms: ModuleType,
+    dtype: Any,
+    primals: tuple[Array, Array],
+    tangents: tuple[Array, Array],
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     t, e = _exponentials(forms, *primals, dtype)
-    change = t * tangents[0]
-    return (t, e), (change, change)
+    dw, dz = tangents
+    return (t, e), (t * dw, t * dz)
 
 
 def _value_by(forms: ModuleType, x: Array, a: Array, b: Array) -> Array:
     z, a, b = working(x, a, b)
-    t, e = _exponentials(forms, _exponent(z), x.dtype)
+    t, e = _exponentials(forms, _exponent(z), z, x.dtype)
     s = 1 / (1 + t)
     if forms is _cpu and x.dtype.itemsize == 2:
         positive = z >= 0
@@ -113,13 +118,13 @@ def _backward_input(
     z, a, b, h = working(*residuals, g)
     z, h = forms.apart(z, h)
     w = _exponent(z)
-    t, _ = _exponentials(forms, w, g.dtype)
+    t, _ = _exponentials(forms, w, z, g.dtype)
     s = 1 / (1 + t)
     dx = h * jnp.where(z >= 0, a + a * (s - w * t * s * s), b * t)
 
     z, h = forms.apart(z, h)
     positive = z >= 0
-    t, e = _exponentials(forms, _exponent(z), g.dtype)
+    t, e = _exponentials(forms, _exponent(z), z, g.dtype)
     hz = h * z
     terms = jnp.where(positive, hz + hz * (1 / (1 + t)), h * e)
     return _cotangents(forms, residuals, dx, positive, terms)
