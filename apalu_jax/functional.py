@@ -62,10 +62,11 @@ def apalu(
 
     Reverse mode is a rule of its own that keeps one array of ``x``'s size, in ``x``'s
     dtype. Computed in float32 (float64 for float64 input): values and derivatives are
-    within 3 units in the last place, half precision is rounded once, at the end. The
-    gradients of ``a`` and ``b`` are summed in that precision too, over exactly the axes
-    along which the parameter was broadcast, then cast to the parameter's dtype.
-    Magnitudes below the smallest normal number are flushed to zero where XLA does so.
+    within 3 units in the last place, half precision is rounded at the end, on CPU
+    correctly even at ties. The gradients of ``a`` and ``b`` are summed in that
+    precision too, over exactly the axes along which the parameter was broadcast, then
+    cast to the parameter's dtype. Magnitudes below the smallest normal number are
+    flushed to zero where XLA does so.
 
     Forward mode (``jax.jvp``, ``jax.jacfwd``, calling what ``jax.linearize`` returns)
     raises JAX's error for ``custom_vjp`` functions: use :func:`apalu_reference` there.
@@ -117,8 +118,8 @@ def apalu(
 def apalu_reference(x: ArrayLike, params: ParamsLike = APALUParams()) -> Array:
     """APALU in plain ``jax.numpy``, differentiated by JAX in every mode.
 
-    The value is that of :func:`apalu`, but for ties in half precision. Use it where
-    forward mode is needed: ``jax.jvp``, ``jax.jacfwd``, ``jax.linearize``,
+    The value is that of :func:`apalu` but for the last bits. Use it where forward mode
+    is needed: ``jax.jvp``, ``jax.jacfwd``, ``jax.linearize``,
     ``jax.experimental.jet``. Derivatives are finite for every finite input.
 
     Args:

@@ -1,17 +1,13 @@
 """The benchmarks on small sizes, their tables, and those of the README."""
 
-import json
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from apalu_jax import apalu
-from apalu_jax.benchmarks import BenchmarkError, accuracy, memory, tables, to_result
-from apalu_jax.cli import app
+from apalu_jax.benchmarks import BenchmarkError, accuracy, memory, tables
+from apalu_jax.benchmarks.functions import FUNCTIONS, Function
 from tests import oracle
 
 ROOT = Path(__file__).parents[1]
@@ -59,103 +55,144 @@ def test_every_half_is_an_input(accuracy_rows):
     assert accuracy_rows["float16", "apalu", "value"]["inputs"] == count
 
 
+def plain(function):
+    return Function(lambda x, p: function(x))
+
+
 @pytest.mark.parametrize(
-    ("activation", "dtype", "want"),
+    ("function", "dtype", "want"),
     [
-        (lambda x, p: apalu(x, p), jnp.float32, 4),
-        (lambda x, p: apalu(x, p, residual="output"), jnp.bfloat16, 2),
-        (lambda x, p: 2 * x, jnp.float32, 0),
-        (lambda x, p: jnp.where(x > 0, x, 2 * x), jnp.float32, 1),
-        (lambda x, p: x * x, jnp.float32, 4),
-        (lambda x, p: jnp.sin(jnp.sin(x)), jnp.float32, 8),
+        (FUNCTIONS["apalu"], jnp.float32, 4),
+        (FUNCTIONS['apalu, residual="output"'], jnp.bfloat16, 2),
+        (FUNCTIONS["apalu, per channel"], jnp.float32, 4),
+        (plain(lambda x: 2 * x), jnp.float32, 0),
+        (plain(lambda x: jnp.where(x > 0, x, 2 * x)), jnp.float32, 1),
+        (plain(lambda x: x * x), jnp.float32, 4),
+        (plain(lambda x: jnp.sin(jnp.sin(x))), jnp.float32, 8),
     ],
 )
-def test_bytes_kept(activation, dtype, want):
-    assert memory.bytes_kept(activation, dtype) == want
+def test_bytes_kept(function, dtype, want):
+    assert memory.bytes_kept(function, dtype) == want
+
+
+def temporary(function, regime, *, blocks=4, before=True):
+    return memory.temporary(function, 256, 64, blocks, regime=regime, before=before)
 
 
 def test_temporary_memory_grows_with_what_is_kept():
-    def size(act, blocks=4):
-        return memory.temporary(act, 256, 64, blocks, before=True, scan=True)
-
-    relu, sines = lambda x, p: jax.nn.relu(x), lambda x, p: jnp.sin(jnp.sin(x))
-    assert size(sines) > size(relu) + 1
-    assert size(relu, 8) > size(relu) + 1
+    sines = plain(lambda x: jnp.sin(jnp.sin(x)))
+    relu = temporary(FUNCTIONS["relu"], "scan")
+    assert temporary(sines, "scan") > relu + 1
+    assert temporary(FUNCTIONS["relu"], "scan", blocks=8) > relu + 1
 
 
-def test_memory_has_a_row_per_activation_and_ratios_to_relu():
-    rows = {r["function"]: r for r in memory.measure(64, 16, 1)["rows"]}
-    assert rows["relu"]["scan_before_to_relu"] == 1
-    for row in rows.values():
-        want = row["unrolled_after"] / rows["relu"]["unrolled_after"]
-        assert row["unrolled_after_to_relu"] == want
-    assert rows["apalu"]["kept_float32"] == 4 < rows["textbook APALU"]["kept_float32"]
+@pytest.mark.parametrize("before", [True, False])
+def test_remat_keeps_less_and_nothing_of_the_activation(before):
+    """All that is kept is the input of each block, whatever the activation keeps."""
+    kept = {}
+    for name in ("relu", "gelu"):
+        scan, remat = (
+            temporary(FUNCTIONS[name], regime, blocks=8, before=before)
+            for regime in ("scan", "remat")
+        )
+        assert remat < scan - 1
+        kept[name] = remat - temporary(FUNCTIONS[name], "remat", before=before)
+    assert kept["gelu"] == pytest.approx(kept["relu"], abs=0.1)
+    assert kept["relu"] == pytest.approx(4, abs=0.5)
 
 
-@pytest.fixture
-def small(tmp_path, monkeypatch):
-    """A folder with a README and room for results, and small benchmarks."""
-    monkeypatch.chdir(tmp_path)
-    result = to_result("memory", {"n": "{n:.1f}", "m": "{m}"}, [{"n": 2}], ["a note"])
-    monkeypatch.setattr(memory, "measure", lambda: result)
-    (tmp_path / "notebooks" / "results" / "bench").mkdir(parents=True)
-    text = "before\n<!-- table: memory -->\nold\n<!-- end -->\nafter\n<!-- end -->\n"
-    (tmp_path / "README.md").write_text(text)
-    return tmp_path
+def test_memory_has_a_row_per_activation_and_ratios():
+    chosen = ["apalu, per channel", "textbook APALU"]
+    rows = {r["function"]: r for r in memory.measure(64, 16, 2, chosen)["rows"]}
+    assert list(rows) == ["relu", "gelu", *chosen]
+    regimes = ("unrolled", "scan", "remat")
+    assert len({rows["gelu"][f"{regime}_before"] for regime in regimes}) == 3
+    for key in ("unrolled_before", "scan_after", "remat_before"):
+        for row in rows.values():
+            assert row[f"{key}_to_relu"] == row[key] / rows["relu"][key]
+            assert row[f"{key}_to_gelu"] == row[key] / rows["gelu"][key]
+    kept = [rows[name]["kept_float32"] for name in chosen]
+    assert kept[0] == 4 < kept[1]
 
 
-def invoke(*args):
-    return CliRunner().invoke(app, ["bench", *args])
+def test_every_cell_of_the_table_of_memory_is_filled():
+    cells = tables.cells(memory.measure(64, 16, 1, []))
+    assert len(cells) == 2 and all("-" not in row for row in cells)
+    assert cells[0][3].endswith("x gelu)")
 
 
-def test_the_way_from_a_measurement_to_the_readme(small):
-    done = invoke("memory", "--out", "notebooks/results/bench/memory.json")
-    assert done.exit_code == 0
-    assert "2.0" in done.stdout
-    assert "- a note" in done.stdout
-    result = json.loads(Path("notebooks/results/bench/memory.json").read_text())
-    assert result == memory.measure()
-    assert result["setting"]["versions"]["jax"] == jax.__version__
+def ops_row(**values):
+    usual = {"function": "apalu", "framework": "jax", "dtype": "float32", "size": 4096}
+    usual |= {"mode": "both", "microseconds": 1234.6, "to_copy": 2.0}
+    return usual | values
 
-    old = Path("README.md").read_text()
-    assert invoke("tables", "--check").exit_code == 1
-    assert Path("README.md").read_text() == old
-    assert invoke("tables").exit_code == 0
-    new = Path("README.md").read_text()
-    assert "| n | m |\n| --- | --- |\n| 2.0 | - |\n\n- a note\n" in new
-    assert "old" not in new
-    assert new.startswith("before\n<!-- table: memory -->\n")
-    assert new.endswith("\n<!-- end -->\nafter\n<!-- end -->\n")
-    assert invoke("tables", "--check").exit_code == 0
+
+def test_rows_are_chosen_by_their_values():
+    result = {"rows": [ops_row(), ops_row(size=8), ops_row(dtype="bfloat16")]}
+    assert tables.select(result, ["float32", "8"])["rows"] == [ops_row(size=8)]
+    assert tables.select(result, []) == result
+    with pytest.raises(BenchmarkError, match="`values` must be those of a row, got f"):
+        tables.select(result, ["float32", "forward"])
+
+
+def wide(benchmark, rows):
+    table = tables.widen({"benchmark": benchmark, "rows": rows, "notes": ["a note"]})
+    assert table["notes"][1:] == ["a note"]
+    return list(table["columns"]), tables.cells(table)
+
+
+def test_operations_get_a_column_for_each_size():
+    heads, cells = wide(
+        "ops",
+        [
+            ops_row(size=8, microseconds=3.0),
+            ops_row(),
+            ops_row(framework="torch eager"),
+            ops_row(function="copy", to_copy=1.0),
+        ],
+    )
+    assert heads == ["dtype", "mode", "function", "framework", "8", "4,096"]
+    assert cells == [
+        ["float32", "both", "apalu", "jax", "3 (2.00x)", "1,235 (2.00x)"],
+        ["float32", "both", "apalu", "torch eager", "-", "1,235 (2.00x)"],
+        ["float32", "both", "copy", "jax", "-", "1,235 (1.00x)"],
+    ]
+
+
+def test_steps_get_a_column_for_each_network():
+    row = {"dtype": "float32", "function": "apalu", "network": "mlp"}
+    ratios = {"bytes_to_relu": 1.0, "temporary_to_relu": 0.5}
+    heads, cells = wide(
+        "step",
+        [row | ratios, row | ratios | {"network": "mlp, remat", "time_to_relu": 2.0}],
+    )
+    assert heads == ["dtype", "function", "mlp", "mlp, remat"]
+    assert cells == [
+        ["float32", "apalu", "1.000 / 0.500", "1.000 / 0.500 / 2.00"],
+    ]
+
+
+def test_what_is_compiled_for_a_tpu_gets_a_column():
+    row = {"topology": "v5e:2x2", "dtype": "bfloat16", "function": "apalu"}
+    row["transcendentals"] = 1.0
+    operation = {"what": "operation", "mode": "both", "bytes_to_floor": 1.5}
+    network = {"what": "mobilenet", "mode": "step", "bytes_to_relu": 0.5}
+    network["temporary_to_relu"] = 2.0
+    heads, cells = wide("tpu", [row | operation, row | network])
+    assert heads[3:] == ["operation, both", "mobilenet, step"]
+    assert cells == [
+        ["v5e:2x2", "bfloat16", "apalu", "1.500 / 1.00", "0.500 / 1.00 / 2.000"],
+    ]
+
+
+def test_other_tables_stay_as_they_are():
+    result = {"benchmark": "memory", "rows": [{}], "columns": {}, "notes": []}
+    assert tables.widen(result) == result
 
 
 @pytest.mark.parametrize(
-    ("readme", "message"),
-    [
-        ("nothing", "README.md must mark a table"),
-        ("<!-- table: other -->\n<!-- end -->", "README.md marks the table other"),
-    ],
+    "name", ["accuracy", "memory", "ops both float32", "step", "tpu bfloat16"]
 )
-def test_a_readme_that_cannot_be_updated(small, readme, message):
-    Path("README.md").write_text(readme)
-    with pytest.raises(BenchmarkError, match=message):
-        tables.update_readme(Path("README.md"), Path("notebooks/results/bench"))
-    done = invoke("tables")
-    assert done.exit_code == 2
-    assert done.stderr.startswith(f"apalu: {message}")
-    assert done.stderr.count("\n") == 1
-
-
-def test_no_readme_and_no_folder_are_one_line_and_status_1(small):
-    Path("README.md").unlink()
-    for args in (("tables",), ("memory", "--out", "absent/memory.json")):
-        done = invoke(*args)
-        assert done.exit_code == 1
-        assert done.stderr.startswith("apalu: ")
-        assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("name", ["accuracy", "memory"])
 def test_readme_marks_the_table(name):
     assert f"<!-- table: {name} -->\n" in (ROOT / "README.md").read_text("utf-8")
 

@@ -6,17 +6,19 @@ of the table; ``rows``, dictionaries of what those format; ``notes``, how to rea
 """
 
 import datetime
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
 
 import apalu_jax
 
-__all__ = ("BenchmarkError", "Result", "to_result")
+__all__ = ("BenchmarkError", "Result", "read_result", "to_result", "write_result")
 
 Result: TypeAlias = dict[str, Any]
 
@@ -64,3 +66,38 @@ def to_result(
             "date": datetime.date.today().isoformat(),
         },
     }
+
+
+def read_result(path: Path) -> Result:
+    """Reads what :func:`write_result` wrote.
+
+    Args:
+      path: A file.
+
+    Returns:
+      The result.
+
+    Raises:
+      BenchmarkError: If the file holds something else.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BenchmarkError(f"{path} is not JSON: {error}.") from error
+    keys = {"benchmark", "columns", "rows", "notes", "setting"}
+    if not isinstance(result, dict) or not keys <= result.keys():
+        raise BenchmarkError(f"{path} is not a result of `apalu bench`.")
+    return result
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Writes a result as JSON; the file is there whole or not at all.
+
+    Args:
+      result: See :func:`to_result`.
+      path: The file, which is replaced if it exists.
+    """
+    unfinished = path.with_name(path.name + ".tmp")
+    text = json.dumps(result, indent=2, allow_nan=False)
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    os.replace(unfinished, path)

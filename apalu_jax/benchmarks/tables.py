@@ -1,16 +1,54 @@
 """Tables of results: as text cells, in Markdown, and kept up to date in a README."""
 
-import json
 import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
-from apalu_jax.benchmarks import BenchmarkError, Result
+from apalu_jax.benchmarks import BenchmarkError, Result, read_result
 
-__all__ = ("cells", "remarks", "render", "update_readme")
+__all__ = ("cells", "remarks", "render", "select", "update_readme", "widen")
 
 _MARKED = re.compile(
-    r"(?P<start><!-- table: (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
+    r"(?P<start><!-- table: (?P<name>\w+)(?P<values>( \S+)*) -->\n)"
+    r".*?(?P<end><!-- end -->)",
+    re.DOTALL,
 )
+
+
+class _Wide(NamedTuple):
+    by: tuple[str, ...]  # what a row of the short form has in common
+    across: str  # head of the column
+    cells: tuple[str, ...]  # joined, without those that the row lacks
+    note: str
+
+
+_WIDE = {
+    "ops": _Wide(
+        ("dtype", "mode", "function", "framework"),
+        "{size:,}",
+        ("{microseconds:,.0f} ({to_copy:.2f}x)",),
+        "Per number of elements: the median in µs, and its ratio to that of the copy.",
+    ),
+    "step": _Wide(
+        ("dtype", "function"),
+        "{network}",
+        ("{bytes_to_relu:.3f}", "{temporary_to_relu:.3f}", "{time_to_relu:.2f}"),
+        "Per network: bytes accessed / temporary memory / time, each over relu's.",
+    ),
+    "tpu": _Wide(
+        ("topology", "dtype", "function"),
+        "{what}, {mode}",
+        (
+            "{bytes_to_floor:.3f}",
+            "{bytes_to_relu:.3f}",
+            "{transcendentals:.2f}",
+            "{temporary_to_relu:.3f}",
+        ),
+        "Per operation: bytes accessed over the floor / transcendentals. Per network: "
+        "bytes accessed over relu's / transcendentals / temporary memory over relu's.",
+    ),
+}
 
 
 def cells(result: Result) -> list[list[str]]:
@@ -75,11 +113,75 @@ def render(result: Result) -> str:
     return table + "\n\n" + "\n".join(f"- {line}" for line in remarks(result))
 
 
+def select(result: Result, values: Collection[str]) -> Result:
+    """The part of a result whose rows hold certain values.
+
+    Args:
+      result: See :mod:`apalu_jax.benchmarks`.
+      values: All of them must be among the values of a row, whatever their names.
+
+    Returns:
+      A result.
+
+    Raises:
+      BenchmarkError: If no row holds them.
+
+    Examples:
+      >>> rows = [{"dtype": "float32", "mode": "forward"}, {"dtype": "bfloat16"}]
+      >>> select({"rows": rows}, ["bfloat16"])
+      {'rows': [{'dtype': 'bfloat16'}]}
+    """
+    rows = [row for row in result["rows"] if {*values} <= {*map(str, row.values())}]
+    if not rows:
+        raise BenchmarkError(
+            f"`values` must be those of a row, got {', '.join(values) or 'no rows'}."
+        )
+    return result | {"rows": rows}
+
+
+def widen(result: Result) -> Result:
+    """The short form of a long table: rows that differ in one thing become columns.
+
+    Args:
+      result: See :mod:`apalu_jax.benchmarks`.
+
+    Returns:
+      Of ``ops`` a result with a column for each size, of ``step`` for each network,
+      of ``tpu`` for each thing compiled; of others the same result.
+
+    Examples:
+      >>> row = {"dtype": "float32", "function": "relu", "bytes_to_relu": 1.0}
+      >>> rows = [row | {"network": "mlp"}, row | {"network": "mobilenet"}]
+      >>> cells(widen({"benchmark": "step", "rows": rows, "notes": []}))
+      [['float32', 'relu', '1.000', '1.000']]
+    """
+    if result["benchmark"] not in _WIDE:
+        return result
+    wide = _WIDE[result["benchmark"]]
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    columns = {k: f"{{{k}}}" for k in wide.by}
+    for row in result["rows"]:
+        line = rows.setdefault(
+            tuple(row[k] for k in wide.by), {k: row[k] for k in wide.by}
+        )
+        head = _cell(wide.across, row)
+        cell = columns.setdefault(head, f"{{at_{len(columns)}}}")
+        parts = (_cell(part, row) for part in wide.cells)
+        line[cell.strip("{}")] = " / ".join(part for part in parts if part != "-")
+    return result | {
+        "columns": columns,
+        "rows": list(rows.values()),
+        "notes": [wide.note, *result["notes"]],
+    }
+
+
 def update_readme(readme: Path, results: Path, *, check: bool = False) -> bool:
     """Puts the tables of results into a Markdown file.
 
     What stands between the lines ``<!-- table: NAME -->`` and ``<!-- end -->`` is
-    replaced by the table of ``NAME.json``.
+    replaced by the table of ``NAME.json``. Values after the name, as in
+    ``<!-- table: ops both float32 -->``, choose the rows that hold them all. Long
+    tables are shown in their short form.
 
     Args:
       readme: The file; written only if something differs.
@@ -90,7 +192,7 @@ def update_readme(readme: Path, results: Path, *, check: bool = False) -> bool:
       Whether something differed.
 
     Raises:
-      BenchmarkError: If the file marks no table, or one without a result.
+      BenchmarkError: If the file marks no table, or one without a result or rows.
     """
 
     def replace(match: re.Match[str]) -> str:
@@ -99,8 +201,8 @@ def update_readme(readme: Path, results: Path, *, check: bool = False) -> bool:
             raise BenchmarkError(
                 f"{readme} marks the table {match['name']}, but {path} is missing."
             )
-        result = json.loads(path.read_text(encoding="utf-8"))
-        return f"{match['start']}\n{render(result)}\n\n{match['end']}"
+        result = select(read_result(path), match["values"].split())
+        return f"{match['start']}\n{render(widen(result))}\n\n{match['end']}"
 
     old = readme.read_text(encoding="utf-8")
     new, count = _MARKED.subn(replace, old)

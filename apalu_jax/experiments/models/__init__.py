@@ -15,11 +15,11 @@ from flax import linen as nn
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import Arm
-from apalu_jax.experiments.models import mlp
+from apalu_jax.experiments.models import mlp, mobilenet
 
 __all__ = ("build",)
 
-_MODULES: Mapping[str, ModuleType] = {"mlp": mlp}
+_MODULES: Mapping[str, ModuleType] = {"mlp": mlp, "mobilenet": mobilenet}
 
 
 def build(options: Mapping[str, Any], arm: Arm, outputs: int) -> nn.Module:

@@ -1,0 +1,99 @@
+"""MobileNet for images of the size of CIFAR's."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from apalu_jax.experiments.arms import ActivationFactory
+from apalu_jax.experiments.models.depthwise import Depthwise
+
+__all__ = ("MobileNet", "build")
+
+_STEM = 32
+
+# Channels that a block gives, and its stride.
+_BLOCKS = (
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    *((512, 1),) * 5,
+    (1024, 2),
+    (1024, 1),
+)
+
+
+class MobileNet(nn.Module):
+    """A convolution and 13 depthwise-separable blocks, with 27 activations.
+
+    Every convolution is followed by batch normalisation and an activation. The
+    statistics of the normalisation are the collection ``batch_stats``, which a call
+    with ``train=True`` updates.
+
+    Attributes:
+      outputs: Size of the output.
+      activation: Factory of the activations.
+      gain: Kernels in front of them have standard deviation ``gain / sqrt(fan_in)``,
+        the last one ``1 / sqrt(fan_in)``.
+      width: Multiplies the channels of every layer.
+      dtype: Of the computation; parameters and statistics are float32.
+
+    References:
+      A. G. Howard et al., `MobileNets: Efficient Convolutional Neural Networks for
+      Mobile Vision Applications <https://arxiv.org/abs/1704.04861>`_, 2017.
+    """
+
+    outputs: int
+    activation: ActivationFactory
+    gain: float
+    width: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs: Array, *, train: bool = False) -> Array:
+        """Maps images [n, height, width, colours] to float32 outputs [n, outputs]."""
+        init = nn.initializers.variance_scaling(
+            self.gain**2, "fan_in", "truncated_normal"
+        )
+
+        def convolve(x: Array, features: int, size: int) -> Array:
+            return nn.Conv(
+                max(1, round(self.width * features)),
+                (size, size),
+                padding=size // 2,
+                use_bias=False,
+                kernel_init=init,
+                dtype=self.dtype,
+            )(x)
+
+        def activate(x: Array) -> Array:
+            x = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=0.9,
+                epsilon=1e-5,
+                dtype=self.dtype,
+            )(x)
+            return self.activation()(x)
+
+        x = activate(convolve(inputs, _STEM, 3))
+        for features, stride in _BLOCKS:
+            x = activate(Depthwise(stride, init, self.dtype)(x))
+            x = activate(convolve(x, features, 1))
+        x = x.mean(axis=(1, 2))
+        return nn.Dense(self.outputs, dtype=self.dtype)(x).astype(jnp.float32)
+
+
+def build(
+    activation: ActivationFactory,
+    outputs: int,
+    gain: float,
+    *,
+    width: float = 1.0,
+    dtype: str = "float32",
+) -> MobileNet:
+    """Builds the network; for the arguments see :class:`MobileNet`."""
+    return MobileNet(outputs, activation, gain, width, jnp.dtype(dtype))

@@ -1,0 +1,130 @@
+"""MobileNet: its size, its sites, its depthwise convolution, and training it."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from apalu_jax import introspection
+from apalu_jax.experiments import models
+from apalu_jax.experiments.arms import ARMS
+from apalu_jax.experiments.models.depthwise import depthwise
+
+
+def build(arm="relu", **options):
+    options = {"name": "mobilenet", "init": "he", **options}
+    return models.build(options, ARMS[arm], 10)
+
+
+def spec(network, side=32):
+    """Abstract variables of a network."""
+    return jax.eval_shape(
+        network.init, jax.random.key(0), jnp.zeros((1, side, side, 3))
+    )
+
+
+def convolution(x, kernel, stride):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(1, 1), (1, 1)],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 7, 9, 2), (2, 1, 2, 4)])
+def test_depthwise_is_the_grouped_convolution(shape, stride):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], shape)
+    kernel = jax.random.normal(keys[1], (3, 3, 1, shape[-1]))
+    y, pull = jax.vjp(partial(depthwise, stride=stride), x, kernel)
+    want, want_pull = jax.vjp(partial(convolution, stride=stride), x, kernel)
+    np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)
+    g = jax.random.normal(keys[2], y.shape)
+    for got, exact in zip(pull(g), want_pull(g), strict=True):
+        np.testing.assert_allclose(got, exact, rtol=1e-5, atol=1e-5)
+
+
+def test_depthwise_has_the_form_of_the_platform():
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2))
+    traced = jax.jit(depthwise, static_argnums=2).trace(x, kernel, 1)
+    for platform, convolutions in {"cpu": 0, "cuda": 1, "tpu": 1}.items():
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert text.count("stablehlo.convolution") == convolutions
+
+
+def test_depthwise_of_half_precision_is_rounded_once():
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (4, 8, 8, 16), jnp.bfloat16)
+    kernel = jax.random.normal(keys[1], (3, 3, 1, 16), jnp.bfloat16)
+    want = depthwise(x.astype(jnp.float32), kernel.astype(jnp.float32), 1)
+    np.testing.assert_array_equal(depthwise(x, kernel, 1), want.astype(jnp.bfloat16))
+
+
+def test_size_and_sites_are_those_of_the_paper():
+    params = spec(build())["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 3_217_226
+    params = spec(build("apalu"))["params"]
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
+    assert len(introspection.collect(zeros)) == 27
+
+
+def test_width_multiplies_the_channels():
+    params = spec(build(width=0.25), side=16)["params"]
+    assert params["Conv_0"]["kernel"].shape == (3, 3, 3, 8)
+    assert params["Depthwise_12"]["kernel"].shape == (3, 3, 1, 256)
+    assert params["Dense_0"]["kernel"].shape == (256, 10)
+
+
+def test_kernels_have_the_declared_variance():
+    network = build("silu", init="gain")
+    init = jax.jit(network.init)
+    params = init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    gain = ARMS["silu"].gain
+    for layer, fan_in in (("Conv_12", 512), ("Depthwise_12", 9)):
+        spread = float(params[layer]["kernel"].std())
+        assert spread == pytest.approx(gain / np.sqrt(fan_in), rel=0.02)
+
+
+def test_training_updates_the_statistics_and_evaluation_uses_them():
+    network = build(width=0.125)
+    x = 3 + 2 * jax.random.normal(jax.random.key(1), (4, 20, 20, 3))
+    variables = jax.jit(network.init)(jax.random.key(0), x)
+    _, after = jax.jit(partial(network.apply, train=True, mutable="batch_stats"))(
+        variables, x
+    )
+    stem = lax.conv_general_dilated(
+        x,
+        variables["params"]["Conv_0"]["kernel"],
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    np.testing.assert_allclose(
+        after["batch_stats"]["BatchNorm_0"]["mean"],
+        0.1 * stem.mean(axis=(0, 1, 2)),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    evaluate = jax.jit(network.apply)
+    outputs = evaluate(variables, x)
+    assert outputs.shape == (4, 10)
+    assert not np.allclose(outputs, evaluate({**variables, **after}, x))
+
+
+def test_bfloat16_keeps_float32_state_and_agrees():
+    x = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    network = build(width=0.125)
+    half = build(width=0.125, dtype="bfloat16")
+    variables = jax.jit(half.init)(jax.random.key(0), x)
+    train = partial(half.apply, train=True, mutable="batch_stats")
+    state = variables, jax.eval_shape(train, variables, x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32")}
+    want, got = (jax.jit(model.apply)(variables, x) for model in (network, half))
+    assert 0 < np.abs(got - want).max() < 0.05 * np.abs(want).max()

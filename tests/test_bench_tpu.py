@@ -1,0 +1,98 @@
+"""Compilation for TPUs, which needs libtpu and no TPU."""
+
+import sys
+from functools import partial
+from importlib.util import find_spec
+
+import jax
+import pytest
+
+from apalu_jax.benchmarks import BenchmarkError, tpu
+from apalu_jax.benchmarks.networks import MLP, Network, Transformer
+
+needs_libtpu = pytest.mark.skipif(
+    find_spec("libtpu") is None, reason="the compiler for TPUs, libtpu, is missing"
+)
+NETWORKS = {
+    "mlp": Network(partial(MLP, width=128), (256, 128)),
+    "transformer": Network(partial(Transformer, depth=3), (4, 32, 128)),
+}
+
+
+@pytest.fixture(scope="module")
+def result():
+    return tpu.measure(
+        ["v5e:2x2"], ["gelu", "textbook APALU", "apalu"], NETWORKS, size=2**20
+    )
+
+
+@needs_libtpu
+def test_operations_are_compared_with_the_floor(result):
+    rows = {
+        (row["function"], row["dtype"], row["mode"]): row
+        for row in result["rows"]
+        if row["what"] == "operation"
+    }
+    assert len(rows) == 4 * 2 * 3
+    for (function, dtype, mode), row in rows.items():
+        floor = tpu.MODES[mode] * 2**20 * (4 if dtype == "float32" else 2)
+        assert row["bytes_to_floor"] == row["bytes"] / floor
+        if function == "apalu":
+            assert row["bytes_to_floor"] < 1.01
+            assert row["transcendentals"] == 1
+    assert rows["relu", "float32", "backward"]["transcendentals"] == 0
+    # It keeps several arrays, and a second exponential for its other branch.
+    assert rows["textbook APALU", "float32", "backward"]["bytes_to_floor"] > 2
+    assert rows["textbook APALU", "float32", "forward"]["transcendentals"] == 2
+
+
+@needs_libtpu
+def test_steps_are_compared_with_relu(result):
+    for title in NETWORKS:
+        rows = {r["function"]: r for r in result["rows"] if r["what"] == title}
+        assert list(rows) == ["relu", "gelu", "textbook APALU", "apalu"]
+        assert rows["relu"]["transcendentals"] == 0
+        for row in rows.values():
+            assert row["mode"] == "step"
+            for key in ("bytes", "temporary"):
+                assert row[f"{key}_to_relu"] == row[key] / rows["relu"][key]
+        # Once in the forward pass, at least once for the gradients.
+        assert 2 <= rows["gelu"]["transcendentals"] <= 3
+        assert rows["textbook APALU"]["transcendentals"] > 3
+
+
+@needs_libtpu
+def test_result_names_the_compiler_and_the_chip(result):
+    assert result["setting"]["platform"] == "TPU v5 lite"
+    assert "libtpu" in result["setting"]["versions"]
+    assert "in rows of 512" in result["notes"][1]
+    assert "mlp 256 x 128" in result["notes"][2]
+    assert jax.default_backend() == "cpu"
+
+
+@needs_libtpu
+def test_unknown_topologies_are_refused():
+    with pytest.raises(BenchmarkError, match="`topologies` must be .* got 'v9:1'"):
+        tpu.measure(["v9:1"], [], {})
+
+
+def test_missing_libtpu_and_wrong_arguments_are_told(monkeypatch):
+    with pytest.raises(BenchmarkError, match="`functions` must be of 'relu'"):
+        tpu.measure(functions=["mish"])
+    with pytest.raises(BenchmarkError, match="`size` must be .* of 512, got 100"):
+        tpu.measure(size=100)
+    monkeypatch.setattr(tpu, "find_spec", lambda name: None)
+    with pytest.raises(BenchmarkError, match="pip install libtpu"):
+        tpu.measure()
+
+
+def test_elements_are_those_of_all_sites_and_one_block():
+    assert tpu._elements(NETWORKS["mlp"]) == 3 * 256 * 128
+    assert tpu._elements(NETWORKS["transformer"]) == 4 * 32 * 4 * 128
+
+
+def test_a_process_that_dies_is_told(monkeypatch):
+    monkeypatch.setattr(tpu, "find_spec", lambda name: True)
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(BenchmarkError, match="process ended with 1"):
+        tpu.measure()
