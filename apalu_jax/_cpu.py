@@ -18,6 +18,8 @@ from jax import Array, lax
 from apalu_jax import _elementary
 from apalu_jax._elementary import polynomial
 
+_FEW = 1024  # numbers, which one thread sums at once
+
 _LOG2_E = 1.44269504
 
 # ln 2 in two parts, the first so short that its product with an exponent is exact.
@@ -62,22 +64,30 @@ def apart(*values: Array) -> Any:
 
 
 def fold(u: Array, v: Array, axes: set[int]) -> tuple[Array, Array]:
-    """Sums fours of `u` and of `v` along one of `axes`: a quarter is left to be summed.
+    """Sums most of `u` and of `v` along `axes`, and leaves the rest to be summed.
 
-    One kernel computes and sums both; its loop over four is unrolled, then vectorised.
+    One kernel computes both and sums fours of them; its loop over four is unrolled,
+    then vectorised. Two more spare the rest the threads that XLA's own sum would wake.
     """
-    last = u.ndim - 1
+    for _ in range(3):
+        axis = _axis_of_fours(u, axes)
+        if axis is None or u.size <= _FEW:
+            break
+        # Neighbours are summed, so that a sharded axis is split within its shards; but
+        # the last axis is left to the vectors.
+        last = axis == u.ndim - 1
+        quarter = u.shape[axis] // 4
+        split = (4, quarter) if last else (quarter, 4)
+        shape = (*u.shape[:axis], *split, *u.shape[axis + 1 :])
+        u, v = _sum_both(u.reshape(shape), v.reshape(shape), axis + (not last))
+    return u, v
+
+
+def _axis_of_fours(u: Array, axes: set[int]) -> int | None:
+    """One of `axes` that can be split, the last of `u` only if there is no other."""
     spec = jax.typeof(u).sharding.spec  # JAX splits no axis that it says is sharded
     fit = [i for i in axes if u.shape[i] and u.shape[i] % 4 == 0 and spec[i] is None]
-    if not fit:
-        return u, v
-    # An axis before the last, of which neighbours are summed: this leaves the last one
-    # to the vectors, and where an axis is sharded it is split within the shards.
-    axis = max((i for i in fit if i < last), default=last)
-    quarter = u.shape[axis] // 4
-    split = (4, quarter) if axis == last else (quarter, 4)
-    shape = (*u.shape[:axis], *split, *u.shape[axis + 1 :])
-    return _sum_both(u.reshape(shape), v.reshape(shape), axis + (axis < last))
+    return max(fit, key=lambda i: (i < u.ndim - 1, i), default=None)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -6,12 +6,12 @@ lowered for it, which needs no such device.
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 from apalu_jax import APALUParams, _cpu, _elementary, _rules, apalu
 from tests import oracle
@@ -96,16 +96,18 @@ def test_halves_elsewhere_are_rounded_twice_at_worst(dtype, a, b):
 @pytest.mark.parametrize(
     ("shape", "axes", "want"),
     [
-        ((8, 6), {0, 1}, (2, 6)),
-        ((8, 6), {0}, (2, 6)),
-        ((6, 8), {0, 1}, (6, 2)),
-        ((6, 8), {0}, (6, 8)),
-        ((8,), {0}, (2,)),
-        ((8, 4, 12, 3), {0, 1, 2}, (8, 4, 3, 3)),
-        ((8, 4, 6, 3), {0, 1, 2}, (8, 1, 6, 3)),
-        ((0, 8), {0, 1}, (0, 2)),
-        ((5, 7), {0, 1}, (5, 7)),
-        ((8, 8), set(), (8, 8)),
+        ((64, 512), {0, 1}, (1, 512)),
+        ((64, 512), {0}, (1, 512)),
+        ((1024, 512), {0}, (16, 512)),
+        ((6, 512), {0, 1}, (6, 128)),
+        ((6, 512), {0}, (6, 512)),
+        ((4096,), {0}, (1024,)),
+        ((8, 4, 12, 256), {0, 1, 2}, (2, 1, 3, 256)),
+        ((8, 4, 6, 256), {0, 1, 2}, (2, 1, 6, 256)),
+        ((0, 4096), {0, 1}, (0, 4096)),
+        ((45, 77), {0, 1}, (45, 77)),
+        ((64, 64), set(), (64, 64)),
+        ((64, 16), {0, 1}, (64, 16)),
     ],
 )
 def test_fold_keeps_the_sums(shape, axes, want):
@@ -119,9 +121,18 @@ def test_fold_keeps_the_sums(shape, axes, want):
 
 
 def test_fold_in_every_mode():
-    u, v = jax.random.normal(jax.random.key(0), (2, 8, 4))
+    """It is linear; whole numbers are added without rounding."""
+    u, v, tu, tv, ct = jax.random.randint(jax.random.key(0), (5, 64, 64), -9, 9).astype(
+        float
+    )
     fold = partial(_cpu.fold, axes={0, 1})
-    check_grads(fold, (u, v), 2, ["fwd", "rev"])
+    _, tangents = jax.jvp(fold, (u, v), (tu, tv))
+    chex.assert_trees_all_equal(tangents, fold(tu, tv))
+    part, pull = jax.vjp(fold, u, v)
+    cts = tuple(ct[: len(p)] for p in part)
+    forth = sum(jnp.vdot(c, t) for c, t in zip(cts, tangents, strict=True))
+    back = sum(jnp.vdot(c, t) for c, t in zip(pull(cts), (tu, tv), strict=True))
+    assert forth == back != 0
     batched = jax.vmap(fold)(jnp.stack([u, v]), jnp.stack([v, u]))
     for got, want in zip(
         batched, zip(fold(u, v), fold(v, u), strict=True), strict=True
@@ -167,6 +178,6 @@ def test_on_cpu_nothing_of_the_size_of_x_is_stored_besides_results(residual):
     shape = (2048, 512)
     memory = lowered("cpu", residual, shape).compile().memory_analysis()
     size = 4 * shape[0] * shape[1]
-    # The sums of fours for a and b take half; `dx` and y are results.
-    assert memory.temp_size_in_bytes < 0.6 * size
+    # The sums for a and b take a half and an eighth; `dx` and y are results.
+    assert memory.temp_size_in_bytes < 0.65 * size
     assert memory.output_size_in_bytes < 2.01 * size
