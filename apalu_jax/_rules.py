@@ -57,15 +57,13 @@ def _join(z: Array, a: Array, b: Array, s: Array, e: Array) -> Array:
 
 
 def _by_platform(function: Callable[..., Any], *args: Any) -> Any:
-    """Calls `function` with the forms that suit the platform it is compiled for."""
+    """Calls `function` with the forms that suit the platform it is compiled for.
+
+    They are the modules `_cpu` and `_elementary`.
+    """
     return lax.platform_dependent(
         *args, cpu=partial(function, _cpu), default=partial(function, _elementary)
     )
-
-
-def _value(x: Array, a: Array, b: Array) -> Array:
-    y: Array = _by_platform(_value_by, x, a, b)
-    return y
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 3))
@@ -86,6 +84,11 @@ def _exponentials_jvp(
     t, e = _exponentials(forms, *primals, dtype)
     dw, dz = tangents
     return (t, e), (t * dw, t * dz)
+
+
+def _value(x: Array, a: Array, b: Array) -> Array:
+    y: Array = _by_platform(_value_by, x, a, b)
+    return y
 
 
 def _value_by(forms: ModuleType, x: Array, a: Array, b: Array) -> Array:
@@ -116,7 +119,7 @@ def _backward_input(
     forms: ModuleType, residuals: Residuals, g: Array
 ) -> tuple[Array, ...]:
     z, a, b, h = working(*residuals, g)
-    z, h = forms.apart(z, h)
+    z, h = forms.apart(z, h)  # from the forward pass, and below `terms` from `dx`
     w = _exponent(z)
     t, _ = _exponentials(forms, w, z, g.dtype)
     s = 1 / (1 + t)
