@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from apalu_jax import _elementary
-from apalu_jax._elementary import polynomial
+from apalu_jax._elementary import largest, polynomial
 
 _FEW = 1024  # numbers, which one thread sums at once
 
@@ -52,6 +52,19 @@ def exp_and_expm1(w: Array, z: Array, dtype: Any) -> tuple[Array, Array]:
     power = lax.bitcast_convert_type(bits, jnp.float32)
     p = power * p
     return power + p, p + (power - 1)
+
+
+def join(z: Array, a: Array, b: Array, s: Array, e: Array, dtype: Any) -> Array:
+    """The same; half precision is rounded correctly, also at ties."""
+    if jnp.dtype(dtype).itemsize > 2:
+        return _elementary.join(z, a, b, s, e, dtype)
+    positive = z >= 0
+    y: Array = _round_product(
+        jnp.where(positive, a, b),
+        jnp.where(positive, z, e),
+        jnp.where(positive, 1 + s, 1.0),
+    )
+    return y.astype(dtype)
 
 
 def apart(*values: Array) -> Any:
@@ -109,7 +122,7 @@ def _sum_both_jvp(
 
 
 @jax.custom_jvp
-def round_product(c: Array, v: Array, m: Array) -> Array:
+def _round_product(c: Array, v: Array, m: Array) -> Array:
     """`c v m` in float32 rounded to odd: rounding that to half precision is correct.
 
     Rounding to nearest twice goes wrong at ties, and short inputs make many: at the
@@ -121,7 +134,7 @@ def round_product(c: Array, v: Array, m: Array) -> Array:
     bits = lax.bitcast_convert_type(c, jnp.int32)
     head = lax.bitcast_convert_type(bits & ~0x1FFF, jnp.float32)  # 11 bits of c
     tail = c - head + c * jnp.where(jnp.abs(m - 1.5) < 0.25, 2.0**-30, -(2.0**-30))
-    bound = float(jnp.finfo(jnp.float32).max)
+    bound = largest(c.dtype)
     small = jnp.abs(v) < 2.0**-60  # lifted, lest `low` and `rest` underflow
     v = v * jnp.where(small, 2.0**64, 1.0)
     high = jnp.minimum(head * m, bound) * v
@@ -135,10 +148,10 @@ def round_product(c: Array, v: Array, m: Array) -> Array:
     return y * jnp.where(small, 2.0**-64, 1.0)
 
 
-@round_product.defjvp
+@_round_product.defjvp
 def _round_product_jvp(
     primals: tuple[Array, ...], tangents: tuple[Array, ...]
 ) -> tuple[Array, Array]:
     # The bits of a float have no derivative.
     _, tangent = jax.jvp(lambda c, v, m: c * v * m, primals, tangents)
-    return round_product(*primals), tangent
+    return _round_product(*primals), tangent

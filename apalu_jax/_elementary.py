@@ -1,7 +1,7 @@
 """Elementary functions to the last bits, where those of XLA fall short.
 
-Nothing in here knows of APALU's parameters. :mod:`apalu_jax._cpu` has another form of
-`exp_and_expm1`, `apart` and `fold`.
+The last four functions are what the rules are made of; :mod:`apalu_jax._cpu` has other
+forms of them.
 """
 
 from functools import reduce
@@ -68,6 +68,12 @@ def exp_and_expm1(w: Array, z: Array, dtype: Any) -> tuple[Array, Array]:
     # Short, and from `z` itself: the result of a longer function XLA for TPU stores,
     # where it else computes it again in every convolution that reads it.
     return t, jnp.where(z > -(2.0**-6), z + z * z * (0.5 + z * (1 / 6)), t - 1)
+
+
+def join(z: Array, a: Array, b: Array, s: Array, e: Array, dtype: Any) -> Array:
+    """`a (1 + s) z` where `z >= 0`, `b e` elsewhere, in `dtype`."""
+    a = jnp.minimum(a, largest(z.dtype) / 2)  # keeps 0 * inf away
+    return jnp.where(z >= 0, (a + a * s) * z, b * e).astype(dtype)
 
 
 def apart(*values: Array) -> tuple[Array, ...]:

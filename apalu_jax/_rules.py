@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from apalu_jax import _cpu, _elementary
-from apalu_jax._elementary import expm1, largest, polynomial
+from apalu_jax._elementary import expm1, join, polynomial
 
 Residuals = tuple[Array, Array, Array]
 
@@ -42,18 +42,13 @@ def plain_value(z: Array, a: Array, b: Array) -> Array:
     """f(z), which JAX can differentiate in every mode."""
     w = _exponent(z)
     t = jnp.exp(w)
-    return _join(z, a, b, 1 / (1 + t), expm1(w, t))
+    return join(z, a, b, 1 / (1 + t), expm1(w, t), z.dtype)
 
 
 def _exponent(z: Array) -> Array:
     w = jnp.where(z >= 0, -GATE * z, z)
     lowest = LOWEST[w.dtype.name]
     return jnp.where(w < lowest, lowest, w)
-
-
-def _join(z: Array, a: Array, b: Array, s: Array, e: Array) -> Array:
-    a = jnp.minimum(a, largest(z.dtype) / 2)  # keeps 0 * inf away
-    return jnp.where(z >= 0, (a + a * s) * z, b * e)
 
 
 def _by_platform(function: Callable[..., Any], *args: Any) -> Any:
@@ -94,17 +89,8 @@ def _value(x: Array, a: Array, b: Array) -> Array:
 def _value_by(forms: ModuleType, x: Array, a: Array, b: Array) -> Array:
     z, a, b = working(x, a, b)
     t, e = _exponentials(forms, _exponent(z), z, x.dtype)
-    s = 1 / (1 + t)
-    if forms is _cpu and x.dtype.itemsize == 2:
-        positive = z >= 0
-        y = _cpu.round_product(
-            jnp.where(positive, a, b),
-            jnp.where(positive, z, e),
-            jnp.where(positive, 1 + s, 1.0),
-        )
-    else:
-        y = _join(z, a, b, s, e)
-    return y.astype(x.dtype)
+    y: Array = forms.join(z, a, b, 1 / (1 + t), e, x.dtype)
+    return y
 
 
 # The rule that keeps the input.

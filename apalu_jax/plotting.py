@@ -33,8 +33,8 @@ except ImportError as error:
 
 __all__ = ("plot_curve", "plot_evolution", "plot_layers", "plot_learning_curves")
 
-# Without yellow, which is too light for lines.
-_COLOURS = (
+# Those of Okabe and Ito without yellow, which is too light for lines.
+COLOURS = (
     "#0072B2",  # blue
     "#D55E00",  # vermilion
     "#009E73",  # bluish green
@@ -320,7 +320,7 @@ def _style(index: int, total: int) -> dict[str, Any]:
     if total > _LEGEND_LIMIT:
         return {"color": _DEPTH_SCALE(index / (total - 1)), "linestyle": "-"}
     return {
-        "color": _COLOURS[index % len(_COLOURS)],
+        "color": COLOURS[index % len(COLOURS)],
         "linestyle": _LINE_STYLES[index % len(_LINE_STYLES)],
     }
 

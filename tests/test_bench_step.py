@@ -117,11 +117,6 @@ def test_rows_are_ratios_to_relu():
     assert "mlp 8 x 32" in result["notes"][-1]
 
 
-def test_nothing_is_timed_unless_asked_for():
-    (row,) = step.measure({"mlp": TINY["mlp"]}, [], timed=False)["rows"]
-    assert "median" not in row and row["bytes_to_relu"] == 1
-
-
 def test_unknown_functions_are_refused():
     with pytest.raises(BenchmarkError, match="`functions` must be of 'relu', .*'mish'"):
         step.measure(TINY, ["mish"])

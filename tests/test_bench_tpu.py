@@ -9,6 +9,7 @@ import pytest
 
 from apalu_jax.benchmarks import BenchmarkError, tpu
 from apalu_jax.benchmarks.networks import MLP, Network, Transformer
+from apalu_jax.benchmarks.ops import MODES
 
 needs_libtpu = pytest.mark.skipif(
     find_spec("libtpu") is None, reason="the compiler for TPUs, libtpu, is missing"
@@ -35,7 +36,7 @@ def test_operations_are_compared_with_the_floor(result):
     }
     assert len(rows) == 4 * 2 * 3
     for (function, dtype, mode), row in rows.items():
-        floor = tpu.MODES[mode] * 2**20 * (4 if dtype == "float32" else 2)
+        floor = MODES[mode] * 2**20 * (4 if dtype == "float32" else 2)
         assert row["bytes_to_floor"] == row["bytes"] / floor
         if function == "apalu":
             assert row["bytes_to_floor"] < 1.01

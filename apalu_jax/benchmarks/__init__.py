@@ -10,6 +10,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -98,6 +99,10 @@ def write_result(result: Result, path: Path) -> None:
       path: The file, which is replaced if it exists.
     """
     unfinished = path.with_name(path.name + ".tmp")
-    text = json.dumps(result, indent=2, allow_nan=False)
-    unfinished.write_text(text + "\n", encoding="utf-8")
+    to_text = partial(json.dumps, allow_nan=False)
+    head = to_text({k: v for k, v in result.items() if k != "rows"}, indent=2)
+    # Each row on a line of its own: there are many, and they are compared.
+    rows = ",\n    ".join(map(to_text, result["rows"]))
+    text = head.removesuffix("\n}") + f',\n  "rows": [\n    {rows}\n  ]\n}}\n'
+    unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)

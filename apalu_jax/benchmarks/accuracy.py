@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from apalu_jax._rules import GATE
 from apalu_jax.benchmarks import Result, to_result
-from apalu_jax.benchmarks.functions import GATE, textbook
+from apalu_jax.benchmarks.functions import textbook
 from apalu_jax.functional import apalu
 
 __all__ = ("exact_apalu", "exact_elu", "measure")

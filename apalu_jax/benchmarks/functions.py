@@ -1,6 +1,6 @@
 """What is measured: APALU in its forms, and the functions that it is compared with."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from apalu_jax._rules import GATE
+from apalu_jax.benchmarks import BenchmarkError
 from apalu_jax.functional import APALUParams, apalu, apalu_reference
 
-__all__ = ("FUNCTIONS", "GATE", "Activation", "Function", "Params", "textbook")
-
-GATE = 1.702
+__all__ = ("FUNCTIONS", "Activation", "Function", "Params", "chosen", "textbook")
 
 Params: TypeAlias = dict[str, Array]
 
@@ -107,3 +107,30 @@ FUNCTIONS: Mapping[str, Function] = {
     ),
 }
 """Every function, ReLU first: what the others are compared with."""
+
+
+def chosen(functions: Iterable[str] | None, *first: str) -> tuple[str, ...]:
+    """Names of the functions that are measured.
+
+    Args:
+      functions: Names in :data:`FUNCTIONS`; all if left out.
+      *first: Those that the others are compared with, which come first in any case.
+
+    Returns:
+      Names, each once.
+
+    Raises:
+      BenchmarkError: If one is unknown.
+
+    Examples:
+      >>> chosen(["apalu", "relu"], "relu")
+      ('relu', 'apalu')
+    """
+    names = tuple(FUNCTIONS) if functions is None else tuple(functions)
+    for name in names:
+        if name not in FUNCTIONS:
+            raise BenchmarkError(
+                f"`functions` must be of {', '.join(map(repr, FUNCTIONS))}, "
+                f"got {name!r}."
+            )
+    return tuple(dict.fromkeys((*first, *names)))

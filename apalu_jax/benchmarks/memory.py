@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from apalu_jax.benchmarks import BenchmarkError, Result, to_result
-from apalu_jax.benchmarks.functions import FUNCTIONS, Function, Params
+from apalu_jax.benchmarks.functions import FUNCTIONS, Function, Params, chosen
 
 __all__ = ("Regime", "bytes_kept", "measure", "temporary")
 
@@ -36,7 +36,7 @@ def measure(
     rows: int = 8192,
     width: int = 512,
     blocks: int = 8,
-    functions: Iterable[str] = tuple(FUNCTIONS),
+    functions: Iterable[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Result:
     """Measures every activation; compiles, and computes next to nothing.
@@ -45,16 +45,19 @@ def measure(
       rows: Rows of the activations of the blocks.
       width: Their columns.
       blocks: How many blocks are differentiated.
-      functions: Names in :data:`~apalu_jax.benchmarks.functions.FUNCTIONS`; relu and
-        gelu, which the others are compared with, come first in any case.
+      functions: Names in :data:`~apalu_jax.benchmarks.functions.FUNCTIONS`, all if left
+        out; relu and gelu, which the others are compared with, come first in any case.
       progress: Called with a line on what is measured next.
 
     Returns:
       A result; see :mod:`apalu_jax.benchmarks`.
+
+    Raises:
+      BenchmarkError: If a function is unknown, or as :func:`temporary`.
     """
     table: dict[str, dict[str, Any]] = {}
     keys = [f"{regime}_{order}" for regime in _REGIMES for order in _ORDERS]
-    for name in dict.fromkeys(("relu", "gelu", *functions)):
+    for name in chosen(functions, "relu", "gelu"):
         if progress:
             progress(name)
         function = FUNCTIONS[name]

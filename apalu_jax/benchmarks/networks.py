@@ -22,6 +22,7 @@ __all__ = (
     "Network",
     "State",
     "Transformer",
+    "batches",
     "training_step",
 )
 
@@ -111,6 +112,25 @@ class Network(NamedTuple):
 
     module: Callable[[ActivationFactory, Any], nn.Module]
     inputs: Sequence[int]
+
+
+def batches(networks: Mapping[str, Network]) -> str:
+    """What the networks are trained with, for a note.
+
+    Args:
+      networks: By name.
+
+    Returns:
+      A list in words.
+
+    Examples:
+      >>> batches({"mlp": Network(partial(MLP, width=8), (4, 16))})
+      'mlp 4 x 16'
+    """
+    return "; ".join(
+        f"{title} {' x '.join(map(str, network.inputs))}"
+        for title, network in networks.items()
+    )
 
 
 def training_step(

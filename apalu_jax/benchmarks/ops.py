@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from apalu_jax.benchmarks import BenchmarkError, Result, timing, to_result
-from apalu_jax.benchmarks.functions import FUNCTIONS, Function, Params
+from apalu_jax.benchmarks.functions import FUNCTIONS, Function, Params, chosen
 from apalu_jax.benchmarks.torch_worker import Torch
 
 __all__ = ("COPY", "MODES", "measure", "operation")
@@ -117,8 +117,7 @@ def measure(
       BenchmarkError: If an argument is not as above, or PyTorch's process ends while
         it is timed.
     """
-    names = tuple(FUNCTIONS) if functions is None else tuple(functions)
-    _check("functions", names, FUNCTIONS)
+    names = chosen(functions)
     _check("dtypes", dtypes, DTYPES)
     _check("modes", modes, MODES)
     for size in sizes:
@@ -147,14 +146,15 @@ def measure(
 
 
 def operation(
-    function: Function, mode: str, pairs: Sequence[tuple[Array, Array]]
+    function: Function, mode: str, pairs: Sequence[tuple[Any, Any]]
 ) -> tuple[Callable[..., Any], list[tuple[Any, ...]]]:
     """A function in a mode, as :func:`timing.burst` takes it.
 
     Args:
       function: The function.
       mode: Of ``MODES``.
-      pairs: Inputs x and cotangents of the results, a pair for every copy.
+      pairs: Inputs x and cotangents of the results, a pair for every copy; arrays, or
+        :class:`jax.ShapeDtypeStruct` for what is only to be compiled.
 
     Returns:
       What is to be compiled, and its arguments for every copy.
@@ -175,7 +175,12 @@ def operation(
             return y, *pull(g)
 
         return both, [(x, params, g) for x, g in pairs]
-    keep = jax.jit(lambda x, params: jax.vjp(function.call, x, params)[1])
+
+    def pull(x: Array, params: Params) -> Any:
+        return jax.vjp(function.call, x, params)[1]
+
+    abstract = isinstance(pairs[0][0], jax.ShapeDtypeStruct)
+    keep = partial(jax.eval_shape, pull) if abstract else jax.jit(pull)
     # Flat, since taking the pull apart at every call is slow.
     kept = [jax.tree.leaves(keep(x, params)) for x, _ in pairs]
     structure = jax.tree.structure(keep(pairs[0][0], params))

@@ -7,10 +7,17 @@ from typing import Any
 import jax
 
 from apalu_jax.benchmarks import BenchmarkError, Result, timing, to_result
-from apalu_jax.benchmarks.functions import FUNCTIONS
-from apalu_jax.benchmarks.networks import LARGE, SMALL, Network, State, training_step
+from apalu_jax.benchmarks.functions import FUNCTIONS, chosen
+from apalu_jax.benchmarks.networks import (
+    LARGE,
+    SMALL,
+    Network,
+    State,
+    batches,
+    training_step,
+)
 
-__all__ = ("REFERENCE", "chosen", "measure", "needs", "to_reference")
+__all__ = ("REFERENCE", "measure", "needs", "to_reference")
 
 REFERENCE = "relu"
 
@@ -36,27 +43,24 @@ _NOTES = (
     "turns. Spread: between the quartiles, over the median.",
     "Bytes: what the compiled step reads and writes by the compiler's own count, which "
     "counts the body of a scan once. Temporary: memory beside arguments and results.",
-    "Batches: {}.",
 )
 
 
 def measure(
     networks: Mapping[str, Network] | None = None,
     functions: Iterable[str] | None = None,
-    dtype: str | None = None,
-    timed: bool = True,
     budget: float = 2.0,
     progress: Callable[[str], None] | None = None,
 ) -> Result:
     """Measures the training step of every network with every function.
+
+    It computes in float32 on CPU and in bfloat16 elsewhere.
 
     Args:
       networks: The networks by name; if left out, those of
         :mod:`apalu_jax.benchmarks.networks` in the size for the platform.
       functions: Names in :data:`~apalu_jax.benchmarks.functions.FUNCTIONS`, all if left
         out; relu, which the others are compared with, comes first in any case.
-      dtype: Of the computation; if left out, float32 on CPU and bfloat16 elsewhere.
-      timed: Whether steps are run and timed, or only compiled.
       budget: Seconds of timing for each function and network; exceeded where the least
         number of runs takes more.
       progress: Called with a line on what is measured next.
@@ -70,8 +74,8 @@ def measure(
     """
     device = timing.on_device()
     networks = networks or (LARGE if device else SMALL)
-    dtype = dtype or ("bfloat16" if device else "float32")
-    names = chosen(functions)
+    dtype = "bfloat16" if device else "float32"
+    names = chosen(functions, REFERENCE)
     rows: list[dict[str, Any]] = []
     for title, network in networks.items():
         group: dict[str, dict[str, Any]] = {}
@@ -83,45 +87,14 @@ def measure(
             compiled = step.lower(*jax.eval_shape(first)).compile()
             which = {"network": title, "function": name, "dtype": dtype}
             group[name] = which | needs(compiled)
-            if timed:
-                bursts[name] = _burst(compiled, *first())
-        if progress and timed:
+            bursts[name] = _burst(compiled, *first())
+        if progress:
             progress(f"{title}: timing")
         for name, samples in timing.interleave(bursts, budget).items():
             group[name] |= timing.quartiles(samples)
         rows += [_finished(row, group[REFERENCE]) for row in group.values()]
-    batches = "; ".join(
-        f"{title} {' x '.join(map(str, network.inputs))}"
-        for title, network in networks.items()
-    )
-    notes = [*_NOTES[:-1], _NOTES[-1].format(batches)]
+    notes = [*_NOTES, f"Batches: {batches(networks)}."]
     return to_result("step", _COLUMNS, rows, notes)
-
-
-def chosen(functions: Iterable[str] | None) -> tuple[str, ...]:
-    """Names of the functions that are measured, the reference first.
-
-    Args:
-      functions: As of :func:`measure`.
-
-    Returns:
-      Names, each once.
-
-    Raises:
-      BenchmarkError: If one is unknown.
-
-    Examples:
-      >>> chosen(["apalu", "relu"])
-      ('relu', 'apalu')
-    """
-    names = tuple(FUNCTIONS) if functions is None else tuple(functions)
-    for name in names:
-        if name not in FUNCTIONS:
-            raise BenchmarkError(
-                f"`functions` must be of {', '.join(map(repr, FUNCTIONS))}, "
-                f"got {name!r}."
-            )
-    return tuple(dict.fromkeys((REFERENCE, *names)))
 
 
 def needs(compiled: Any) -> dict[str, float]:

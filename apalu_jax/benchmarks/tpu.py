@@ -24,19 +24,22 @@ from jax.experimental.topologies import get_topology_desc
 from jax.sharding import SingleDeviceSharding
 
 from apalu_jax.benchmarks import BenchmarkError, Result, to_result
-from apalu_jax.benchmarks.functions import FUNCTIONS, Activation, Function, Params
-from apalu_jax.benchmarks.networks import LARGE, Network, training_step
-from apalu_jax.benchmarks.step import chosen, needs, to_reference
+from apalu_jax.benchmarks.functions import (
+    FUNCTIONS,
+    Activation,
+    Function,
+    Params,
+    chosen,
+)
+from apalu_jax.benchmarks.networks import LARGE, Network, batches, training_step
+from apalu_jax.benchmarks.ops import CHANNELS, MODES, operation
+from apalu_jax.benchmarks.step import REFERENCE, needs, to_reference
 
-__all__ = ("MODES", "TOPOLOGIES", "main", "measure")
+__all__ = ("TOPOLOGIES", "main", "measure")
 
 TOPOLOGIES = ("v5e:2x2", "v6e:2x2")
 
 Progress: TypeAlias = Callable[[str], None]
-
-# Arrays of the size of x that must be read or written.
-MODES = {"forward": 2, "backward": 3, "both": 4}
-CHANNELS = 512
 
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
@@ -101,7 +104,7 @@ def measure(
     Raises:
       BenchmarkError: If libtpu is missing, or an argument is not as above.
     """
-    request = tuple(topologies), chosen(functions), dict(networks), size
+    request = tuple(topologies), chosen(functions, REFERENCE), dict(networks), size
     if size < 1 or size % CHANNELS:
         raise BenchmarkError(
             f"`size` must be a positive multiple of {CHANNELS}, got {size!r}."
@@ -168,12 +171,9 @@ def _measure(
     for row in rows:
         row["megabytes"] = row["bytes"] / 1e6
         row["temporary_megabytes"] = row["temporary"] / 1e6
-    batches = "; ".join(
-        f"{title} {' x '.join(map(str, network.inputs))}"
-        for title, network in networks.items()
-    )
     notes = [
-        note.format(size=size, channels=CHANNELS, batches=batches) for note in _NOTES
+        note.format(size=size, channels=CHANNELS, batches=batches(networks))
+        for note in _NOTES
     ]
     result = to_result("tpu", _COLUMNS, rows, notes)
     result["setting"]["platform"] = ", ".join(kinds)
@@ -200,33 +200,13 @@ def _operations(
         x = jax.ShapeDtypeStruct((size // CHANNELS, CHANNELS), dtype)
         for mode, arrays in MODES.items():
             for name in functions:
-                operation, args = _operation(FUNCTIONS[name], mode, x)
-                row = _costs(jax.jit(operation), args, chip)
+                call, [args] = operation(FUNCTIONS[name], mode, [(x, x)])
+                row = _costs(jax.jit(call), args, chip)
                 row["transcendentals"] /= size
                 row["bytes_to_floor"] = row["bytes"] / (
                     arrays * size * x.dtype.itemsize
                 )
                 yield {"function": name, "dtype": dtype, "mode": mode} | row
-
-
-def _operation(
-    function: Function, mode: str, x: jax.ShapeDtypeStruct
-) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """What is compiled for a mode, and its abstract arguments."""
-    params = jax.eval_shape(lambda: function.params(CHANNELS))
-
-    def keep(x: Array, params: Params) -> Any:
-        return jax.vjp(function.call, x, params)[1]
-
-    def both(x: Array, params: Params, g: Array) -> Any:
-        y, pull = jax.vjp(function.call, x, params)
-        return y, *pull(g)
-
-    if mode == "forward":
-        return function.call, (x, params)
-    if mode == "both":
-        return both, (x, params, x)
-    return lambda pull, g: pull(g), (jax.eval_shape(keep, x, params), x)
 
 
 def _steps(

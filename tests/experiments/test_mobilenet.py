@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import lax
 
 from apalu_jax import introspection
@@ -27,14 +28,16 @@ def spec(network, side=32):
 
 
 def convolution(x, kernel, stride):
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        [(1, 1), (1, 1)],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
+    channels = x.shape[-1]
+    layer = nn.Conv(
+        channels,
+        (3, 3),
+        stride,
+        padding=1,
+        feature_group_count=channels,
+        use_bias=False,
     )
+    return layer.apply({"params": {"kernel": kernel}}, x)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
