@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from apalu_jax.benchmarks import BenchmarkError, tpu
-from apalu_jax.benchmarks.networks import MLP, Network, Transformer
+from apalu_jax.benchmarks.networks import LARGE, MLP, Network, Transformer
 from apalu_jax.benchmarks.ops import MODES
 
 needs_libtpu = pytest.mark.skipif(
@@ -60,6 +60,19 @@ def test_steps_are_compared_with_relu(result):
         # Once in the forward pass, at least once for the gradients.
         assert 2 <= rows["gelu"]["transcendentals"] <= 3
         assert rows["textbook APALU"]["transcendentals"] > 3
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_mobilenet_stores_no_result_of_an_activation():
+    """Whether XLA does hangs on a single operation more in the rule."""
+    networks = {"mobilenet": LARGE["mobilenet"]}
+    rows = tpu.measure(["v5e:2x2"], ["apalu"], networks, size=2**20)["rows"]
+    apalu = rows[-1]
+    assert (apalu["what"], apalu["function"]) == ("mobilenet", "apalu")
+    assert apalu["temporary_to_relu"] <= 1.01
+    assert apalu["bytes_to_relu"] <= 1.02
+    assert apalu["transcendentals"] <= 3.02
 
 
 @needs_libtpu
