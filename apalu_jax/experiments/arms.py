@@ -48,6 +48,18 @@ class Arm:
         return path.rpartition("/")[2] in self.parameters
 
 
+class ScaledGELU(nn.Module):
+    """GELU times a trained number, which starts at 1."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps an array of any shape."""
+        gain = self.param("gain", nn.initializers.ones, ())
+        return jax.nn.gelu(x, approximate=False) * gain.astype(x.dtype)
+
+
+_GELU_GAIN = 1.5335304
+
 _APALU = partial(
     Arm,
     activation=APALU,
@@ -69,7 +81,7 @@ ARMS: Mapping[str, Arm] = {
     "gelu": Arm(
         description="exact, by the error function",
         activation=lambda: partial(jax.nn.gelu, approximate=False),
-        gain=1.5335304,
+        gain=_GELU_GAIN,
     ),
     "silu": Arm(
         description="x sigmoid(x)", activation=lambda: jax.nn.silu, gain=1.6765324
@@ -84,6 +96,22 @@ ARMS: Mapping[str, Arm] = {
         description="one trained pair (a, b) per layer, from (0.55, 0.065)"
     ),
     "apalu-frozen": _APALU(description="(a, b) held at (0.55, 0.065)", frozen=True),
+    "apalu-smooth": _APALU(
+        description="one trained pair per layer, from (0.5, 0.75), smooth at 0",
+        activation=partial(APALU, params_init="smooth"),
+        gain=float(variance_gain(APALUParams(0.5, 0.75))),
+    ),
+    "apalu-channel": _APALU(
+        description="one trained pair per channel, from (0.55, 0.065)",
+        activation=partial(APALU, feature_axes=-1),
+    ),
+    "gelu-gain": Arm(
+        description="gelu times a trained positive number per layer, from 1",
+        activation=ScaledGELU,
+        gain=_GELU_GAIN,
+        parameters=("gain",),
+        positive=True,
+    ),
 }
 """Every arm that a spec may name."""
 

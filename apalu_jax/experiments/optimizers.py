@@ -1,59 +1,112 @@
 """The optimiser that a spec declares, with what an arm's parameters need."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import optax
 
 from apalu_jax import optim
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import Arm
+from apalu_jax.introspection.finding import join_keys
 
 __all__ = ("build",)
 
+_KEYS = {
+    *("name", "learning_rate", "schedule", "warmup", "weight_decay"),
+    *("momentum", "nesterov", "clip_norm", "activation_floor"),
+}
+
 
 def build(
-    options: Mapping[str, Any], arm: Arm, params: Any, total_steps: int
+    options: Mapping[str, Any],
+    arm: Arm,
+    params: Any,
+    total_steps: int,
+    factor: Any = 1.0,
 ) -> optax.GradientTransformation:
     """Builds the optimiser of a spec for one arm.
 
-    All arms have the same; an activation's own parameters are out of weight decay, and
-    positive or frozen where the arm says so.
+    All arms have the same. Weight decay is for weights, which have two dimensions or
+    more: an activation's own parameters, biases and scales are out of it. An arm's
+    parameters are kept positive or frozen where the arm says so.
 
     Args:
-      options: ``name`` ("adamw"), ``learning_rate``, ``schedule`` ("constant", or
-        "cosine" down to zero over the run), ``weight_decay``, and ``activation_floor``,
-        the smallest value of a parameter that is kept positive.
+      options: ``name`` ("adam", "adamw", "sgd"); ``learning_rate``; ``schedule``
+        ("constant", or "cosine" down to zero over the run); ``warmup``, the share of
+        the steps in which the rate rises linearly from zero (0); ``weight_decay``,
+        which "adamw" subtracts beside the gradient's step and "sgd" adds to the
+        gradient (0); ``momentum`` (0) and ``nesterov`` (false) of "sgd"; ``clip_norm``,
+        the largest norm of a gradient (none); ``activation_floor``, the smallest value
+        of a parameter that is kept positive.
       arm: The activation.
       params: Parameters of the network, of which only the structure is used.
       total_steps: Number of steps of the run.
+      factor: Of the learning rate.
 
     Returns:
       The optimiser.
 
     Raises:
-      ExperimentError: There is no such optimiser or schedule.
+      ExperimentError: There is no such optimiser, schedule or option.
+
+    References:
+      I. Loshchilov, F. Hutter, `Decoupled Weight Decay Regularization
+      <https://arxiv.org/abs/1711.05101>`_, 2019: the two ways of weight decay.
     """
-    rate = options["learning_rate"]
-    schedules = {
-        "constant": optax.constant_schedule(rate),
-        "cosine": optax.cosine_decay_schedule(rate, total_steps),
-    }
-    if options["name"] != "adamw" or options["schedule"] not in schedules:
+    unknown = set(options) - _KEYS
+    if unknown:
+        raise ExperimentError(f"`optimizer` has no options {sorted(unknown)}.")
+    rate = _schedule(options, total_steps, factor)
+    decay = options.get("weight_decay", 0.0)
+    mask = _decayed(params, arm)
+    if options["name"] == "adamw":
+        steps = [optax.adamw(rate, weight_decay=decay, mask=mask)]
+    elif options["name"] == "adam" and not decay:
+        steps = [optax.adam(rate)]
+    elif options["name"] == "sgd":
+        momentum, nesterov = options.get("momentum"), options.get("nesterov", False)
+        steps = [
+            optax.add_decayed_weights(decay, mask),
+            optax.sgd(rate, momentum, nesterov),
+        ]
+    else:
         raise ExperimentError(
-            "`optimizer` must be adamw with a constant or cosine schedule, got "
-            f"{options['name']!r} with {options['schedule']!r}."
+            "`optimizer` must be sgd, adamw, or adam without weight decay, got "
+            f"{options['name']!r} with weight_decay = {decay}."
         )
-    mask = optim.weight_decay_mask(params, arm.owns) if arm.parameters else None
-    steps = [
-        optax.adamw(
-            schedules[options["schedule"]],
-            weight_decay=options["weight_decay"],
-            mask=mask,
-        )
-    ]
+    if "clip_norm" in options:
+        steps.insert(0, optax.clip_by_global_norm(options["clip_norm"]))
     if arm.frozen:
         steps.append(optim.freeze(params, arm.owns))
     elif arm.positive:
         steps.append(optim.keep_positive(options["activation_floor"], arm.owns))
     return optax.chain(*steps)
+
+
+def _schedule(
+    options: Mapping[str, Any], total_steps: int, factor: Any
+) -> Callable[[Any], Any]:
+    peak = options["learning_rate"]
+    warm = round(options.get("warmup", 0.0) * total_steps)
+    schedules = {
+        "constant": optax.constant_schedule(peak),
+        "cosine": optax.cosine_decay_schedule(peak, max(total_steps - warm, 1)),
+    }
+    if options["schedule"] not in schedules:
+        raise ExperimentError(
+            "`schedule` of the optimizer must be constant or cosine, got "
+            f"{options['schedule']!r}."
+        )
+    rising = optax.linear_schedule(0.0, peak, warm) if warm else None
+    after = schedules[options["schedule"]]
+    joined = optax.join_schedules([rising, after], [warm]) if rising else after
+    return lambda count: factor * joined(count)
+
+
+def _decayed(params: Any, arm: Arm) -> Any:
+    """Which parameters are decayed."""
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, leaf: leaf.ndim > 1 and not arm.owns(join_keys(keys), leaf), params
+    )

@@ -21,8 +21,9 @@ __all__ = ("Block", "failed", "finished")
 
 
 class Block(NamedTuple):
-    """What is trained at once: one arm on one unit, consecutive seeds together."""
+    """What is trained at once: one arm in one place, a few seeds together."""
 
+    variant: str
     unit: str
     seeds: tuple[int, ...]
     arm: str
@@ -30,41 +31,51 @@ class Block(NamedTuple):
     @property
     def name(self) -> str:
         """Its name in file names."""
-        return "-".join(filter(None, (self.arm, self.unit, f"seed{self.seeds[0]}")))
+        parts = (self.arm, self.variant, self.unit, f"seed{self.seeds[0]}")
+        return "-".join(filter(None, parts))
 
 
 def finished(
     spec: Spec,
     block: Block,
+    factor: float,
     task: Task,
     trained: Trained,
     scores: Mapping[str, NDArray[Any]],
     histograms: Mapping[str, Histogram],
     test_parts: Sequence[Batch],
+    label: str,
 ) -> list[Record]:
     """One record for each seed of a block after its last epoch.
 
     Args:
       spec: The experiment.
       block: The block.
+      factor: Of the learning rate.
       task: What was trained.
       trained: What the trainer gave.
       scores: Metrics of the test part, name -> one number per seed.
       histograms: Inputs of each APALU on the test part, stacked over seeds.
       test_parts: The test part of each seed.
+      label: Which data it was, where there is a choice.
 
     Returns:
       The records, in the order of the seeds.
     """
     found = []
     for i, seed in enumerate(block.seeds):
-        history = _history(trained.rows, i)
-        history["test"] = {k: _plain(v[i]) for k, v in scores.items()}
-        value = float(scores[spec.metric.name][i])
+        test = {name: float(values[i]) for name, values in scores.items()}
         losses = [row["train/loss"][i] for row in trained.rows[1:]]
-        diverged = not np.isfinite([*losses, *(s[i] for s in scores.values())]).all()
+        diverged = not np.isfinite([*losses, *test.values()]).all()
         if diverged:
-            value = task.chance(spec.metric.name, test_parts[i])
+            test = {name: task.chance(name, test_parts[i]) for name in test}
+        examples = len(next(iter(test_parts[i].values())))
+        history = {
+            "epochs": trained.epochs,
+            "learning_rate_factor": factor,
+            **_history(trained.rows, i),
+            "test": {k: _plain(v) for k, v in test.items()} | {"examples": examples},
+        }
         activations = {
             site: {name: [path[0], path[-1]] for name, path in paths.items()}
             | {"inputs": _histogram(histograms[site], i)}
@@ -75,7 +86,8 @@ def finished(
                 spec,
                 block,
                 seed,
-                value=value,
+                label,
+                value=test[spec.metric.name],
                 status="diverged" if diverged else "ok",
                 history=history,
                 activations=activations,
@@ -93,6 +105,7 @@ def failed(spec: Spec, block: Block, error: Exception) -> list[Record]:
             spec,
             block,
             seed,
+            label="",
             value=None,
             status="failed",
             history={"error": reason},
@@ -103,13 +116,14 @@ def failed(spec: Spec, block: Block, error: Exception) -> list[Record]:
     ]
 
 
-def _record(spec: Spec, block: Block, seed: int, **outcome: Any) -> Record:
+def _record(spec: Spec, block: Block, seed: int, label: str, **outcome: Any) -> Record:
     libraries = ("jax", "jaxlib", "flax", "optax", "numpy")
     return Record(
         experiment=spec.name,
         preset=spec.preset,
         arm=block.arm,
         seed=seed,
+        variant=block.variant,
         unit=block.unit,
         metric=spec.metric.name,
         config_hash=spec.config_hash,
@@ -117,6 +131,7 @@ def _record(spec: Spec, block: Block, seed: int, **outcome: Any) -> Record:
             "apalu_jax": apalu_jax.__version__,
             "python": platform.python_version(),
             **{name: version(name) for name in libraries},
+            **({"data": label} if label else {}),
         },
         platform=jax.devices()[0].device_kind,
         **outcome,

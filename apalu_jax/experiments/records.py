@@ -1,20 +1,13 @@
-"""Records: one JSON object a line, appended as each run ends.
-
-The file is written so that it can be trusted after a kill at any moment: a line counts
-once its newline is on the disk; what stands behind the last newline was never finished
-and is cut off before the next line is written. Anything else that is wrong is an error
-that names the file and the line.
-"""
+"""Records: one JSON object a line, appended as each run ends."""
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments import ExperimentError, lines
 
 __all__ = ("FILE_NAME", "Key", "Record", "append", "finished", "read")
 
@@ -25,6 +18,7 @@ class Key(NamedTuple):
     """What makes a run one of its kind within an experiment."""
 
     arm: str
+    variant: str
     unit: str
     seed: int
 
@@ -38,19 +32,23 @@ class Record:
       preset: Name of its preset.
       arm: The activation.
       seed: The seed.
+      variant: The table that it belongs to; ``""`` where there is one.
       unit: What is paired besides the seed; ``""`` where there is nothing.
       metric: Name of the metric.
       value: The metric on the test part after the last epoch; the score of chance if
         the run diverged, None if it failed.
       status: "ok", "diverged" (not finite), or "failed" (stopped by an error of the
         machine, such as memory that ran out; it is tried again on resume).
-      history: Metrics by part: a list with one number an epoch for "train" and
-        "validation", the last epoch's number for "test"; and the path of each
-        activation's parameters, start included, under "activations".
+      history: "epochs", after which notes were taken, 0 for the start; metrics by part:
+        a list with one number for each of these but the start for "train" and
+        "validation", the last epoch's number for "test", with its size as "examples";
+        the path of each activation's parameters, start included, under "activations";
+        and "learning_rate_factor", which the tuning chose. Where an activation has
+        more than one pair, the quartiles of each are noted.
       activations: For each activation site the start and the end of its parameters, and
         under "inputs" the histogram of its inputs on the test part.
       config_hash: SHA-256 of the spec.
-      versions: Versions of what computed it.
+      versions: Versions of what computed it, and of the data where there is a choice.
       platform: Kind of the device.
       wall_s: Seconds, compilation included, shared out over the seeds trained together.
     """
@@ -59,6 +57,7 @@ class Record:
     preset: str
     arm: str
     seed: int
+    variant: str
     unit: str
     metric: str
     value: float | None
@@ -86,7 +85,7 @@ class Record:
     @property
     def key(self) -> Key:
         """The run's place in the experiment."""
-        return Key(self.arm, self.unit, self.seed)
+        return Key(self.arm, self.variant, self.unit, self.seed)
 
     def to_line(self) -> str:
         """The record as one line of strict JSON, newline included."""
@@ -99,13 +98,7 @@ class Record:
         Raises:
           ValueError: The line is not JSON, or not a record.
         """
-        fields = json.loads(line, parse_constant=_reject_constant)
-        if not isinstance(fields, dict):
-            raise ValueError("a record must be a JSON object")
-        expected = {field.name for field in dataclasses.fields(cls)}
-        if set(fields) != expected:
-            raise ValueError(f"the keys differ by {sorted(set(fields) ^ expected)}")
-        return cls(**fields)
+        return cls(**lines.parse(line, {f.name for f in dataclasses.fields(cls)}))
 
 
 def read(path: Path, config_hash: str | None = None) -> list[Record]:
@@ -122,17 +115,8 @@ def read(path: Path, config_hash: str | None = None) -> list[Record]:
     Raises:
       ExperimentError: A line is damaged, of another configuration, or there twice.
     """
-    if not path.exists():
-        return []
     found: dict[Key, Record] = {}
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            record = Record.from_line(line.decode("utf-8"))
-        except (ValueError, TypeError) as error:
-            raise ExperimentError(
-                f"{path}, line {number}: damaged record ({error}). Nothing was changed."
-            ) from error
+    for number, record in enumerate(lines.read(path, Record.from_line), start=1):
         if config_hash is not None and record.config_hash != config_hash:
             raise ExperimentError(
                 f"{path}, line {number}: made under another configuration "
@@ -163,22 +147,4 @@ def append(path: Path, records: Iterable[Record]) -> None:
     Raises:
       OSError: The disk is full or the file cannot be written; what was finished stays.
     """
-    path.touch()
-    end = path.read_bytes().rfind(b"\n") + 1
-    os.truncate(path, end)
-    for record in records:
-        line = record.to_line().encode("utf-8")
-        try:
-            with path.open("ab") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            # The part of a line that still fitted must not stay behind.
-            os.truncate(path, end)
-            raise
-        end += len(line)
-
-
-def _reject_constant(constant: str) -> float:
-    raise ValueError(f"{constant} is not JSON")
+    lines.append(path, (record.to_line() for record in records))

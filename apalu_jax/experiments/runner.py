@@ -1,6 +1,5 @@
 """From a spec to its records: what is left to do, block by block."""
 
-import functools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,22 +11,16 @@ import jax
 from apalu_jax import introspection
 from apalu_jax.experiments import (
     ExperimentError,
-    arms,
     checkpoints,
-    data,
-    models,
-    optimizers,
     outcomes,
     records,
-    tasks,
     trainer,
 )
-from apalu_jax.experiments.data.dataset import Dataset, Fold
+from apalu_jax.experiments.jobs import Job, preparation
 from apalu_jax.experiments.outcomes import Block
 from apalu_jax.experiments.records import Key, Record
 from apalu_jax.experiments.specs import Spec
-from apalu_jax.experiments.tasks import Task
-from apalu_jax.experiments.trainer import Program
+from apalu_jax.experiments.tuning import Search
 
 __all__ = ("SPEC_NAME", "load_spec", "run")
 
@@ -68,8 +61,9 @@ def run(
     chosen_arms = _subset("arms", arm_names, spec.all_arms)
     chosen_seeds = _subset("seeds", seeds, range(spec.seeds))
     wanted = {
-        Key(arm, unit, seed)
+        Key(arm, variant, unit, seed)
         for arm in chosen_arms
+        for variant in spec.variants
         for unit in spec.units
         for seed in chosen_seeds
     }
@@ -77,17 +71,20 @@ def run(
     path = out / records.FILE_NAME
     missing = wanted - records.finished(records.read(path, spec.config_hash))
     blocks = [block for block in _blocks(spec) if missing.intersection(_keys(block))]
-    prepare = _preparation(spec, data_dir)
+    prepare = preparation(spec, data_dir)
+    search = Search(spec, out)
 
     for index, block in enumerate(blocks):
 
-        def on_epoch(done: int, index: int = index, block: Block = block) -> None:
-            progress(block, (index + done / spec.epochs) / len(blocks))
+        def on_share(done: float, index: int = index, block: Block = block) -> None:
+            progress(block, (index + done) / len(blocks))
 
         checkpoint = out / "checkpoints" / f"{block.name}.msgpack"
         saving = trainer.Saving(checkpoint, checkpoint_every_s)
         try:
-            found = _run_block(spec, block, *prepare(block), saving, on_epoch)
+            factor = search.factor(block, prepare, saving, on_share)
+            job = prepare(block.variant, block.unit, block.arm, block.seeds)
+            found = _evaluate(spec, block, factor, job, saving, on_share)
         except jax.errors.JaxRuntimeError as error:
             found = outcomes.failed(spec, block, error)
         records.append(path, [record for record in found if record.key in missing])
@@ -116,71 +113,49 @@ def load_spec(out: Path) -> Spec:
         raise ExperimentError(f"{path}: damaged ({error}).") from error
 
 
-def _run_block(
+def _evaluate(
     spec: Spec,
     block: Block,
-    task: Task,
-    program: Program,
-    folds: Sequence[Fold],
+    factor: float,
+    job: Job,
     saving: trainer.Saving,
-    on_epoch: Callable[[int], None],
+    on_share: Callable[[float], None],
 ) -> list[Record]:
-    trained = trainer.train(
-        program, task, block.seeds, folds, spec.epochs, saving, on_epoch
-    )
-    test_parts = [fold.test for fold in folds]
+    trained = job.train(block.seeds, [factor] * len(block.seeds), saving, on_share)
+    test_parts = [fold.test for fold in job.folds]
     test = trainer.stack(test_parts)
-    predictions = jax.device_get(program.predict(trained.variables, test))
-    scores = trainer.seed_metrics(task, predictions, test_parts)
+    predictions = jax.device_get(job.program.predict(trained.variables, test))
+    scores = trainer.seed_metrics(
+        job.task, predictions, test_parts, trained.predictions
+    )
     sites = introspection.collect(trained.variables["params"])
-    histograms = program.histograms(trained.variables, test) if sites else {}
-    return outcomes.finished(spec, block, task, trained, scores, histograms, test_parts)
-
-
-def _preparation(
-    spec: Spec, data_dir: Path | None
-) -> Callable[[Block], tuple[Task, Program, list[Fold]]]:
-    """What a block needs, made at first need and shared with the blocks after it."""
-
-    @functools.lru_cache(maxsize=1)
-    def dataset(unit: str) -> Dataset:
-        return data.load(spec.data, data_dir, unit)
-
-    @functools.lru_cache(maxsize=1)
-    def folds(unit: str, seeds: tuple[int, ...]) -> list[Fold]:
-        return [dataset(unit).fold(seed) for seed in seeds]
-
-    @functools.cache
-    def compiled(name: str, outputs: int) -> tuple[Task, Program]:
-        arm = arms.get(name)
-        task = tasks.build(spec.task, models.build(spec.model, arm, outputs))
-        program = trainer.compile_program(
-            task,
-            functools.partial(optimizers.build, spec.optimizer, arm),
-            batch_size=spec.batch_size,
-            epochs=spec.epochs,
-            together=spec.seeds_per_block > 1,
-        )
-        return task, program
-
-    def prepare(block: Block) -> tuple[Task, Program, list[Fold]]:
-        outputs = dataset(block.unit).outputs
-        return *compiled(block.arm, outputs), folds(block.unit, block.seeds)
-
-    return prepare
+    histograms = job.program.histograms(trained.variables, test) if sites else {}
+    return outcomes.finished(
+        spec,
+        block,
+        factor,
+        job.task,
+        trained,
+        scores,
+        histograms,
+        test_parts,
+        job.dataset.label,
+    )
 
 
 def _blocks(spec: Spec) -> Iterator[Block]:
     """All blocks of a spec, arms innermost: what is done first is complete in pairs."""
-    for unit in spec.units:
-        for start in range(0, spec.seeds, spec.seeds_per_block):
-            stop = min(start + spec.seeds_per_block, spec.seeds)
-            for arm in spec.all_arms:
-                yield Block(unit, tuple(range(start, stop)), arm)
+    for variant in spec.variants:
+        for unit in spec.units:
+            size = spec.at(variant, unit).seeds_per_block
+            for start in range(0, spec.seeds, size):
+                seeds = tuple(range(start, min(start + size, spec.seeds)))
+                for arm in spec.all_arms:
+                    yield Block(variant, unit, seeds, arm)
 
 
 def _keys(block: Block) -> set[Key]:
-    return {Key(block.arm, block.unit, seed) for seed in block.seeds}
+    return {Key(block.arm, block.variant, block.unit, seed) for seed in block.seeds}
 
 
 def _subset(

@@ -36,11 +36,13 @@ class Dataset:
     Attributes:
       outputs: Number of the network's outputs, e.g. of classes.
       fold: The parts for a seed; their sizes do not depend on the seed where seeds are
-        to be trained together.
+        to be trained together. Seeds from 1000 on are those of the tuning.
+      label: Which data these are, where the loader has a choice.
     """
 
     outputs: int
     fold: Callable[[int], Fold]
+    label: str = ""
 
 
 def stratified_fold(

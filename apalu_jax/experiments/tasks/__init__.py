@@ -12,12 +12,15 @@ from jax import Array
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.dataset import Batch
-from apalu_jax.experiments.tasks import classification
+from apalu_jax.experiments.tasks import classification, regression
 from apalu_jax.introspection import Histogram
 
 __all__ = ("Task", "build")
 
-_MODULES: Mapping[str, ModuleType] = {"classification": classification}
+_MODULES: Mapping[str, ModuleType] = {
+    "classification": classification,
+    "regression": regression,
+}
 
 
 class Task(Protocol):
@@ -49,8 +52,14 @@ class Task(Protocol):
         """The inputs of every APALU of the network; called only if there is one."""
         ...
 
-    def metrics(self, predictions: Any, part: Batch) -> dict[str, float]:
-        """Metrics of one part by name, on the host; any of them may be the spec's."""
+    def metrics(
+        self, predictions: Any, part: Batch, validation: Any
+    ) -> dict[str, float]:
+        """Metrics of one part by name, on the host; any of them may be the spec's.
+
+        ``validation`` holds the same run's predictions on its validation part, for what
+        is estimated there, such as a noise level.
+        """
         ...
 
     def chance(self, metric: str, part: Batch) -> float:

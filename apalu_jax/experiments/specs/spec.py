@@ -1,0 +1,336 @@
+"""What is declared of an experiment before it is run, checked and hashed.
+
+A :class:`Spec` is everything that a value depends on, and the rules by which it will be
+judged. An experiment may have variants (tables that are judged one by one, e.g. two
+initialisations) and units (what is paired besides the seed, e.g. data sets); each may
+override some of the settings.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from apalu_jax.experiments import ExperimentError
+
+__all__ = ("Claim", "Grid", "Metric", "Setting", "Spec", "merge")
+
+Overrides: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""From the name of a variant or a unit to what is different there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """What is compared.
+
+    Attributes:
+      name: Key of the task's metrics, taken on the test part after the last epoch.
+      higher_is_better: The direction.
+      margin: Differences within +-margin do not matter; in the unit of the differences.
+      percent: Whether tables and figures show the metric times 100.
+      relative: Whether differences are taken of the metric's natural logarithm.
+    """
+
+    name: str
+    higher_is_better: bool
+    margin: float
+    percent: bool = False
+    relative: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What the paper says of the experiment.
+
+    Attributes:
+      text: The claim.
+      source: Where it stands.
+      arms: The arms that the reference is claimed to be better than.
+      variant: The variant that decides; ``""`` for the first.
+      level: A value that the reference is claimed to reach; None if there is none.
+      metric: The metric that ``level`` is of; ``""`` for the primary one.
+    """
+
+    text: str
+    source: str
+    arms: tuple[str, ...] = ()
+    variant: str = ""
+    level: float | None = None
+    metric: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The search that every arm has: the same for all, on validation data.
+
+    Attributes:
+      factors: Of the declared learning rate; the best one by the primary metric on the
+        validation part after the last epoch is taken, for each arm, variant and unit.
+      seeds: How many runs a factor is judged by; their seeds are no others' seeds.
+    """
+
+    factors: tuple[float, ...]
+    seeds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What one unit of one variant is run with; for the attributes see `Spec`."""
+
+    data: Mapping[str, Any]
+    task: Mapping[str, Any]
+    model: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+    epochs: int
+    batch_size: int
+    seeds_per_block: int
+    test_to_train: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(Setting):
+    """One experiment under one preset.
+
+    Attributes:
+      name: Name of the experiment.
+      preset: Name of the preset.
+      title: One line, for the report.
+      question: What the experiment asks.
+      stopping_rule: When a run and the experiment end, and what counts as the value.
+      arms: The activations compared.
+      controls: Arms outside the family of tests; shown as exploratory.
+      reference: The arm that every other arm is paired with.
+      variants: Tables that are judged one by one, and what is overridden in each; the
+        first is the primary one.
+      units: What is paired besides the seed, e.g. data sets, likewise.
+      pair_by: "seed": differences are averaged over the units, and one seed is one
+        observation; "unit": the reverse.
+      metric: What is compared.
+      also: Further metrics, each with a table of its own.
+      claim: What the paper says; None if it says nothing.
+      tuning: The search for a learning rate; None for the declared one.
+      data: Module of :mod:`apalu_jax.experiments.data` under ``name``, and its options.
+      task: Module of :mod:`apalu_jax.experiments.tasks`, likewise.
+      model: Module of :mod:`apalu_jax.experiments.models`, likewise.
+      optimizer: Options of :func:`apalu_jax.experiments.optimizers.build`.
+      seeds: Number of paired seeds; they are ``0, ..., seeds - 1``.
+      seeds_per_block: How many consecutive seeds are trained together, vmapped. A block
+        is always trained whole, so that no value depends on which seeds were asked for.
+      epochs: Passes over the training part.
+      batch_size: Examples a step.
+      test_to_train: Size of the test part over that of the training part where the
+        seeds are overlapping random splits of one data set, else 0.
+      notes: How many times in a run, evenly spaced, validation metrics and the
+        activations' parameters are noted; after every epoch if there are fewer.
+    """
+
+    name: str
+    preset: str
+    title: str
+    question: str
+    stopping_rule: str
+    arms: tuple[str, ...]
+    controls: tuple[str, ...] = ()
+    reference: str
+    variants: Overrides = dataclasses.field(default_factory=lambda: {"": {}})
+    units: Overrides = dataclasses.field(default_factory=lambda: {"": {}})
+    pair_by: Literal["seed", "unit"] = "seed"
+    metric: Metric
+    also: tuple[Metric, ...] = ()
+    claim: Claim | None = None
+    tuning: Grid | None = None
+    seeds: int
+    notes: int = 20
+
+    def __post_init__(self) -> None:
+        """Checks what a typing mistake in a file could break."""
+        for field in dataclasses.fields(self):
+            _check(self.name, field.name, getattr(self, field.name))
+        if self.reference not in self.arms:
+            raise ExperimentError(
+                f"{self.name}: `reference` must be one of `arms`, got "
+                f"{self.reference!r}."
+            )
+        if len({*self.arms, *self.controls}) < len(self.arms) + len(self.controls):
+            raise ExperimentError(f"{self.name}: an arm is declared twice.")
+        if self.claim and self.claim.variant not in {"", *self.variants}:
+            raise ExperimentError(
+                f"{self.name}, [claim]: `variant` must be one of "
+                f"{', '.join(self.variants)}, got {self.claim.variant!r}."
+            )
+        if self.claim and self.claim.metric not in {
+            "",
+            *(m.name for m in self.metrics),
+        }:
+            raise ExperimentError(
+                f"{self.name}, [claim]: `metric` must be a declared one, got "
+                f"{self.claim.metric!r}."
+            )
+
+    @property
+    def all_arms(self) -> tuple[str, ...]:
+        """The arms and, after them, the controls."""
+        return self.arms + self.controls
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The primary metric and, after it, the others."""
+        return self.metric, *self.also
+
+    @property
+    def variant_names(self) -> tuple[str, ...]:
+        """Names of the variants, the primary one first."""
+        return tuple(self.variants)
+
+    @property
+    def unit_names(self) -> tuple[str, ...]:
+        """Names of the units."""
+        return tuple(self.units)
+
+    def at(self, variant: str, unit: str) -> Setting:
+        """What a unit of a variant is run with; the unit's overrides go last."""
+        names = [field.name for field in dataclasses.fields(Setting)]
+        merged = {name: getattr(self, name) for name in names}
+        for overrides in (self.variants[variant], self.units[unit]):
+            merged = merge(merged, overrides)
+        return Setting(**merged)
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The spec as JSON; canonical without ``indent``."""
+        return json.dumps(dataclasses.asdict(self), allow_nan=False, indent=indent)
+
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 of :meth:`to_json`; in every record."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @classmethod
+    def from_mapping(cls, raw: Mapping[str, Any]) -> "Spec":
+        """Builds a spec from the tables of a TOML or JSON file.
+
+        Args:
+          raw: One key per attribute; lists stand for tuples, a table for a metric, a
+            claim or a grid.
+
+        Returns:
+          The spec.
+
+        Raises:
+          ExperimentError: A key is unknown, missing, or of the wrong kind.
+        """
+        name = raw.get("name", "?")
+        values = _build(name, cls, raw)
+        values["metric"] = _table(f"{name}, [metric]", Metric, raw["metric"])
+        values["also"] = tuple(
+            _table(f"{name}, [[also]]", Metric, each) for each in raw.get("also", ())
+        )
+        for key, kind in (("claim", Claim), ("tuning", Grid)):
+            if raw.get(key) is not None:
+                values[key] = _table(f"{name}, [{key}]", kind, raw[key])
+        return cls(**values)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with what ``over`` adds or replaces, tables merged key by key."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merged[key] = merge(base[key], value) if both else value
+    return merged
+
+
+def _table(where: str, kind: type, raw: Any) -> Any:
+    if not isinstance(raw, Mapping):
+        raise ExperimentError(f"{where} must be a table, got {raw!r}.")
+    return kind(**_build(where, kind, raw))
+
+
+def _build(where: str, kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass; every key known, none missing."""
+    fields = dataclasses.fields(kind)
+    absent = dataclasses.MISSING
+    needed = {
+        f.name for f in fields if f.default is absent and f.default_factory is absent
+    }
+    unknown = set(raw) - {field.name for field in fields}
+    missing = needed - set(raw)
+    if unknown or missing:
+        raise ExperimentError(
+            f"{where}: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}."
+        )
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, Mapping) and "name" in value
+
+
+def _are_strings(value: Any) -> bool:
+    return isinstance(value, Sequence) and all(isinstance(item, str) for item in value)
+
+
+def _are_overrides(value: Any) -> bool:
+    allowed = {field.name for field in dataclasses.fields(Setting)}
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(
+            isinstance(over, Mapping) and set(over) <= allowed
+            for over in value.values()
+        )
+    )
+
+
+def _is_grid(value: Any) -> bool:
+    return value is None or (
+        _is_count(value.seeds)
+        and len(value.factors) > 0
+        and all(isinstance(factor, float) and factor > 0 for factor in value.factors)
+    )
+
+
+_COUNT = (_is_count, "a positive integer")
+_STRING = (lambda value: isinstance(value, str), "a string")
+_NAMED = (_is_named, "a table with a `name`")
+_OVERRIDES = (
+    _are_overrides,
+    "a table from names to tables of "
+    + ", ".join(field.name for field in dataclasses.fields(Setting)),
+)
+
+_CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("name", "preset", "title", "question", "stopping_rule"), _STRING),
+    **dict.fromkeys(("reference",), _STRING),
+    **dict.fromkeys(
+        ("seeds", "seeds_per_block", "epochs", "batch_size", "notes"), _COUNT
+    ),
+    **dict.fromkeys(("data", "task", "model", "optimizer"), _NAMED),
+    **dict.fromkeys(("variants", "units"), _OVERRIDES),
+    "arms": (lambda v: bool(v) and _are_strings(v), "a list of strings"),
+    "controls": (_are_strings, "a list of strings"),
+    "pair_by": (lambda value: value in ("seed", "unit"), "seed or unit"),
+    "metric": (
+        lambda value: type(value.higher_is_better) is bool,
+        "a metric with a true or false `higher_is_better`",
+    ),
+    "tuning": (_is_grid, "a grid of positive `factors` (1.0) and a number of `seeds`"),
+    "test_to_train": (lambda v: 0 <= v < 1, "a share, 0.0 for none"),
+}
+
+
+def _check(where: str, key: str, value: Any) -> None:
+    if key not in _CHECKS:
+        return
+    sound, expected = _CHECKS[key]
+    try:
+        good = sound(value)
+    except (TypeError, AttributeError):
+        good = False
+    if not good:
+        raise ExperimentError(f"{where}: `{key}` must be {expected}, got {value!r}.")
