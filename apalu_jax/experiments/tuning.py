@@ -199,10 +199,8 @@ class Search:
             part = trainer.Saving(path, saving.every_s)
             trained = job.train(seeds, factors, part, lambda share: on_share(0.0))
             checkpoints.remove(path)
-            values = trained.rows[-1][f"validation/{metric}"]
-            for (_, factor), value in zip(chunk, values, strict=False):
-                sound = np.isfinite(value)
-                scores[factor].append(float(f"{value:.6g}") if sound else None)
+            for k, (_, factor) in enumerate(chunk):
+                scores[factor].append(_score(trained, metric, k))
             seconds += trained.seconds
         return Tuning(
             **place._asdict(),
@@ -212,3 +210,10 @@ class Search:
             wall_s=round(seconds, 3),
             config_hash=self._spec.config_hash,
         )
+
+
+def _score(trained: trainer.Trained, metric: str, k: int) -> float | None:
+    """The metric of the run number ``k`` at its end; None if it diverged."""
+    value = trained.rows[-1][f"validation/{metric}"][k]
+    losses = [row["train/loss"][k] for row in trained.rows[1:]]
+    return float(f"{value:.6g}") if np.isfinite([value, *losses]).all() else None

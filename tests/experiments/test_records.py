@@ -16,6 +16,7 @@ def make_record(**changes):
         "preset": "smoke",
         "arm": "relu",
         "seed": 0,
+        "variant": "",
         "unit": "",
         "metric": "accuracy",
         "value": 0.9,
@@ -104,7 +105,7 @@ def test_failed_run_is_replaced_by_its_repetition(tmp_path):
     assert records.finished(records.read(path)) == set()
     records.append(path, [again])
     assert records.read(path) == [again]
-    assert records.finished(records.read(path)) == {Key("relu", "", 0)}
+    assert records.finished(records.read(path)) == {Key("relu", "", "", 0)}
 
 
 def test_not_a_number_is_never_written():

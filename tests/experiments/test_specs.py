@@ -6,6 +6,8 @@ import pytest
 from apalu_jax.experiments import ExperimentError, arms, specs
 from apalu_jax.experiments.specs import Spec
 
+CLAIM = {"text": "it is better", "source": "somewhere"}
+
 
 @pytest.mark.parametrize(
     ("name", "preset"), [(n, p) for n in specs.names() for p in specs.presets(n)]
@@ -47,7 +49,7 @@ def test_hash_follows_the_configuration():
 
 
 def test_presets_are_merged_into_tables():
-    merged = specs._merge(
+    merged = specs.merge(
         {"model": {"name": "mlp", "features": [1]}, "epochs": 1},
         {"model": {"features": [2]}, "seeds": 3},
     )
@@ -69,15 +71,43 @@ def test_presets_are_merged_into_tables():
         ({"reference": "mish"}, "`reference` must be one of `arms`, got 'mish'"),
         ({"controls": ["relu"]}, "an arm is declared twice"),
         ({"model": {"features": [1]}}, "`model` must be a table with a `name`"),
-        ({"metric": 3}, "`metric` must be a table"),
+        ({"metric": 3}, r"\[metric\] must be a table"),
         ({"metric": {"name": "accuracy"}}, "missing keys"),
         ({"epoch": 3}, r"unknown keys \['epoch'\]"),
+        ({"notes": 0}, "`notes` must be a positive integer"),
+        ({"pair_by": "arm"}, "`pair_by` must be seed or unit, got 'arm'"),
+        ({"test_to_train": 1.5}, "`test_to_train` must be a share"),
+        ({"units": {}}, "`units` must be a table from names"),
+        ({"variants": {"gain": {"arms": ["relu"]}}}, "`variants` must be a table"),
+        ({"tuning": {"factors": [0.0], "seeds": 1}}, "`tuning` must be a grid"),
+        ({"tuning": {"factors": [1.0]}}, r"\[tuning\]: .* missing keys \['seeds'\]"),
+        ({"claim": {**CLAIM, "variant": "x"}}, r"\[claim\]: `variant` must be one of"),
+        ({"claim": {**CLAIM, "metric": "x"}}, r"\[claim\]: `metric` must be a decl"),
     ],
 )
 def test_unsound_specs_are_refused(change, message):
     raw = json.loads(specs.load("digits", "smoke").to_json())
     with pytest.raises(ExperimentError, match=message):
         Spec.from_mapping({**raw, **change})
+
+
+def test_a_unit_overrides_what_a_variant_overrides():
+    raw = json.loads(specs.load("digits", "smoke").to_json())
+    variants = {"plain": {}, "wide": {"model": {"features": [8]}, "epochs": 5}}
+    units = {"small": {"epochs": 7}, "large": {"batch_size": 9}}
+    spec = Spec.from_mapping({**raw, "variants": variants, "units": units})
+    assert spec.variant_names == ("plain", "wide")
+    assert spec.unit_names == ("small", "large")
+    assert spec.at("plain", "large").epochs == spec.epochs
+    assert spec.at("plain", "large").batch_size == 9
+    assert spec.at("wide", "small").epochs == 7
+    assert spec.at("wide", "large").epochs == 5
+    assert spec.at("wide", "large").model == {**spec.model, "features": [8]}
+    # The order decides which one is the primary one.
+    turned = dict(reversed(variants.items()))
+    other = Spec.from_mapping({**raw, "variants": turned, "units": units})
+    assert other.config_hash != spec.config_hash
+    assert Spec.from_mapping(json.loads(other.to_json())).variant_names[0] == "wide"
 
 
 def test_missing_key_is_named():

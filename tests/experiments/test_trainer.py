@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import flax.linen as nn
@@ -7,8 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from apalu_jax.experiments import ExperimentError, checkpoints, runner, trainer
+from apalu_jax.experiments import ExperimentError, checkpoints, trainer
+from apalu_jax.experiments.jobs import preparation
 from apalu_jax.experiments.outcomes import Block
+from apalu_jax.experiments.programs import compile_program
 from apalu_jax.experiments.tasks.classification import Classification
 from apalu_jax.linen import APALU
 
@@ -20,24 +23,36 @@ _PREPARED = {}
 def prepare(spec):
     """Data and compiled programs of a spec, kept over the tests."""
     if spec.config_hash not in _PREPARED:
-        _PREPARED[spec.config_hash] = runner._preparation(spec, None)
+        _PREPARED[spec.config_hash] = preparation(spec, None)
     return _PREPARED[spec.config_hash]
 
 
-def train(spec, block, path=Path("absent.msgpack"), every_s=np.inf, on_epoch=None):
-    task, program, folds = prepare(spec)(block)
+def train(
+    spec,
+    block,
+    path=Path("absent.msgpack"),
+    every_s=np.inf,
+    on_epoch=None,
+    factors=None,
+):
+    job = prepare(spec)("", "", block.arm, block.seeds)
     saving = trainer.Saving(path, every_s)
     notes = []
     result = trainer.train(
-        program,
-        task,
+        job.program,
+        job.task,
         block.seeds,
-        folds,
-        spec.epochs,
+        factors or [1.0] * len(block.seeds),
+        job.folds,
+        job.noted,
         saving,
         on_epoch or notes.append,
     )
     return result._replace(seconds=notes)
+
+
+def arrays(trained):
+    return trained.variables, trained.predictions, trained.rows
 
 
 def assert_same(first, second, tolerance=0.0):
@@ -48,19 +63,19 @@ def assert_same(first, second, tolerance=0.0):
 @pytest.fixture(scope="module")
 def together():
     spec = tiny()
-    return train(spec, Block("", (0, 1, 2), "apalu"))
+    return train(spec, Block("", "", (0, 1, 2), "apalu"))
 
 
 def test_same_seeds_give_the_same_run_twice(together):
-    again = train(tiny(), Block("", (0, 1, 2), "apalu"))
-    assert_same(together[:2], again[:2])
+    again = train(tiny(), Block("", "", (0, 1, 2), "apalu"))
+    assert_same(arrays(together), arrays(again))
     assert again.seconds == [0, 1, 2]
 
 
 def test_a_seed_alone_gives_what_it_gives_among_others(together):
-    alone = train(tiny(seeds_per_block=1), Block("", (1,), "apalu"))
-    one = jax.tree.map(lambda leaf: leaf[1:2], together[:2])
-    assert_same(one, alone[:2], tolerance=2e-5)
+    alone = train(tiny(seeds_per_block=1), Block("", "", (1,), "apalu"))
+    one = jax.tree.map(lambda leaf: leaf[1:2], arrays(together))
+    assert_same(one, arrays(alone), tolerance=2e-5)
 
 
 def test_history_has_every_epoch(together):
@@ -88,13 +103,13 @@ def test_a_run_goes_on_from_its_checkpoint(together, tmp_path):
         if done == 1:
             raise Stop
 
-    block, path = Block("", (0, 1, 2), "apalu"), tmp_path / "block.msgpack"
+    block, path = Block("", "", (0, 1, 2), "apalu"), tmp_path / "block.msgpack"
     with pytest.raises(Stop):
         train(tiny(), block, path, 0.0, stop_after_one)
     assert len(checkpoints.load(path)["rows"]) == 2
     resumed = train(tiny(), block, path, 0.0)
     assert resumed.seconds == [1, 2]
-    assert_same(together[:2], resumed[:2])
+    assert_same(arrays(together), arrays(resumed))
 
 
 def test_damaged_checkpoint_is_named(tmp_path):
@@ -133,20 +148,21 @@ class Recorder:
 
 
 def test_seeds_and_epochs_have_draws_of_their_own():
-    program = trainer.compile_program(
+    program = compile_program(
         Recorder(),
-        lambda params, steps: optax.sgd(1.0),
+        lambda params, steps, factor: optax.sgd(factor),
         batch_size=4,
         epochs=2,
         together=True,
     )
+    factors = jnp.ones(2)
     seeds = jnp.arange(2, dtype=jnp.uint32)
     part = {"index": jnp.stack([jnp.arange(12)] * 2)}
     state = program.init(seeds, part)
     starts = np.asarray(state.variables["params"]["start"])
     orders = []
     for number in (1, 2):
-        state, _ = program.epoch(state, seeds, number, part)
+        state, _ = program.epochs(state, seeds, factors, number, number, part)
         orders += list(np.asarray(state.variables["seen"]["order"]))
     assert starts[0] != starts[1]
     # Every example once in an epoch, in an order for each seed and epoch.
@@ -156,16 +172,35 @@ def test_seeds_and_epochs_have_draws_of_their_own():
 
 
 def test_every_epoch_is_told_its_number():
-    def epoch(state, seeds, number, part):
-        numbers.append(number)
-        return program.epoch(state, seeds, number, part)
+    def epochs(state, seeds, factors, first, last, part):
+        numbers.append((first, last))
+        return compiled(state, seeds, factors, first, last, part)
 
     numbers = []
-    task, program, folds = prepare(tiny())(Block("", (0, 1, 2), "apalu"))
+    job = prepare(tiny(epochs=7, notes=3))("", "", "apalu", (0, 1, 2))
+    assert job.noted == [2, 5, 7]
+    compiled = job.program.epochs
+    job = job._replace(program=job.program._replace(epochs=epochs))
     saving = trainer.Saving(Path("absent.msgpack"), np.inf)
-    told = program._replace(epoch=epoch)
-    trainer.train(told, task, (0, 1, 2), folds, 2, saving, lambda done: None)
-    assert numbers == [1, 2]
+    trained = job.train((0, 1, 2), [1.0] * 3, saving, lambda share: None)
+    assert numbers == [(1, 2), (3, 5), (6, 7)]
+    assert trained.epochs == [0, 2, 5, 7]
+    assert len(trained.rows) == 4
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_factor_is_one_of_the_learning_rate(size):
+    """Seeds together, and a seed alone, which is stepped from the host."""
+    base = tiny(seeds_per_block=size)
+    block = Block("", "", tuple(range(size)), "relu")
+    rate = {**base.optimizer, "learning_rate": 3 * base.optimizer["learning_rate"]}
+    declared = train(replace(base, optimizer=rate), block)
+    by_factor = train(base, block, factors=[3.0] * size)
+    assert_same(declared.variables, by_factor.variables, tolerance=1e-5)
+    plain = train(base, block)
+    assert not np.allclose(
+        plain.rows[-1]["train/loss"], by_factor.rows[-1]["train/loss"]
+    )
 
 
 def test_collections_besides_params_are_carried():
@@ -177,17 +212,19 @@ def test_collections_besides_params_are_carried():
             x = nn.Dropout(0.1, deterministic=not train)(APALU()(x))
             return nn.Dense(10)(x)
 
-    _, _, folds = prepare(tiny())(Block("", (0,), "relu"))
+    folds = prepare(tiny())("", "", "relu", (0,)).folds
     task = Classification(Normalised())
-    program = trainer.compile_program(
+    program = compile_program(
         task,
-        lambda params, steps: optax.adam(1e-2),
+        lambda params, steps, factor: optax.adam(1e-2),
         batch_size=64,
         epochs=2,
         together=False,
     )
     saving = trainer.Saving(Path("absent.msgpack"), np.inf)
-    result = trainer.train(program, task, (0,), folds, 2, saving, lambda done: None)
+    result = trainer.train(
+        program, task, (0,), [1.0], folds, [2], saving, lambda done: None
+    )
     mean = result.variables["batch_stats"]["BatchNorm_0"]["mean"]
     assert mean.shape == (1, 16)
     assert np.abs(mean).max() > 0.01
@@ -198,7 +235,7 @@ def test_collections_besides_params_are_carried():
 
 def test_parts_that_cannot_be_trained_are_refused():
     with pytest.raises(ExperimentError, match=r"`batch_size` must be at most 1257"):
-        train(tiny(batch_size=2000), Block("", (0, 1, 2), "relu"))
+        train(tiny(batch_size=2000), Block("", "", (0, 1, 2), "relu"))
     parts = [{"x": np.zeros(2)}, {"x": np.zeros(3)}]
     with pytest.raises(ExperimentError, match="declare seeds_per_block = 1"):
         trainer.stack(parts)
