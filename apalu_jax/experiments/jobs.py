@@ -1,6 +1,8 @@
 """What a block needs to be trained: task, compiled program and data, made once."""
 
+import dataclasses
 import functools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -57,25 +59,26 @@ def preparation(spec: Spec, data_dir: Path | None) -> Prepare:
     def folds(variant: str, unit: str, seeds: tuple[int, ...]) -> list[Fold]:
         return [dataset(variant, unit).fold(seed) for seed in seeds]
 
+    # One program serves all units that differ in the data alone, if not in its shape.
     @functools.lru_cache(maxsize=len(spec.all_arms))
-    def compiled(
-        variant: str, unit: str, name: str, outputs: int
-    ) -> tuple[Task, Program]:
-        arm, setting = arms.get(name), spec.at(variant, unit)
-        task = tasks.build(setting.task, models.build(setting.model, arm, outputs))
+    def compiled(name: str, outputs: int, options: str) -> tuple[Task, Program]:
+        arm, setting = arms.get(name), json.loads(options)
+        network = models.build(setting["model"], arm, outputs)
+        task = tasks.build(setting["task"], network)
         program = compile_program(
             task,
-            functools.partial(optimizers.build, setting.optimizer, arm),
-            batch_size=setting.batch_size,
-            epochs=setting.epochs,
-            together=setting.seeds_per_block > 1,
+            functools.partial(optimizers.build, setting["optimizer"], arm),
+            batch_size=setting["batch_size"],
+            epochs=setting["epochs"],
+            together=setting["seeds_per_block"] > 1,
         )
         return task, program
 
     def prepare(variant: str, unit: str, arm: str, seeds: tuple[int, ...]) -> Job:
-        loaded = dataset(variant, unit)
-        task, program = compiled(variant, unit, arm, loaded.outputs)
-        noted = _noted(spec.at(variant, unit).epochs, spec.notes)
+        loaded, setting = dataset(variant, unit), spec.at(variant, unit)
+        options = dataclasses.asdict(setting) | {"data": None}
+        task, program = compiled(arm, loaded.outputs, json.dumps(options))
+        noted = _noted(setting.epochs, spec.notes)
         return Job(task, program, loaded, folds(variant, unit, seeds), noted)
 
     return prepare

@@ -6,6 +6,13 @@ import pytest
 from apalu_jax.experiments import ExperimentError, arms, specs
 from apalu_jax.experiments.specs import Spec
 
+FIGURE = {
+    "arm": "relu",
+    "metric": "accuracy",
+    "low": 0.9,
+    "high": 0.95,
+    "source": "somewhere",
+}
 CLAIM = {"text": "it is better", "source": "somewhere"}
 
 
@@ -16,6 +23,16 @@ def test_shipped_specs_are_sound(name, preset):
     spec = specs.load(name, preset)
     assert set(spec.all_arms) <= set(arms.ARMS)
     assert Spec.from_mapping(json.loads(spec.to_json(indent=2))) == spec
+
+
+@pytest.mark.parametrize("name", specs.names())
+def test_published_figures_are_of_what_is_declared(name):
+    spec = specs.load(name, "full")
+    for figure in spec.published:
+        assert figure.arm in spec.all_arms
+        assert figure.variant in {"", *spec.variants}
+        assert figure.unit in {"", *spec.units}
+        assert figure.low <= figure.high
 
 
 def test_every_experiment_has_the_three_presets():
@@ -82,7 +99,8 @@ def test_presets_are_merged_into_tables():
         ({"tuning": {"factors": [0.0], "seeds": 1}}, "`tuning` must be a grid"),
         ({"tuning": {"factors": [1.0]}}, r"\[tuning\]: .* missing keys \['seeds'\]"),
         ({"claim": {**CLAIM, "variant": "x"}}, r"\[claim\]: `variant` must be one of"),
-        ({"claim": {**CLAIM, "metric": "x"}}, r"\[claim\]: `metric` must be a decl"),
+        ({"published": [{**FIGURE, "metric": "x"}]}, r"\[published\]: `metric` must"),
+        ({"claim": {**CLAIM, "metric": "x"}}, r"\[claim\]: `metric` must be one of"),
     ],
 )
 def test_unsound_specs_are_refused(change, message):

@@ -9,10 +9,26 @@ from importlib import resources
 from typing import Any
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.specs.parts import Claim, Grid, Metric, Setting
+from apalu_jax.experiments.specs.parts import (
+    Claim,
+    Grid,
+    Metric,
+    Published,
+    Setting,
+)
 from apalu_jax.experiments.specs.spec import Spec, merge
 
-__all__ = ("Claim", "Grid", "Metric", "Setting", "Spec", "load", "names", "presets")
+__all__ = (
+    "Claim",
+    "Grid",
+    "Metric",
+    "Published",
+    "Setting",
+    "Spec",
+    "load",
+    "names",
+    "presets",
+)
 
 
 def names() -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ("Claim", "Grid", "Metric", "Setting")
+__all__ = ("Claim", "Grid", "Metric", "Published", "Setting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,31 @@ class Claim:
     variant: str = ""
     level: float | None = None
     metric: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What others have published of a baseline: a check of the experiment.
+
+    Attributes:
+      arm: The baseline; where a preset lacks the arm, variant or unit, nothing is shown.
+      metric: One of the declared metrics.
+      low: Smallest of the published means.
+      high: Largest of them.
+      source: Where they stand.
+      variant: The variant; ``""`` for the first.
+      unit: The unit; ``""`` for the mean over all.
+      comment: What is different here, so that the figures need not agree.
+    """
+
+    arm: str
+    metric: str
+    low: float
+    high: float
+    source: str
+    variant: str = ""
+    unit: str = ""
+    comment: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

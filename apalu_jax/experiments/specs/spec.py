@@ -9,12 +9,18 @@ override some of the settings.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.specs.parts import Claim, Grid, Metric, Setting
+from apalu_jax.experiments.specs.parts import (
+    Claim,
+    Grid,
+    Metric,
+    Published,
+    Setting,
+)
 
 __all__ = ("Spec", "merge")
 
@@ -43,6 +49,7 @@ class Spec(Setting):
       metric: What is compared.
       also: Further metrics, each with a table of its own.
       claim: What the paper says; None if it says nothing.
+      published: What others have published of the baselines.
       tuning: The search for a learning rate; None for the declared one.
       data: Module of :mod:`apalu_jax.experiments.data` under ``name``, and its options.
       task: Module of :mod:`apalu_jax.experiments.tasks`, likewise.
@@ -73,6 +80,7 @@ class Spec(Setting):
     metric: Metric
     also: tuple[Metric, ...] = ()
     claim: Claim | None = None
+    published: tuple[Published, ...] = ()
     tuning: Grid | None = None
     seeds: int
     notes: int = 20
@@ -88,18 +96,20 @@ class Spec(Setting):
             )
         if len({*self.arms, *self.controls}) < len(self.arms) + len(self.controls):
             raise ExperimentError(f"{self.name}: an arm is declared twice.")
-        if self.claim and self.claim.variant not in {"", *self.variants}:
+        if self.claim:
+            self._check_name("claim", "variant", self.claim.variant, self.variants)
+        names = [metric.name for metric in self.metrics]
+        for table, parts in (("claim", [self.claim]), ("published", self.published)):
+            for part in filter(None, parts):
+                self._check_name(table, "metric", part.metric, names)
+
+    def _check_name(
+        self, table: str, key: str, name: str, known: Iterable[str]
+    ) -> None:
+        if name not in {"", *known}:
             raise ExperimentError(
-                f"{self.name}, [claim]: `variant` must be one of "
-                f"{', '.join(self.variants)}, got {self.claim.variant!r}."
-            )
-        if self.claim and self.claim.metric not in {
-            "",
-            *(m.name for m in self.metrics),
-        }:
-            raise ExperimentError(
-                f"{self.name}, [claim]: `metric` must be a declared one, got "
-                f"{self.claim.metric!r}."
+                f"{self.name}, [{table}]: `{key}` must be one of {', '.join(known)}, "
+                f"got {name!r}."
             )
 
     @property
@@ -156,9 +166,10 @@ class Spec(Setting):
         name = raw.get("name", "?")
         values = _build(name, cls, raw)
         values["metric"] = _table(f"{name}, [metric]", Metric, raw["metric"])
-        values["also"] = tuple(
-            _table(f"{name}, [[also]]", Metric, each) for each in raw.get("also", ())
-        )
+        for key, kind in (("also", Metric), ("published", Published)):
+            values[key] = tuple(
+                _table(f"{name}, [[{key}]]", kind, each) for each in raw.get(key, ())
+            )
         for key, kind in (("claim", Claim), ("tuning", Grid)):
             if raw.get(key) is not None:
                 values[key] = _table(f"{name}, [{key}]", kind, raw[key])
