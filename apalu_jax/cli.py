@@ -75,8 +75,9 @@ def run(
 ) -> None:
     """Run an experiment; write its records and the report."""
     with one_line_errors(ExperimentError):
-        from apalu_jax.experiments import report, runner, specs
+        from apalu_jax.experiments import compilation, report, runner, specs
 
+        compilation.use_cache()
         spec = specs.load(name, preset)
         folder = out or Path("runs") / f"{name}-{preset}"
         chosen_seeds = None if seeds is None else _parse_seeds(seeds)
@@ -104,29 +105,42 @@ def run(
 
 @app.command("report")
 def report_results(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="What `apalu run` wrote into.")
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DIR...", help="What `apalu run` wrote into, or folders of these."
+        ),
     ],
     format: Annotated[
         str, typer.Option(help="text, to the terminal; markdown or html, into DIR.")
     ] = "text",
+    readme: Annotated[
+        Path | None, typer.Option(help="A file to put the table of verdicts into.")
+    ] = None,
 ) -> None:
-    """Make the report of what a folder holds."""
+    """Make the report of a folder, or the table of verdicts over several."""
     with one_line_errors(ExperimentError):
-        from apalu_jax.experiments import records, report, runner
+        from apalu_jax.experiments import report
 
         writers = {"markdown": report.write_markdown, "html": report.write_html}
         if format != "text" and format not in writers:
             raise ExperimentError(
                 f"`format` must be one of text, markdown, html, got {format!r}."
             )
-        spec = runner.load_spec(folder)
-        found = records.read(folder / records.FILE_NAME, spec.config_hash)
-        result = report.build(spec, found)
-        if format == "text":
-            _print_report(result)
+        results = [report.read(d) for folder in folders for d in report.find(folder)]
+        if readme is not None:
+            differs = report.update_readme(readme, results)
+            typer.echo(f"wrote {readme}" if differs else f"{readme} is up to date")
+        elif format != "text":
+            for result in results:
+                built = report.build(result.spec, result.records, result.tunings)
+                typer.echo(f"wrote {writers[format](built, result.folder)}")
+        elif [result.folder for result in results] == folders[:1]:
+            (result,) = results
+            _print_report(report.build(result.spec, result.records, result.tunings))
         else:
-            typer.echo(f"wrote {writers[format](result, folder)}")
+            _print_section(report.overview(results))
+            print_notes(to_console(), report.reasons(results))
 
 
 @data_app.command("list")
@@ -175,11 +189,26 @@ def _echo_data(name: str, state: str, paths: list[Path]) -> None:
 
 
 def _print_report(result: "report.Report") -> None:
+    console = to_console()
+    console.print(result.title, soft_wrap=True, markup=False, highlight=False)
+    print_notes(console, result.verdict)
+    primary, *others = result.sections
+    _print_section(primary)
+    for section in others:
+        # How to read it stands above; units are for the pages.
+        _print_section(section._replace(tables=section.tables[:1], notes=[]))
+    for section in result.others:
+        _print_section(section)
+    print_notes(console, result.notes)
+
+
+def _print_section(section: "report.Section") -> None:
     from apalu_jax.experiments import report
 
     console = to_console()
-    console.print(report.to_table(result))
-    print_notes(console, result.notes)
+    for cells in section.tables:
+        console.print(report.to_table(cells, section.title))
+    print_notes(console, section.notes)
 
 
 def _parse_seeds(text: str) -> list[int]:

@@ -7,7 +7,6 @@ import pytest
 from typer.testing import CliRunner
 
 from apalu_jax.cli import app
-from apalu_jax.experiments import data
 
 RUN = ("run", "digits", "--preset", "smoke")
 
@@ -65,7 +64,7 @@ def test_second_run_needs_to_resume(first_run, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("run", "no-such"), "`experiment` must be one of digits"),
+        (("run", "no-such"), "`experiment` must be one of "),
         ((*RUN, "--preset", "tiny"), "`preset` must be one of smoke, reduced, full"),
         ((*RUN, "--arms", "relu,mish"), "`arms` must be among relu, "),
         ((*RUN, "--arms", ""), "`arms` must be among relu, "),
@@ -77,8 +76,8 @@ def test_second_run_needs_to_resume(first_run, tmp_path):
         ((*RUN, "--seeds", "2:2"), "`seeds` must be among 0:3, got none"),
         ((*RUN, "--seeds", "0:99"), "`seeds` must be among 0:3, got 3, 4, 5"),
         (("report", "absent"), "absent holds no results: absent/spec.json is missing"),
-        (("data", "verify", "no-such"), "`data` must be one of digits"),
-        (("data", "download", "no-such"), "`data` must be one of digits"),
+        (("data", "verify", "no-such"), "`data` must be one of "),
+        (("data", "download", "no-such"), "`data` must be one of "),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(args, message):
@@ -131,6 +130,16 @@ def test_report_of_a_folder(first_run, tmp_path):
         result = invoke("report", "run", "--format", format)
         assert result.stdout == f"wrote run/{name}\n"
         assert (tmp_path / "run" / name).exists()
+    overview = invoke("report", ".")
+    assert overview.exit_code == 0
+    assert "Verdicts" in overview.stdout
+    assert "digits" in overview.stdout
+    (tmp_path / "README.md").write_text("<!-- table: verdicts -->\n<!-- end -->\n")
+    for said in ("wrote README.md\n", "README.md is up to date\n"):
+        assert invoke("report", ".", "--readme", "README.md").stdout == said
+    assert "| digits (smoke) |" in (tmp_path / "README.md").read_text()
+    every = invoke("report", ".", "run", "--format", "markdown")
+    assert every.stdout == "wrote run/report.md\n" * 2
     wrong = invoke("report", "run", "--format", "pdf")
     assert wrong.exit_code == 2
     assert "`format` must be one of text, markdown, html" in wrong.stderr
@@ -142,7 +151,7 @@ def test_report_of_damaged_records(first_run, tmp_path):
     path.write_text("{}\n" + path.read_text())
     result = invoke("report", "run")
     assert result.exit_code == 2
-    assert "run/records.jsonl, line 1: damaged record" in result.stderr
+    assert "run/records.jsonl, line 1: damaged (" in result.stderr
     (tmp_path / "run" / "spec.json").write_text("{")
     result = invoke("report", "run")
     assert result.exit_code == 2
@@ -155,7 +164,7 @@ def test_data_commands():
     for word in ("digits", "CC BY 4.0", "$APALU_DATA_DIR"):
         assert word in listing.stdout
     for command, state in (("verify", "sound"), ("download", "here")):
-        result = invoke("data", command)
+        result = invoke("data", command, "digits")
         assert result.exit_code == 0
         assert result.stdout.startswith(f"digits: {state} (bundled with scikit-learn")
-        assert len(result.stdout.splitlines()) == len(data.names())
+        assert len(result.stdout.splitlines()) == 1

@@ -15,8 +15,10 @@ from apalu_jax.introspection import (
     histogram_update,
 )
 from apalu_jax.plotting import (
+    Interval,
     plot_curve,
     plot_evolution,
+    plot_intervals,
     plot_layers,
     plot_learning_curves,
 )
@@ -217,6 +219,59 @@ def test_learning_curves_of_runs_that_diverge():
 def test_learning_curves_reject(curves):
     with pytest.raises(ValueError, match=r"`curves` must hold arrays \[seeds, steps\]"):
         plot_learning_curves(curves)
+
+
+def test_learning_curves_against_one_arm():
+    curves = {
+        f"arm_{i}": i + np.random.default_rng(i).random((9, 4)) for i in range(11)
+    }
+    curves["arm_3"][0, 3] = np.nan
+    figure = plot_learning_curves(curves, ylabel="accuracy", against="arm_4")
+    draw(figure)
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("epoch", "accuracy")
+    others = [arm for arm in curves if arm != "arm_4"]
+    titles = [axes.get_title() for axes in figure.axes]
+    assert [title.split(" ")[0] for title in titles] == others
+    assert titles[3] == "arm_3 (1 of 9 diverged)"
+    for axes, arm in zip(figure.axes, others, strict=True):
+        behind, own = axes.lines
+        np.testing.assert_allclose(
+            behind.get_ydata(), np.median(curves["arm_4"], axis=0)
+        )
+        np.testing.assert_allclose(own.get_ydata(), np.nanmedian(curves[arm], axis=0))
+        assert behind.get_linestyle() != own.get_linestyle()
+        assert axes.get_ylim() == figure.axes[0].get_ylim()
+    assert legend(figure) == ["arm_4", "named above"]
+    with pytest.raises(ValueError, match="`against` must be one of a, got 'b'"):
+        plot_learning_curves({"a": np.ones((2, 3))}, against="b")
+    (axes,) = plot_learning_curves({"a": np.ones((2, 3))}, against="a").axes
+    assert [line.get_label() for line in axes.lines] == ["a"]
+
+
+def test_intervals():
+    lines = [
+        Interval("relu", 0.3, 0.1, 0.6, "arm"),
+        Interval("gelu", -0.2, np.nan, np.nan, "arm"),
+        Interval("frozen", 0.0, -0.1, 0.1, "control"),
+    ]
+    figure = plot_intervals(lines, margin=(-0.25, 0.2), xlabel="points")
+    draw(figure)
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "points"
+    places = {t.get_text(): t.get_position()[1] for t in axes.get_yticklabels()}
+    assert places["relu"] > places["gelu"] > places["frozen"]
+    assert legend(figure) == ["margin", "arm", "control"]
+    (band,) = axes.patches
+    assert (band.get_x(), band.get_width()) == (-0.25, pytest.approx(0.45))
+    arms, control = axes.containers
+    x, y = arms.lines[0].get_data()
+    np.testing.assert_array_equal(x, [0.3, -0.2])
+    np.testing.assert_array_equal(y, [places["relu"], places["gelu"]])
+    segment = arms.lines[2][0].get_segments()[0]
+    np.testing.assert_allclose(segment[:, 0], [0.1, 0.6])
+    assert control.lines[0].get_color() != arms.lines[0].get_color()
+    with pytest.raises(ValueError, match="`intervals` must hold one"):
+        plot_intervals([])
 
 
 def test_no_pyplot_and_a_clear_error_without_matplotlib():

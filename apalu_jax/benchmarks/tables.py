@@ -1,19 +1,16 @@
 """Tables of results: as text cells, in Markdown, and kept up to date in a README."""
 
-import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+from apalu_jax import _readme
 from apalu_jax.benchmarks import BenchmarkError, Result, read_result
 
 __all__ = ("cells", "remarks", "render", "select", "update_readme", "widen")
 
-_MARKED = re.compile(
-    r"(?P<start><!-- table: (?P<name>\w+)(?P<values>( \S+)*) -->\n)"
-    r".*?(?P<end><!-- end -->)",
-    re.DOTALL,
-)
+# Tables in a README that other commands fill.
+_ELSEWHERE = ("verdicts",)
 
 
 class _Wide(NamedTuple):
@@ -195,25 +192,23 @@ def update_readme(readme: Path, results: Path, *, check: bool = False) -> bool:
       BenchmarkError: If the file marks no table, or one without a result or rows.
     """
 
-    def replace(match: re.Match[str]) -> str:
-        path = results / f"{match['name']}.json"
+    def table(name: str, values: list[str]) -> str | None:
+        if name in _ELSEWHERE:
+            return None
+        path = results / f"{name}.json"
         if not path.is_file():
             raise BenchmarkError(
-                f"{readme} marks the table {match['name']}, but {path} is missing."
+                f"{readme} marks the table {name}, but {path} is missing."
             )
-        result = select(read_result(path), match["values"].split())
-        return f"{match['start']}\n{render(widen(result))}\n\n{match['end']}"
+        return render(widen(select(read_result(path), values)))
 
-    old = readme.read_text(encoding="utf-8")
-    new, count = _MARKED.subn(replace, old)
-    if not count:
+    differs = _readme.fill(readme, table, check=check)
+    if differs is None:
         raise BenchmarkError(
             f"{readme} must mark a table by the lines <!-- table: NAME --> and "
             "<!-- end -->."
         )
-    if new != old and not check:
-        readme.write_text(new, encoding="utf-8")
-    return new != old
+    return differs
 
 
 def _cell(template: str, row: dict[str, object]) -> str:

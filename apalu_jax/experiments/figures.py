@@ -1,7 +1,8 @@
 """From records to figures."""
 
+import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,78 +12,214 @@ from numpy.typing import NDArray
 from apalu_jax import plotting
 from apalu_jax.experiments.records import Record
 from apalu_jax.experiments.specs import Spec
+from apalu_jax.experiments.statistics import Table
+from apalu_jax.experiments.statistics.numbers import in_shown_unit, shown_unit
 from apalu_jax.functional import APALUParams
 from apalu_jax.introspection import Histogram, Snapshot
 
-__all__ = ("draw",)
+__all__ = ("Picture", "draw")
+
+_LAYERS = 12
+"""Of networks with more activations, this many are shown."""
 
 
-def draw(spec: Spec, records: Sequence[Record]) -> dict[str, tuple[Figure, str]]:
+class Picture(NamedTuple):
+    """A figure of a report.
+
+    Attributes:
+      figure: The figure.
+      caption: What it shows.
+      compact: Whether it is in the short forms of the report too.
+    """
+
+    figure: Figure
+    caption: str
+    compact: bool
+
+
+def draw(
+    spec: Spec, records: Sequence[Record], tables: Sequence[Table]
+) -> dict[str, Picture]:
     """Draws what the records can show.
 
     Args:
       spec: The experiment.
       records: Its runs so far.
+      tables: What :func:`~apalu_jax.experiments.statistics.summarize` made of them.
 
     Returns:
-      From a name for a file to the figure and its caption.
+      From a name for a file to the picture. Curves are those of the first unit, as an
+      average over units would mix scales.
     """
-    done = [record for record in records if record.status != "failed"]
-    figures = {}
-    if done:
-        figures["learning_curves"] = (
-            _learning_curves(spec, done, "validation", spec.metric.name),
-            f"{spec.metric.name} on the validation part: median and middle half of "
-            "the runs. No decision was taken on it.",
-        )
-        loss = _learning_curves(spec, done, "train", "loss")
-        loss.axes[0].set_yscale("log")
-        figures["training_loss"] = (
-            loss,
-            "Training loss, mean over each epoch: median and middle half of the runs.",
-        )
-    for arm in spec.arms:
-        runs = [r for r in done if r.arm == arm and r.status == "ok" and r.activations]
-        if not runs:
+    pictures: dict[str, Picture] = {}
+    for table in tables:
+        if table.metric.name == spec.metric.name:
+            pictures |= _intervals(spec, table)
+    unit = spec.unit_names[0]
+    for variant in spec.variant_names:
+        runs = [
+            r
+            for r in records
+            if (r.variant, r.unit) == (variant, unit) and r.status != "failed"
+        ]
+        where = f" of {', '.join(filter(None, (variant, unit)))}"
+        where = where if variant or unit else ""
+        name = f"_{variant}" if variant else ""
+        compact = variant == spec.variant_names[0]
+        pictures |= _curves(spec, runs, name, where, compact)
+        if compact:
+            for arm in spec.all_arms:
+                pictures |= _learned(spec, runs, arm, where)
+    return pictures
+
+
+def _intervals(spec: Spec, table: Table) -> dict[str, Picture]:
+    metric = table.metric
+    lines = []
+    for summary in table.arms:
+        comparison = summary.comparison
+        if comparison is None:
             continue
-        figures[f"shapes_{arm}"] = (
-            plotting.plot_layers(_ends(runs), histograms=_inputs(runs)),
-            f"The functions that {arm} has learned, layer by layer: mean and band of "
-            "the runs, over the density of their inputs on the test part.",
+        ends = comparison.interval or (math.nan, math.nan)
+        mean, low, high = (in_shown_unit(metric, x) for x in (comparison.mean, *ends))
+        group = "control" if summary.arm in spec.controls else "arm of the family"
+        lines.append(plotting.Interval(summary.arm, mean, low, high, group))
+    if not lines:
+        return {}
+    unit = f", {shown_unit(metric)}" if shown_unit(metric) else ""
+    margin = in_shown_unit(metric, -metric.margin), in_shown_unit(metric, metric.margin)
+    figure = plotting.plot_intervals(
+        lines,
+        margin=margin,
+        xlabel=f"test {metric.name}: {spec.reference} - arm{unit}",
+    )
+    variant = f", variant {table.variant}" if table.variant else ""
+    side = "right" if metric.higher_is_better else "left"
+    caption = (
+        f"{spec.reference} - arm, test {metric.name}{variant}: mean and 95 % interval; "
+        f"{spec.reference} is the better one on the {side}. Grey: the margin."
+    )
+    name = f"intervals_{table.variant}" if table.variant else "intervals"
+    return {name: Picture(figure, caption, table.variant == spec.variant_names[0])}
+
+
+def _curves(
+    spec: Spec, runs: Sequence[Record], name: str, where: str, compact: bool
+) -> dict[str, Picture]:
+    metric = spec.metric
+    found = {}
+    figure = _learning_curves(spec, runs, "validation", metric.name)
+    if figure:
+        found[f"learning_curves{name}"] = Picture(
+            figure,
+            f"{metric.name} on the validation part{where}: median and middle half of "
+            f"the runs, {spec.reference} in every panel.",
+            compact,
         )
-        evolution = plotting.plot_evolution(_evolution(runs))
-        for axes in evolution.axes:
-            axes.set_xlabel("epoch")
-        figures[f"evolution_{arm}"] = (
-            evolution,
-            f"a and b of {arm} over training: mean and band of the runs.",
+    figure = _learning_curves(spec, runs, "train", "loss")
+    if figure:
+        found[f"training_loss{name}"] = Picture(
+            figure,
+            f"Training loss{where}, mean over each epoch: median and middle half of "
+            "the runs.",
+            compact,
         )
-    return figures
+    return found
 
 
 def _learning_curves(
-    spec: Spec, records: Sequence[Record], part: str, name: str
-) -> Figure:
+    spec: Spec, runs: Sequence[Record], part: str, name: str
+) -> Figure | None:
     percent = spec.metric.percent and name == spec.metric.name
     curves = {}
     for arm in spec.all_arms:
-        runs = [record.history[part][name] for record in records if record.arm == arm]
-        if runs:
-            curves[arm] = np.asarray(runs, np.float64) * (100 if percent else 1)
-    label = f"{part} {name}" + (", %" if percent else "")
-    return plotting.plot_learning_curves(curves, ylabel=label)
+        paths = [
+            run.history[part][name]
+            for run in runs
+            if run.arm == arm and name in run.history[part]
+        ]
+        if paths:
+            curves[arm] = np.asarray(paths, np.float64) * (100 if percent else 1)
+    if not curves:
+        return None
+    figure = plotting.plot_learning_curves(
+        curves,
+        steps=runs[0].history["epochs"][1:],
+        ylabel=f"{part} {name}" + (", %" if percent else ""),
+        against=spec.reference if spec.reference in curves else None,
+    )
+    falls = name == "loss" or not spec.metric.higher_is_better
+    if falls and not any((values <= 0).any() for values in curves.values()):
+        for axes in figure.axes:
+            axes.set_yscale("log")
+    return figure
 
 
-def _ends(runs: Sequence[Record]) -> dict[str, APALUParams]:
+def _learned(
+    spec: Spec, runs: Sequence[Record], arm: str, where: str
+) -> dict[str, Picture]:
+    """What an arm with parameters a and b has learned; nothing of any other."""
+    own = [r for r in runs if r.arm == arm and r.status == "ok" and r.activations]
+    if not own or not _moved(own):
+        return {}
+    sites = list(own[0].activations)
+    chosen = _spaced(sites)
+    some = (
+        f" {len(chosen)} of {len(sites)} layers, evenly spaced."
+        if len(chosen) < len(sites)
+        else ""
+    )
+    quartiles = (
+        " Of each layer the quartiles over its channels are drawn."
+        if np.ndim(own[0].activations[sites[0]]["a"][1])
+        else ""
+    )
+    compact = arm == spec.reference
+    shapes = plotting.plot_layers(_ends(own, chosen), histograms=_inputs(own, chosen))
+    evolution = plotting.plot_evolution(_evolution(own))
+    for axes in evolution.axes[:2]:
+        axes.set_xlabel("epoch")
+    return {
+        f"shapes_{arm}": Picture(
+            shapes,
+            f"The functions that {arm} has learned{where}, layer by layer: mean and "
+            f"band of the runs, over the density of their inputs on the test part."
+            f"{some}{quartiles}",
+            compact,
+        ),
+        f"evolution_{arm}": Picture(
+            evolution,
+            f"a and b of {arm} over training{where}: mean and band of the "
+            f"runs.{quartiles}",
+            compact,
+        ),
+    }
+
+
+def _moved(runs: Sequence[Record]) -> bool:
+    return any(
+        paths[name][0] != paths[name][1]
+        for run in runs
+        for paths in run.activations.values()
+        for name in "ab"
+    )
+
+
+def _spaced(sites: Sequence[str]) -> list[str]:
+    places = np.linspace(0, len(sites) - 1, min(len(sites), _LAYERS))
+    return [sites[round(place)] for place in places]
+
+
+def _ends(runs: Sequence[Record], sites: Sequence[str]) -> dict[str, APALUParams]:
     return {
         site: APALUParams(
             *(_stack(run.activations[site][name][1] for run in runs) for name in "ab")
         )
-        for site in runs[0].activations
+        for site in sites
     }
 
 
-def _inputs(runs: Sequence[Record]) -> dict[str, Histogram]:
+def _inputs(runs: Sequence[Record], sites: Sequence[str]) -> dict[str, Histogram]:
     def histogram(site: str) -> Histogram:
         found = [run.activations[site]["inputs"] for run in runs]
         words = jnp.asarray(
@@ -92,7 +229,7 @@ def _inputs(runs: Sequence[Record]) -> dict[str, Histogram]:
         low, high = found[0]["low"], found[0]["high"]
         return Histogram(words, jnp.zeros_like(words), low, high)
 
-    return {site: histogram(site) for site in runs[0].activations}
+    return {site: histogram(site) for site in sites}
 
 
 def _evolution(runs: Sequence[Record]) -> Snapshot:
@@ -104,8 +241,7 @@ def _evolution(runs: Sequence[Record]) -> Snapshot:
         )
         for site in paths[0]
     }
-    epochs = len(runs[0].history["train"]["loss"])
-    return Snapshot(step=jnp.arange(epochs + 1), params=params)
+    return Snapshot(step=jnp.asarray(runs[0].history["epochs"]), params=params)
 
 
 def _stack(values: Iterable[Any]) -> NDArray[np.float64]:

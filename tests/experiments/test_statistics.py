@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apalu_jax.experiments import ExperimentError, statistics
+from apalu_jax.experiments.specs import Metric
 
 from .conftest import tiny
 from .test_records import make_record
@@ -47,6 +49,27 @@ def test_sign_flip_equals_the_full_enumeration(integers):
     extreme = abs(signs @ np.array(integers)) >= abs(sum(integers))
     found = statistics.sign_flip([270 / 7 * i for i in integers])
     assert found == pytest.approx(extreme.mean(), abs=1e-12)
+
+
+@given(st.lists(st.integers(-9, 9), min_size=2, max_size=8))
+def test_signed_rank_equals_the_full_enumeration(integers):
+    # Pratt's: zeros are ranked and dropped. Twice the mean ranks are whole numbers.
+    sizes = np.abs(integers)
+    ranks = [2 * (sizes < s).sum() + (sizes == s).sum() + 1 for s in sizes]
+    signed = np.sign(integers) * ranks
+    signs = np.array(list(itertools.product([-1, 1], repeat=len(integers))))
+    extreme = abs(signs @ signed) >= abs(signed.sum())
+    found = statistics.signed_rank([270 / 7 * i for i in integers])
+    assert found == pytest.approx(extreme.mean(), abs=1e-12)
+
+
+def test_signed_rank_is_wilcoxons_test():
+    d = np.random.default_rng(3).normal(0.4, 1, size=20)
+    expected = scipy.stats.wilcoxon(d, method="exact").pvalue
+    assert statistics.signed_rank(d) == pytest.approx(expected, abs=1e-12)
+    # Signs and sizes decide, not how far out the largest is.
+    d[np.argmax(d)] *= 1e6
+    assert statistics.signed_rank(d) == pytest.approx(expected, abs=1e-12)
 
 
 def test_sign_flip_of_many_pairs_is_sampled_and_repeatable():
@@ -90,13 +113,129 @@ def test_bca_interval_has_its_level():
     assert 51 <= hits <= 60
 
 
-@pytest.mark.parametrize("d", [[1.0], [0.0, 0.0, 0.0], [0.25] * 5])
-def test_bca_interval_is_none_where_undefined(d):
+RANDOM = np.random.default_rng(4).normal(0.3, 1, size=12)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1 / 9, 0.5])
+def test_corrected_t_test_widens_the_plain_one(ratio):
+    plain = scipy.stats.ttest_1samp(RANDOM, 0)
+    t = plain.statistic * math.sqrt((1 / 12) / (1 / 12 + ratio))
+    p = 2 * scipy.stats.t(11).sf(abs(t))
+    assert statistics.t_test(RANDOM, ratio) == pytest.approx(p)
+    if not ratio:
+        assert p == pytest.approx(plain.pvalue)
+    # The interval ends where the test would just reject.
+    for end in statistics.t_interval(RANDOM, ratio):
+        assert statistics.t_test(RANDOM - end, ratio) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("margin", [0.2, 1.0, 2.0])
+def test_equivalence_is_two_one_sided_tests(margin):
+    sides = [
+        scipy.stats.ttest_1samp(RANDOM, -margin, alternative="greater").pvalue,
+        scipy.stats.ttest_1samp(RANDOM, margin, alternative="less").pvalue,
+    ]
+    assert statistics.equivalence(RANDOM, margin) == pytest.approx(max(sides))
+    assert statistics.equivalence(-RANDOM, margin) == pytest.approx(max(sides))
+    if margin == 2.0:
+        assert statistics.equivalence(RANDOM, margin, 0.5) > max(sides)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "n", "resolved"),
+    # Differences of independent runs with this deviation, a family of six.
+    [(0.20, 5, 0.78), (0.20, 10, 0.39), (0.20, 20, 0.24), (0.25, 16, 0.35)],
+)
+def test_smallest_resolved(sigma, n, resolved):
+    sd = sigma * math.sqrt(2)
+    found = statistics.smallest_resolved(sd, n, 6)
+    assert found == pytest.approx(resolved, abs=0.005)
+    # What it says is the power of the test, by numbers drawn.
+    d = np.random.default_rng(5).normal(found, sd, size=(20_000, n))
+    rejected = scipy.stats.ttest_1samp(d, 0, axis=1).pvalue < 0.05 / 6
+    assert rejected.mean() == pytest.approx(0.8, abs=0.01)
+    wider = statistics.smallest_resolved(sd, n, 6, 1 / n)
+    assert wider == pytest.approx(math.sqrt(2) * found)
+
+
+@pytest.mark.parametrize(("n", "low"), [(18, 0.815), (60, 0.940), (100, 0.964)])
+def test_binomial_interval_of_no_error(n, low):
+    found = statistics.binomial_interval(n, n)
+    assert found == (pytest.approx(0.025 ** (1 / n)), 1.0)
+    assert found[0] == pytest.approx(low, abs=5e-4)
+
+
+def test_binomial_interval_is_clopper_and_pearsons():
+    low, high = statistics.binomial_interval(48, 60)
+    assert scipy.stats.binom.sf(47, 60, low) == pytest.approx(0.025)
+    assert scipy.stats.binom.cdf(48, 60, high) == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.2])
+@pytest.mark.parametrize(
+    ("d", "p", "p_equivalent", "note"),
+    [
+        ([0.5], 1.0, 0.5, "one pair: no interval"),
+        ([0.0, 0.0], 1.0, 0.25, "all differences are equal: no interval"),
+        ([0.0] * 10, 1.0, 2**-10, "all differences are equal: no interval"),
+        ([0.5] * 4, 1 / 8, 1 / 16, "all differences are equal: no interval"),
+        ([2.0] * 4, 1 / 8, 1.0, "all differences are equal: no interval"),
+    ],
+)
+def test_differences_without_variance(d, p, p_equivalent, note, ratio):
+    comparison = statistics.compare(d, 1.0, test_to_train=ratio)
     assert statistics.bca_interval(d) is None
-    comparison = statistics.compare(d)
     assert comparison.interval is None
-    assert "no interval" in comparison.note
+    assert comparison.note == note
     assert comparison.mean == d[0]
+    assert comparison.p == comparison.p_sign_flip == comparison.p_signed_rank == p
+    assert comparison.p_equivalent == p_equivalent
+    if len(d) < 6 and not ratio:
+        assert comparison.smallest_resolved == math.inf
+    else:
+        assert math.isnan(comparison.smallest_resolved)
+
+
+def test_two_pairs():
+    comparison = statistics.compare([1.0, 2.0], 1.0)
+    assert comparison.n == 2
+    assert comparison.p == comparison.p_signed_rank == 0.5
+    assert comparison.smallest_resolved == math.inf
+    corrected = statistics.compare([1.0, 2.0], 1.0, test_to_train=0.1)
+    assert corrected.interval[0] < 1.5 < corrected.interval[1]
+    assert 0 < corrected.smallest_resolved < math.inf
+
+
+@pytest.mark.parametrize("d", [[], [[1.0]], [1.0, float("nan")]])
+def test_unusable_differences_are_refused(d):
+    with pytest.raises(ValueError, match="`differences` must be finite"):
+        statistics.compare(d, 1.0)
+
+
+def test_ranks_are_friedmans():
+    # Of Demsar's kind: four units, three arms, a tie in the last.
+    columns = {"a": [9, 8, 7, 5], "b": [8, 9, 6, 5], "c": [1, 2, 3, 4]}
+    values = {
+        arm: {
+            (f"u{i}", seed): v + seed for i, v in enumerate(column) for seed in (0, 1)
+        }
+        for arm, column in columns.items()
+    }
+    ranks = statistics.rank(values, True)
+    assert ranks.averages == {"a": 5.5 / 4, "b": 6.5 / 4, "c": 3.0}
+    assert ranks.p == scipy.stats.friedmanchisquare(*columns.values()).pvalue
+    assert statistics.rank(values, False).averages["c"] == 1.0
+    # A place that one arm lacks counts for none.
+    del values["a"]["u3", 0], values["a"]["u3", 1], values["b"]["u0", 1]
+    ranks = statistics.rank(values, True)
+    assert ranks.units == ("u0", "u1", "u2")
+    assert ranks.averages["a"] == 4 / 3
+    same = {arm: values["c"] for arm in "abc"}
+    assert statistics.rank(same, True).p is None
+    two = {arm: {k: v for k, v in values[arm].items() if k[0] < "u2"} for arm in "abc"}
+    assert statistics.rank(two, True).p is None
+    one = {arm: {k: v for k, v in values[arm].items() if k[0] < "u1"} for arm in "abc"}
+    assert statistics.rank(one, True) is None
 
 
 def test_holm_is_holms_procedure():
@@ -119,15 +258,25 @@ def test_holm_rejects_what_the_stepwise_rule_rejects(p):
     assert {i for i, value in enumerate(adjusted) if value <= 0.05} == rejected
 
 
-@pytest.mark.parametrize("d", [[], [[1.0]], [1.0, float("nan")]])
-def test_unusable_differences_are_refused(d):
-    with pytest.raises(ValueError, match="`differences` must be finite"):
-        statistics.compare(d)
-
-
-def make_runs(values):
+def make_runs(values, *, examples=100, also=None, **where):
+    """Runs by arm, a value a seed; `also` makes another metric of the value."""
     return [
-        make_record(arm=arm, seed=seed, value=value, status="ok")
+        make_record(
+            arm=arm,
+            seed=seed,
+            value=value,
+            history={
+                "epochs": [0, 1],
+                "train": {"loss": [1.0]},
+                "validation": {"accuracy": [0.5]},
+                "test": {
+                    "examples": examples,
+                    **({"rmse": also(value)} if also else {}),
+                },
+            },
+            activations={},
+            **where,
+        )
         for arm, column in values.items()
         for seed, value in enumerate(column)
     ]
@@ -143,9 +292,11 @@ def test_summary_pairs_by_seed():
             "apalu-frozen": [0.4, 0.4, 0.6],
         }
     )
-    relu, gelu, apalu, frozen = statistics.summarize(spec, runs[::-1])
+    table = statistics.summarize(spec, runs[::-1])
+    relu, gelu, apalu, frozen = table.arms
     assert relu.mean == pytest.approx(0.2)
     assert relu.sd == pytest.approx(0.1)
+    assert relu.binomial == statistics.binomial_interval(20, 100)
     # Differences of 0.3, 0.2, 0.4: p is 2/8, doubled over the family of two.
     assert relu.comparison.mean == pytest.approx(0.3)
     assert relu.comparison.p == pytest.approx(0.25)
@@ -155,34 +306,130 @@ def test_summary_pairs_by_seed():
     assert apalu.comparison is None
     assert frozen.comparison.p_holm is None
     assert frozen.comparison.mean == pytest.approx(0.1 / 3)
+    assert (table.units, table.ranks, table.family) == ({}, None, 2)
 
 
 def test_missing_runs_leave_pairs_and_family_as_declared():
     spec = tiny(arms=("relu", "gelu", "apalu"))
-    runs = make_runs({"relu": [0.1, 0.2], "apalu": [0.4, 0.4, 0.7]})
-    relu, apalu = statistics.summarize(spec, runs)
+    runs = make_runs({"relu": [0.1, 0.3], "apalu": [0.4, 0.4, 0.7]})
+    relu, apalu = statistics.summarize(spec, runs).arms
     assert relu.comparison.n == 2
     assert relu.comparison.p == 0.5
+    assert relu.comparison.note == "2 of 3 pairs"
     # gelu has no run but is in the family.
     assert relu.comparison.p_holm == 1.0
     assert apalu.n == 3
 
 
 def test_diverged_runs_count_and_failed_ones_do_not():
-    runs = [
-        make_record(arm="apalu", seed=0, value=0.1, status="diverged"),
-        make_record(arm="apalu", seed=1, value=None, status="failed"),
-        make_record(arm="relu", seed=0, value=0.9),
-        make_record(arm="relu", seed=1, value=0.9),
-    ]
-    relu, apalu = statistics.summarize(tiny(), runs)
+    runs = make_runs({"apalu": [0.1, 0.5], "relu": [0.9, 0.9]})
+    runs[0] = replace(runs[0], status="diverged")
+    runs[1] = replace(runs[1], status="failed", value=None, history={"error": "x"})
+    relu, apalu = statistics.summarize(tiny(), runs).arms
     assert (apalu.n, apalu.diverged, apalu.failed) == (1, 1, 1)
     assert apalu.mean == 0.1
     assert math.isnan(apalu.sd)
     assert relu.comparison.n == 1
     assert relu.comparison.mean == pytest.approx(-0.8)
+    only_failed = [replace(r, arm="apalu") for r in runs[1:2]]
+    (apalu,) = statistics.summarize(tiny(), only_failed).arms
+    assert (apalu.n, apalu.failed, apalu.comparison) == (0, 1, None)
 
 
-def test_undeclared_arm_is_refused():
-    with pytest.raises(ExperimentError, match="declares no arm 'mish'"):
-        statistics.summarize(tiny(), [make_record(arm="mish")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("arm", "mish"), ("variant", "other"), ("unit", "other")]
+)
+def test_undeclared_names_are_refused(kind, name):
+    with pytest.raises(ExperimentError, match=f"declares no {kind} '{name}'"):
+        statistics.summarize(tiny(), [make_record(**{kind: name})])
+
+
+def test_rounding_is_no_variance():
+    # 0.3 - 0.2 and 0.2 - 0.1 differ in the last bit.
+    runs = make_runs({"apalu": [0.3, 0.2, 0.9], "relu": [0.2, 0.1, 0.8]})
+    relu, _ = statistics.summarize(tiny(), runs).arms
+    assert relu.comparison.note == "all differences are equal: no interval"
+
+
+UNITS = {"small": {}, "large": {"test_to_train": 0.25}}
+
+
+def make_units(also=None):
+    """Two units: the reference is ahead by 1, 2, 3 % and by 3, 2, 4 %."""
+    small = {"relu": [0.5, 0.6, 0.7], "apalu": [0.51, 0.62, 0.73]}
+    large = {"relu": [0.1, 0.2, 0.3], "apalu": [0.13, 0.22, 0.34]}
+    return make_runs(small, unit="small", also=also) + make_runs(
+        large, unit="large", also=also
+    )
+
+
+def test_units_are_averaged_within_the_seed_and_corrected():
+    spec = tiny(units=UNITS)
+    table = statistics.summarize(spec, make_units())
+    relu, apalu = table.arms
+    d = [0.02, 0.02, 0.035]
+    assert relu.n == 6
+    assert relu.mean == pytest.approx(0.4)
+    assert apalu.sd == pytest.approx(np.std([0.32, 0.42, 0.535], ddof=1))
+    assert relu.comparison.n == 3
+    assert relu.comparison.mean == pytest.approx(0.025)
+    assert table.test_to_train == 0.25
+    assert relu.comparison.p == pytest.approx(statistics.t_test(d, 0.25))
+    assert relu.comparison.interval == pytest.approx(statistics.t_interval(d, 0.25))
+    assert relu.comparison.p_sign_flip == 0.25
+    assert table.units["small"]["relu"].mean == pytest.approx(0.02)
+    assert table.units["small"]["relu"].p == 0.25
+    large = statistics.t_test([0.03, 0.02, 0.04], 0.25)
+    assert table.units["large"]["relu"].p == pytest.approx(large)
+    assert table.ranks.averages == {"relu": 2.0, "apalu": 1.0}
+
+
+def test_seeds_are_averaged_within_the_unit():
+    spec = tiny(units=UNITS, pair_by="unit")
+    table = statistics.summarize(spec, make_units())
+    comparison = table.arm("relu").comparison
+    assert comparison.n == 2
+    assert comparison.mean == pytest.approx(0.025)
+    assert comparison.p == comparison.p_sign_flip == 0.5
+    assert table.test_to_train == 0.0
+    assert table.units["large"]["relu"].n == 3
+
+
+def test_where_seeds_lack_units_is_said():
+    runs = [r for r in make_units() if (r.arm, r.unit, r.seed) != ("relu", "large", 1)]
+    comparison = statistics.summarize(tiny(units=UNITS), runs).arm("relu").comparison
+    # The second seed has the smaller unit alone.
+    assert comparison.mean == pytest.approx(np.mean([0.02, 0.02, 0.035]))
+    assert comparison.note == (
+        "5 of 6 pairs; fewer than 3 seeds in large; 2 of 3 seeds in every unit"
+    )
+
+
+RMSE = Metric(name="rmse", higher_is_better=False, margin=0.02, relative=True)
+
+
+def test_another_metric_by_its_logarithm():
+    spec = tiny(units=UNITS, also=(RMSE,))
+    runs = make_units(also=lambda value: 10 * math.exp(-value))
+    table = statistics.summarize(spec, runs, metric=RMSE)
+    relu, apalu = table.arms
+    assert relu.comparison.mean == pytest.approx(-0.025)
+    assert relu.mean == pytest.approx(10 * math.exp(-0.4))
+    assert relu.sd == pytest.approx(0.1)
+    assert relu.binomial is None
+    assert table.ranks.averages == {"relu": 2.0, "apalu": 1.0}
+    with pytest.raises(ExperimentError, match=r"'relu', '', 'small', 0.*has rmse = -1"):
+        statistics.summarize(spec, make_units(also=lambda _: -1.0), metric=RMSE)
+    with pytest.raises(ExperimentError, match=r"'relu', '', 'small', 0.*no test rmse"):
+        statistics.summarize(spec, make_units(), metric=RMSE)
+
+
+def test_variants_are_judged_apart():
+    spec = tiny(variants={"same": {}, "gain": {"model": {"init": "gain"}}})
+    same = {"relu": [0.1, 0.2], "apalu": [0.3, 0.6]}
+    runs = make_runs(same, variant="same")
+    runs += make_runs({"relu": [0.5], "apalu": [0.3]}, variant="gain")
+    assert statistics.summarize(spec, runs).arm("relu").mean == pytest.approx(0.15)
+    gain = statistics.summarize(spec, runs, "gain").arm("relu")
+    assert (gain.n, gain.mean) == (1, 0.5)
+    assert gain.comparison.mean == pytest.approx(-0.2)

@@ -11,12 +11,27 @@ from types import ModuleType
 from typing import Any, cast
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data import digits, files
+from apalu_jax.experiments.data import (
+    cifar10,
+    digits,
+    files,
+    isl_keypoints,
+    mnist,
+    series,
+    uci,
+)
 from apalu_jax.experiments.data.dataset import Dataset
 
 __all__ = ("download", "load", "names", "source", "verify")
 
-_MODULES: Mapping[str, ModuleType] = {"digits": digits}
+_MODULES: Mapping[str, ModuleType] = {
+    "cifar10": cifar10,
+    "digits": digits,
+    "isl_keypoints": isl_keypoints,
+    "mnist": mnist,
+    "series": series,
+    "uci": uci,
+}
 
 
 def names() -> list[str]:
@@ -62,14 +77,14 @@ def verify(name: str, data_dir: Path | None = None) -> list[Path]:
     Raises:
       ExperimentError: A file is missing or damaged.
     """
-    wanted = source(name).files
+    wanted = files.choose(source(name), data_dir)
     if not wanted:
         load({"name": name}, data_dir)
     return [files.find(file, data_dir) for file in wanted]
 
 
 def download(name: str, data_dir: Path | None = None) -> list[Path]:
-    """Downloads what is missing of a data set.
+    """Downloads what is missing of a data set, from its official source.
 
     Args:
       name: One of :func:`names`.

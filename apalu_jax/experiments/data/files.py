@@ -16,7 +16,16 @@ from pathlib import Path
 
 from apalu_jax.experiments import ExperimentError
 
-__all__ = ("File", "Source", "cache_dir", "digest", "download", "fetch", "find")
+__all__ = (
+    "File",
+    "Source",
+    "cache_dir",
+    "choose",
+    "digest",
+    "download",
+    "fetch",
+    "find",
+)
 
 _TIMEOUT_S = 60
 
@@ -45,6 +54,8 @@ class Source:
       origin: Who made it, and the address.
       licence: Under which terms.
       files: Its files; none for a set that a library brings along.
+      alternatives: Other sets of files that do instead, such as a copy in another
+        format; see :func:`choose`.
       note: What else one should know to get it.
     """
 
@@ -52,6 +63,7 @@ class Source:
     origin: str
     licence: str
     files: tuple[File, ...] = ()
+    alternatives: tuple[tuple[File, ...], ...] = ()
     note: str = ""
 
 
@@ -59,6 +71,23 @@ def cache_dir() -> Path:
     """The user's cache folder of this package; not created here."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "apalu_jax" / "data"
+
+
+def choose(source: Source, data_dir: Path | None = None) -> tuple[File, ...]:
+    """The files of a data set that are to be used.
+
+    Args:
+      source: Where the data set comes from.
+      data_dir: Folder to look in first.
+
+    Returns:
+      ``source.files`` if all are on this machine, else the first of its alternatives
+      of which that is true, else ``source.files``, which can be downloaded.
+    """
+    for candidate in (source.files, *source.alternatives):
+        if all(_is_here(file, data_dir) for file in candidate):
+            return candidate
+    return source.files
 
 
 def find(file: File, data_dir: Path | None = None) -> Path:
@@ -102,7 +131,7 @@ def fetch(file: File, data_dir: Path | None = None) -> Path:
     Raises:
       ExperimentError: As :func:`find`, or as :func:`download`.
     """
-    if any((folder / file.path).is_file() for folder in _folders(data_dir)):
+    if _is_here(file, data_dir):
         return find(file, data_dir)
     return download(file)
 
@@ -153,6 +182,10 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_here(file: File, data_dir: Path | None) -> bool:
+    return any((folder / file.path).is_file() for folder in _folders(data_dir))
 
 
 def _folders(data_dir: Path | None) -> list[Path]:

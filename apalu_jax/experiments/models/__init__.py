@@ -15,11 +15,17 @@ from flax import linen as nn
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import Arm
-from apalu_jax.experiments.models import mlp, mobilenet
+from apalu_jax.experiments.models import cnn, googlenet, mlp, mobilenet, recurrent
 
 __all__ = ("build",)
 
-_MODULES: Mapping[str, ModuleType] = {"mlp": mlp, "mobilenet": mobilenet}
+_MODULES: Mapping[str, ModuleType] = {
+    "cnn": cnn,
+    "googlenet": googlenet,
+    "mlp": mlp,
+    "mobilenet": mobilenet,
+    "recurrent": recurrent,
+}
 
 
 def build(options: Mapping[str, Any], arm: Arm, outputs: int) -> nn.Module:

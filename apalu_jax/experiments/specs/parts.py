@@ -52,7 +52,7 @@ class Published:
     """What others have published of a baseline: a check of the experiment.
 
     Attributes:
-      arm: The baseline; where a preset lacks the arm, variant or unit, nothing is shown.
+      arm: The baseline; nothing is shown where a preset lacks it, or what follows.
       metric: One of the declared metrics.
       low: Smallest of the published means.
       high: Largest of them.

@@ -1,56 +1,83 @@
 """Classification by the cross-entropy of a softmax."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax import Array
+from jax import Array, lax
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.dataset import Batch
-from apalu_jax.introspection import Histogram, capture_linen
+from apalu_jax.experiments.tasks.augmentation import augment
+from apalu_jax.experiments.tasks.inputs import input_histograms
+from apalu_jax.introspection import Histogram
 
 __all__ = ("Classification", "build")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Classification:
     """One class for every example, from batches of ``{"inputs", "targets"}``.
 
     Metrics are "accuracy", the share of examples whose largest logit is that of their
     class, and "log_loss", the mean of -log p(class) in nats.
 
+    Inputs of type uint8 are images; the network is given ``(x / 255 - mean) / std``.
+
     Attributes:
       network: From inputs [n, ...] to logits [n, classes].
+      mean: For each colour of an image, or one for all.
+      std: Likewise.
+      augment: How training images are changed, see
+        :func:`~apalu_jax.experiments.tasks.augmentation.augment`.
+      shift: Of it.
+      chunk: How many examples the network is given at once outside of training.
+      histogram_examples: How many examples of a part, the first ones, the histograms
+        are taken over, all at once.
     """
 
     network: nn.Module
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    augment: str = ""
+    shift: int = 2
+    chunk: int = 1000
+    histogram_examples: int = 1000
 
     def init(self, key: Array, batch: Any) -> dict[str, Any]:
         """Draws the variables."""
-        return dict(self.network.init(key, batch["inputs"][:1], train=False))
+        inputs = self._scale(batch["inputs"][:1])
+        return dict(self.network.init(key, inputs, train=False))
 
     def loss(
         self, variables: Mapping[str, Any], batch: Any, key: Array
     ) -> tuple[Array, Mapping[str, Any]]:
         """Mean cross-entropy of a batch, the network in training mode."""
+        augment_key, dropout_key = jax.random.split(key)
+        inputs = augment(batch["inputs"], augment_key, self.augment, self.shift)
         logits, carried = self.network.apply(
             variables,
-            batch["inputs"],
+            self._scale(inputs),
             train=True,
             mutable=[name for name in variables if name != "params"],
-            rngs={"dropout": key},
+            rngs={"dropout": dropout_key},
         )
         return _cross_entropy(logits, batch["targets"]).mean(), carried
 
     def predict(self, variables: Mapping[str, Any], part: Any) -> dict[str, Array]:
         """For each example, whether it is right, and its cross-entropy."""
-        logits = cast(Array, self.network.apply(variables, part["inputs"], train=False))
+
+        def logits_of(inputs: Array) -> Array:
+            scaled = self._scale(inputs)
+            return cast(Array, self.network.apply(variables, scaled, train=False))
+
+        logits = _in_chunks(logits_of, part["inputs"], self.chunk)
         return {
             "accuracy": jnp.argmax(logits, axis=-1) == part["targets"],
             "log_loss": _cross_entropy(logits, part["targets"]),
@@ -60,9 +87,12 @@ class Classification:
         self, variables: Mapping[str, Any], part: Any
     ) -> dict[str, Histogram]:
         """The inputs of every APALU of the network, in evaluation mode."""
-        return capture_linen(self.network, variables, part["inputs"], train=False)
+        inputs = self._scale(part["inputs"][: self.histogram_examples])
+        return input_histograms(self.network, variables, inputs)
 
-    def metrics(self, predictions: Mapping[str, Any], part: Batch) -> dict[str, float]:
+    def metrics(
+        self, predictions: Mapping[str, Any], part: Batch, validation: Any
+    ) -> dict[str, float]:
         """Means over the examples."""
         return {
             name: float(np.mean(values, dtype=np.float64))
@@ -80,12 +110,49 @@ class Classification:
             )
         return scores[metric]
 
+    def _scale(self, inputs: Array) -> Array:
+        if inputs.dtype != jnp.uint8:
+            return inputs
+        mean, std = np.asarray(self.mean, "f4"), np.asarray(self.std, "f4")
+        scaled: Array = (inputs.astype(jnp.float32) / 255 - mean) / std
+        return scaled
 
-def build(network: nn.Module) -> Classification:
-    """Builds the task."""
-    return Classification(network)
+
+def build(
+    network: nn.Module,
+    *,
+    mean: Sequence[float] = Classification.mean,
+    std: Sequence[float] = Classification.std,
+    augment: str = "",
+    shift: int = Classification.shift,
+    chunk: int = Classification.chunk,
+    histogram_examples: int = Classification.histogram_examples,
+) -> Classification:
+    """Builds the task; for the arguments see :class:`Classification`."""
+    return Classification(
+        network=network,
+        mean=tuple(mean),
+        std=tuple(std),
+        augment=augment,
+        shift=shift,
+        chunk=chunk,
+        histogram_examples=histogram_examples,
+    )
 
 
 def _cross_entropy(logits: Array, targets: Array) -> Array:
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return cast(Array, losses)
+
+
+def _in_chunks(fn: Callable[[Array], Array], inputs: Array, chunk: int) -> Array:
+    """``fn`` of the examples, computed for at most ``chunk`` of them at once."""
+    n = len(inputs)
+    if n <= chunk:
+        return fn(inputs)
+    chunks = -(-n // chunk)
+    size = -(-n // chunks)
+    # What fills the last chunk up is computed in vain.
+    filled = jnp.pad(inputs, ((0, chunks * size - n), *((0, 0),) * (inputs.ndim - 1)))
+    results: Array = lax.map(fn, filled.reshape(chunks, size, *inputs.shape[1:]))
+    return results.reshape(-1, *results.shape[2:])[:n]

@@ -1,0 +1,47 @@
+"""Tables in a Markdown file that commands keep up to date."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ("fill",)
+
+_MARKED = re.compile(
+    r"(?P<start><!-- table: (?P<name>\w+)(?P<values>( \S+)*) -->\n)"
+    r".*?(?P<end><!-- end -->)",
+    re.DOTALL,
+)
+
+
+def fill(
+    readme: Path,
+    render: Callable[[str, list[str]], str | None],
+    *,
+    check: bool = False,
+) -> bool | None:
+    """Replaces what stands between marks.
+
+    Args:
+      readme: The file; written only if something differs.
+      render: From the name and the values of a line ``<!-- table: NAME VALUE ... -->``
+        to what stands from there to the line ``<!-- end -->``; None leaves it as it is.
+      check: Whether to leave the file as it is.
+
+    Returns:
+      Whether something differed; None if nothing was rendered.
+    """
+    rendered = 0
+
+    def replace(match: re.Match[str]) -> str:
+        nonlocal rendered
+        text = render(match["name"], match["values"].split())
+        if text is None:
+            return match[0]
+        rendered += 1
+        return f"{match['start']}\n{text}\n\n{match['end']}"
+
+    old = readme.read_text(encoding="utf-8")
+    new = _MARKED.sub(replace, old)
+    if new != old and not check:
+        readme.write_text(new, encoding="utf-8")
+    return new != old if rendered else None

@@ -1,0 +1,189 @@
+"""What the data sets of images have in common: smaller images, parts, slow decoding."""
+
+import contextlib
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments.data import files
+from apalu_jax.experiments.data.dataset import Dataset, Fold
+
+__all__ = ("Images", "LabelledImages", "cached", "pool", "to_dataset")
+
+Images: TypeAlias = NDArray[np.uint8]
+"""[n, height, width, colours]."""
+
+
+class LabelledImages(NamedTuple):
+    """The two official parts of a data set.
+
+    Attributes:
+      train: Images for training and validation.
+      train_labels: Their classes, [n].
+      test: Images for the test.
+      test_labels: Their classes, [n].
+    """
+
+    train: Images
+    train_labels: NDArray[np.uint8]
+    test: Images
+    test_labels: NDArray[np.uint8]
+
+
+def pool(images: Images, size: int) -> Images:
+    """Makes images smaller by averages over squares, rounded.
+
+    Args:
+      images: Square images.
+      size: Their new height and width, a divisor of the present one.
+
+    Returns:
+      Images [n, size, size, colours].
+
+    Raises:
+      ExperimentError: ``size`` is not such a divisor.
+
+    Examples:
+      >>> image = np.array([[0, 1, 9, 9], [2, 3, 9, 9]] * 2, np.uint8)
+      >>> pool(image[None, :, :, None], 2)[0, :, :, 0].tolist()
+      [[2, 9], [2, 9]]
+    """
+    side = images.shape[1]
+    if not 1 <= size <= side or side % size:
+        raise ExperimentError(f"`size` must be a divisor of {side}, got {size!r}.")
+    factor = side // size
+    if factor == 1:
+        return images
+    sums = np.full((len(images), size, size, images.shape[3]), factor**2 // 2, "u4")
+    for i in range(factor):
+        for j in range(factor):
+            sums += images[:, i::factor, j::factor]
+    means: Images = (sums // factor**2).astype(np.uint8)
+    return means
+
+
+def to_dataset(
+    images: LabelledImages,
+    *,
+    size: int,
+    train: int | None,
+    validation: int,
+    test: int | None,
+    label: str = "",
+) -> Dataset:
+    """Makes a data set of images that have an official test part.
+
+    Args:
+      images: All images.
+      size: Height and width that they shall have; see :func:`pool`.
+      train: How many images the training part has; all that are left if None.
+      validation: How many the validation part has. Both are drawn from the official
+        training part, stratified and anew for every seed.
+      test: How many the test part has, the first of every class; all if None. They come
+        in a random order that is always the same.
+      label: What the data set really is.
+
+    Returns:
+      Folds of ``{"inputs", "targets"}``: the images, uint8, and their classes, int32.
+
+    Raises:
+      ExperimentError: A size does not fit the data.
+    """
+    classes = len(np.unique(images.train_labels))
+    available = len(images.train_labels) - validation
+    count = available if train is None else train
+    # A stratified split needs one image of each class in each part.
+    if min(count, validation) < classes or count > available:
+        raise ExperimentError(
+            f"`train` and `validation` must be at least {classes} each and together "
+            f"at most {len(images.train_labels)}, got {train!r} and {validation!r}."
+        )
+    chosen = _first_of_each(images.test_labels, test)
+    small = images._replace(
+        train=pool(images.train, size),
+        train_labels=images.train_labels.astype(np.int32),
+        test=pool(images.test[chosen], size),
+        test_labels=images.test_labels[chosen].astype(np.int32),
+    )
+    fold = partial(_fold, small, count, validation)
+    return Dataset(outputs=classes, fold=fold, label=label)
+
+
+def cached(name: str, make: Callable[[], Images]) -> Images:
+    """Images that take long to decode: from the cache if they are there and whole.
+
+    Args:
+      name: Of the file in the cache; says what the images depend on.
+      make: Decodes them.
+
+    Returns:
+      The images; a cache that cannot be written is no error.
+    """
+    path = files.cache_dir() / "decoded" / name
+    with contextlib.suppress(OSError):
+        content = path.read_bytes()
+        digest, array = content[:32], content[32:]
+        if hashlib.sha256(array).digest() == digest:
+            return np.load(io.BytesIO(array))  # type: ignore[no-any-return]
+    images = make()
+    with contextlib.suppress(OSError):
+        _write(path, images)
+    return images
+
+
+def _write(path: Path, images: Images) -> None:
+    """Writes the SHA-256 and then the array; it appears there only whole."""
+    array = io.BytesIO()
+    np.save(array, images)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(hashlib.sha256(array.getbuffer()).digest())
+            out.write(array.getbuffer())
+        os.replace(name, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _first_of_each(labels: NDArray[Any], count: int | None) -> NDArray[Any]:
+    """Indices of ``count`` examples, as many of each class, in a random order."""
+    classes = np.unique(labels)
+    if count is None:
+        chosen = np.arange(len(labels))
+    else:
+        rows = [np.flatnonzero(labels == each) for each in classes]
+        share, rest = divmod(count, len(classes))
+        if rest or not 1 <= share <= min(map(len, rows)):
+            raise ExperimentError(
+                f"`test` must be a multiple of {len(classes)} and at most "
+                f"{min(map(len, rows)) * len(classes)}, got {count!r}."
+            )
+        chosen = np.concatenate([row[:share] for row in rows])
+    return np.random.default_rng(0).permutation(chosen)
+
+
+def _fold(images: LabelledImages, train: int, validation: int, seed: int) -> Fold:
+    from sklearn.model_selection import train_test_split
+
+    indices = train_test_split(
+        np.arange(len(images.train_labels)),
+        train_size=train,
+        test_size=validation,
+        stratify=images.train_labels,
+        random_state=seed,
+    )
+    drawn, held_out = (
+        {"inputs": images.train[i], "targets": images.train_labels[i]} for i in indices
+    )
+    return Fold(drawn, held_out, {"inputs": images.test, "targets": images.test_labels})

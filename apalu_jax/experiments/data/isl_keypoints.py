@@ -1,0 +1,174 @@
+"""Indian Sign Language: sequences of key points of a signer's body, hands and face."""
+
+from collections.abc import Sequence
+from math import ceil, floor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments.data import files
+from apalu_jax.experiments.data.dataset import Dataset, Fold
+from apalu_jax.experiments.data.files import File, Source
+
+__all__ = ("SOURCE", "load")
+
+SOURCE = Source(
+    title="13 gestures of Indian Sign Language, 30 videos each, 30 frames a video",
+    origin=(
+        "B. Subramanian et al., Scientific Reports 12, 11964, 2022, "
+        "https://github.com/barathi-1993/Indian-Sign-Language-Recognition"
+    ),
+    licence="MIT, subject to institutional and data-use restrictions where applicable",
+    files=(
+        File(
+            path="isl_keypoints/isl_pose_hands.npz",
+            sha256="65b629928f5983fa8914181d5e1027fdec94d0df09ee6c09fb2763b058796ae3",
+        ),
+        File(
+            path="isl_keypoints/isl_face.npz",
+            sha256="a5576b1946222fb2565d670a568ef83c17b7fd0fc95696cfa0a76783ed4eab2c",
+        ),
+    ),
+    note=(
+        "the source holds 11,700 files MP_Data/<gesture>/<video>/<frame>.npy; these "
+        "two hold the same float32 numbers: pose [390, 30, 132], left_hand and "
+        "right_hand [390, 30, 63], y and video [390]; face [390, 30, 1404]"
+    ),
+)
+
+_ORDERED_TEST_VIDEOS = 9
+
+# MediaPipe's numbers of the landmarks.
+_SHOULDERS = [11, 12]
+
+
+def load(
+    data_dir: Path | None = None,
+    unit: str = "",
+    *,
+    split: str = "random",
+    shots: int | None = None,
+    face: bool = False,
+    validation_share: float = 0.15,
+    test_share: float = 0.15,
+) -> Dataset:
+    """Loads the 390 sequences.
+
+    Every frame is centred on the midpoint of the shoulders and divided by their
+    distance; a hand that was not detected stays zero.
+
+    Args:
+      data_dir: Folder to look in first.
+      unit: There is only ``""``.
+      split: "random": stratified and drawn anew for every seed, the test part's size
+        rounded up and the validation part's down. "ordered": the last 9 of the 30
+        videos of every gesture are the test part, and the seed draws the validation
+        part from the others.
+      shots: Sequences of each gesture in the training part, drawn from it for every
+        seed, a smaller number's from a larger one's; None for all.
+      face: Whether the inputs have the face's 468 landmarks.
+      validation_share: Share of the validation part, in (0, 1).
+      test_share: Share of the test part of random splits, in (0, 1).
+
+    Returns:
+      ``inputs``, float32 [n, 30, 258]: 33 landmarks of the pose with x, y, z and
+      visibility, 21 of each hand; [n, 30, 1662] with the face, which follows the pose.
+      ``targets`` are the gestures in alphabetical order, int32.
+
+    Raises:
+      ExperimentError: A file is missing or damaged, there is no such split, or fewer
+        than ``shots`` sequences of a gesture.
+    """
+    if split not in ("random", "ordered"):
+        raise ExperimentError(f"`split` must be random or ordered, got {split!r}.")
+    with np.load(files.fetch(SOURCE.files[0], data_dir)) as arrays:
+        pose, targets = arrays["pose"], arrays["y"].astype(np.int32)
+        hands, video = [arrays["left_hand"], arrays["right_hand"]], arrays["video"]
+    faces = []
+    if face:
+        with np.load(files.fetch(SOURCE.files[1], data_dir)) as arrays:
+            faces = [arrays["face"]]
+    inputs = normalise(pose, [*faces, *hands])
+
+    everything = np.arange(len(targets))
+    n_validation = floor(validation_share * len(targets))
+    last = video >= video.max() + 1 - _ORDERED_TEST_VIDEOS
+
+    def fold(seed: int) -> Fold:
+        if split == "ordered":
+            rest, test = everything[~last], everything[last]
+        else:
+            n_test = ceil(test_share * len(targets))
+            rest, test = _split(everything, targets, n_test, seed)
+        train, validation = _split(rest, targets, n_validation, seed)
+        if shots is not None:
+            train = _first_of_each(train, targets, shots)
+        return Fold(
+            *(
+                {"inputs": inputs[part], "targets": targets[part]}
+                for part in (train, validation, test)
+            )
+        )
+
+    return Dataset(outputs=len(np.unique(targets)), fold=fold)
+
+
+def normalise(pose: NDArray[Any], others: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Puts the signer's shoulders at one place and in one size.
+
+    Args:
+      pose: x, y, z and visibility of 33 landmarks, [..., 132].
+      others: Hands and face, x, y, z of their landmarks, [..., 3 * landmarks]; all
+        zeros where not detected.
+
+    Returns:
+      All of them side by side, [..., inputs]. x and y are taken from the midpoint of
+      the shoulders, and x, y and z divided by the shoulders' distance in the image; z,
+      which every part has from a point of its own, is not moved.
+    """
+    landmarks = pose.reshape(*pose.shape[:-1], -1, 4)
+    shoulders = landmarks[..., _SHOULDERS, :2]
+    centre = shoulders.mean(axis=-2, keepdims=True)
+    across = np.diff(shoulders, axis=-2)
+    width = np.hypot(across[..., 0], across[..., 1])
+
+    def place(points: NDArray[Any]) -> NDArray[Any]:
+        moved = points.copy()
+        moved[..., :2] -= centre
+        return moved / width[..., None]
+
+    placed = [np.concatenate([place(landmarks[..., :3]), landmarks[..., 3:]], axis=-1)]
+    for part in others:
+        points = part.reshape(*part.shape[:-1], -1, 3)
+        detected = points.any(axis=(-2, -1), keepdims=True)
+        placed.append(np.where(detected, place(points), np.float32(0)))
+    flat = [points.reshape(*points.shape[:-2], -1) for points in placed]
+    return np.concatenate(flat, axis=-1)
+
+
+def _split(
+    indices: NDArray[np.intp], targets: NDArray[np.int32], n_second: int, seed: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Two parts of examples at random, each class in proportion, both shuffled."""
+    from sklearn.model_selection import train_test_split
+
+    first, second = train_test_split(
+        indices, test_size=n_second, stratify=targets[indices], random_state=seed
+    )
+    return first, second
+
+
+def _first_of_each(
+    indices: NDArray[np.intp], targets: NDArray[np.int32], count: int
+) -> NDArray[np.intp]:
+    """The first examples of each class; being in random order, they are drawn."""
+    classes = targets[indices]
+    parts = [indices[classes == c][:count] for c in np.unique(classes)]
+    if min(len(part) for part in parts) < count:
+        raise ExperimentError(
+            f"`shots` must be at most {min(len(part) for part in parts)}, got {count}."
+        )
+    return np.concatenate(parts)

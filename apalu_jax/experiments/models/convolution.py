@@ -1,0 +1,96 @@
+"""Convolution without grouping, in the form that is fast where it runs."""
+
+from typing import Any, Literal, TypeAlias
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array, lax
+
+from apalu_jax.experiments import ExperimentError
+
+__all__ = ("Conv", "Form", "convolve")
+
+Form: TypeAlias = Literal["lax", "patches"]
+
+
+def convolve(x: Array, kernel: Array, stride: int, form: Form = "lax") -> Array:
+    """Convolves images with a square kernel, padded so that a stride of 1 keeps sizes.
+
+    Args:
+      x: Images [n, height, width, channels], of a float type.
+      kernel: Weights [size, size, channels, features], ``size`` odd, of the same type.
+      stride: Step between the places of the output, in both directions.
+      form: "lax" for XLA's convolution; "patches" for a matrix product with the patches
+        under the kernel. The second is for models that are vmapped on GPU, where the
+        first becomes a grouped convolution, whose gradient is slow.
+
+    Returns:
+      Images [n, ceil(height / stride), ceil(width / stride), features] of that type.
+
+    Raises:
+      ExperimentError: There is no such form.
+
+    Examples:
+      >>> x, kernel = jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1))
+      >>> print(convolve(x, kernel, stride=2, form="patches")[0, :, :, 0])
+      [[4. 6.]
+       [6. 9.]]
+    """
+    if form == "lax":
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            [(len(kernel) // 2,) * 2] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+    if form == "patches":
+        return jnp.einsum("nhwijc,ijcf->nhwf", _patches(x, len(kernel), stride), kernel)
+    raise ExperimentError(f"`conv` must be lax or patches, got {form!r}.")
+
+
+def _patches(x: Array, size: int, stride: int) -> Array:
+    """What lies under the kernel: [n, height, width, size, size, channels]."""
+    n, height, width, channels = x.shape
+    around = (size // 2, size // 2)
+    padded = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+    shifted = [
+        padded[:, i : i + height : stride, j : j + width : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    shape = (*shifted[0].shape[:3], size, size, channels)
+    return jnp.stack(shifted, axis=3).reshape(shape)
+
+
+class Conv(nn.Module):
+    """A layer of :func:`convolve`.
+
+    Attributes:
+      features: Channels of the output.
+      size: Height and width of the kernel, odd.
+      kernel_init: Initialiser of the kernel, whose fan-in is ``size**2 * channels``.
+      stride: Step between the places of the output.
+      use_bias: Whether a bias is added, at first zero.
+      form: See :func:`convolve`.
+      dtype: Of the computation; the parameters are float32.
+    """
+
+    features: int
+    size: int
+    kernel_init: nn.initializers.Initializer
+    stride: int = 1
+    use_bias: bool = False
+    form: Form = "lax"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps images [n, height, width, channels] to images of ``features``."""
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
+        y = convolve(x.astype(self.dtype), kernel, self.stride, self.form)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y += bias.astype(self.dtype)
+        return y

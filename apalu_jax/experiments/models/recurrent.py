@@ -1,0 +1,158 @@
+"""Recurrent layers over a sequence, and dense layers on their last output."""
+
+from collections.abc import Sequence
+from math import sqrt
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jax.nn.initializers import Initializer
+
+from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments.arms import ActivationFactory
+from apalu_jax.experiments.models.cells import CELLS, candidate_last
+
+__all__ = ("Recurrent", "RecurrentLayer", "build")
+
+_PLACEMENTS = ("candidate", "dense", "both")
+
+# Where the arm is not placed: tanh in the cells, ReLU behind dense layers, each with
+# its own 1 / sqrt(E f(z)^2), z ~ N(0, 1).
+_TANH_GAIN = 1.5925374
+_RELU_GAIN = sqrt(2.0)
+
+
+class RecurrentLayer(nn.Module):
+    """A cell over the steps of a sequence.
+
+    Attributes:
+      cell: Name of the cell.
+      features: Size of its state, which starts at zero.
+      activation: Factory of its activation, one for all steps.
+      gain: The candidate's input kernel has standard deviation ``gain / sqrt(fan_in)``,
+        those of gates ``1 / sqrt(fan_in)``; for the kernels on the state see
+        :mod:`apalu_jax.experiments.models.cells`.
+    """
+
+    cell: str
+    features: int
+    activation: ActivationFactory
+    gain: float
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        """Maps inputs [time, n, inputs] to outputs [time, n, features]."""
+        cell = CELLS[self.cell]
+        kernel = self.param(
+            "kernel",
+            candidate_last(_draw(1.0), _draw(self.gain), cell.blocks),
+            (inputs.shape[-1], cell.blocks * self.features),
+        )
+        steps = nn.scan(
+            cell,
+            variable_broadcast="params",
+            variable_axes={"input_histograms": 0},
+            split_rngs={"params": False},
+        )(self.features, self.activation, self.gain, name="cell")
+        zeros = jnp.zeros((inputs.shape[1], self.features), inputs.dtype)
+        _, outputs = steps((zeros,) * cell.states, inputs @ kernel)
+        return outputs
+
+
+class Recurrent(nn.Module):
+    """Recurrent layers, of which the last one's last output feeds dense layers.
+
+    Attributes:
+      outputs: Size of the output.
+      activation: Factory of the activations that are compared.
+      gain: Theirs; the dense kernels in front of them have standard deviation
+        ``gain / sqrt(fan_in)``, the last one ``1 / sqrt(fan_in)``.
+      cell: "elman", "gru", "lstm" or "mopgru".
+      features: Sizes of the recurrent layers.
+      dense: Sizes of the dense layers in front of the last one.
+      placement: Where the activation goes: "candidate", into the cells; "dense", behind
+        the dense layers; or "both". Elsewhere are tanh in the cells and ReLU behind the
+        dense layers, with the gains of these.
+      batch_norm: Whether the outputs of every recurrent layer but the last one are
+        normalised, over examples and steps; the statistics are the collection
+        ``batch_stats``, which a call with ``train=True`` updates.
+      dropout: Share of these outputs that is dropped in training.
+    """
+
+    outputs: int
+    activation: ActivationFactory
+    gain: float
+    cell: str = "gru"
+    features: Sequence[int] = (32, 64, 32)
+    dense: Sequence[int] = ()
+    placement: str = "candidate"
+    batch_norm: bool = False
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, inputs: Array, *, train: bool = False) -> Array:
+        """Maps sequences [n, time, inputs] to outputs [n, outputs]."""
+        placed = self.activation, self.gain
+        in_cells = (lambda: jnp.tanh), _TANH_GAIN
+        in_dense = (lambda: nn.relu), _RELU_GAIN
+
+        x = inputs.swapaxes(0, 1)
+        for i, features in enumerate(self.features):
+            if i > 0 and self.batch_norm:
+                x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+            if i > 0:
+                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            activation, gain = in_cells if self.placement == "dense" else placed
+            x = RecurrentLayer(self.cell, features, activation, gain)(x)
+        x = x[-1]
+        for features in self.dense:
+            activation, gain = in_dense if self.placement == "candidate" else placed
+            x = activation()(nn.Dense(features, kernel_init=_draw(gain))(x))
+        return nn.Dense(self.outputs)(x)
+
+
+def build(
+    activation: ActivationFactory,
+    outputs: int,
+    gain: float,
+    *,
+    cell: str = "gru",
+    features: Sequence[int] = (32, 64, 32),
+    dense: Sequence[int] = (),
+    placement: str = "candidate",
+    batch_norm: bool = False,
+    dropout: float = 0.0,
+) -> Recurrent:
+    """Builds the network; for the arguments see :class:`Recurrent`.
+
+    Raises:
+      ExperimentError: There is no such cell or placement, or the activation is placed
+        behind dense layers and there are none.
+    """
+    if cell not in CELLS:
+        raise ExperimentError(
+            f"`cell` must be one of {', '.join(CELLS)}, got {cell!r}."
+        )
+    if placement not in _PLACEMENTS:
+        raise ExperimentError(
+            f"`placement` must be one of {', '.join(_PLACEMENTS)}, got {placement!r}."
+        )
+    if placement != "candidate" and not dense:
+        raise ExperimentError(
+            f"`placement` must be candidate where `dense` is empty, got {placement!r}."
+        )
+    return Recurrent(
+        outputs,
+        activation,
+        gain,
+        cell,
+        tuple(features),
+        tuple(dense),
+        placement,
+        batch_norm,
+        dropout,
+    )
+
+
+def _draw(gain: float) -> Initializer:
+    return nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")

@@ -1,0 +1,223 @@
+"""A claim of the paper, judged over the paired runs of an experiment."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from apalu_jax.experiments.records import Record
+from apalu_jax.experiments.specs import Claim, Metric, Spec
+from apalu_jax.experiments.statistics import (
+    Comparison,
+    Table,
+    binomial_interval,
+    holm,
+    metric_values,
+    summarize,
+)
+from apalu_jax.experiments.statistics.numbers import (
+    difference_text,
+    shown_unit,
+    value_text,
+)
+from apalu_jax.experiments.statistics.power import LEVEL
+
+__all__ = ("Status", "Verdict", "judge", "reached", "sides")
+
+Status: TypeAlias = Literal[
+    "supported", "contradicted", "equivalent within the margin", "not resolved"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the records say of a claim.
+
+    Attributes:
+      claim: The claim.
+      variant: The variant that decided.
+      status: The verdict.
+      reason: Why, in a sentence or a few.
+    """
+
+    claim: Claim
+    variant: str
+    status: Status
+    reason: str
+
+
+def judge(spec: Spec, records: Sequence[Record]) -> Verdict | None:
+    """Judges the claim of an experiment in the variant that it is about.
+
+    - Supported: after Holm's adjustment over the declared family the reference is
+      better than every arm of the claim.
+    - Contradicted: it is worse than one of them at least.
+    - Equivalent within the margin: neither, and the two one-sided tests, adjusted after
+      Holm over the arms of the claim, are below 0.05 for every one of them.
+    - Not resolved: everything else, and where a declared run or an arm of the
+      claim is missing.
+
+    A claimed level must be reached by every run of the reference besides; one that does
+    not reach it contradicts the claim.
+
+    Args:
+      spec: The experiment.
+      records: Its runs so far.
+
+    Returns:
+      The verdict; None if nothing is claimed.
+    """
+    if spec.claim is None:
+        return None
+    claim = spec.claim
+    variant = claim.variant or spec.variant_names[0]
+    table = summarize(spec, records, variant)
+    here = [r for r in records if r.variant == variant and r.arm in spec.arms]
+    done = sum(r.status != "failed" for r in here)
+    declared = len(spec.arms) * len(spec.unit_names) * spec.seeds
+    absent = [arm for arm in claim.arms if arm not in spec.all_arms]
+    if absent or done < declared:
+        reason = f"incomplete: {done} of {declared}"
+        if absent:
+            reason = f"the preset {spec.preset} lacks {', '.join(absent)}"
+        return Verdict(
+            claim=claim, variant=variant, status="not resolved", reason=reason
+        )
+    status: Status = "supported"
+    reasons = []
+    if claim.level is not None:
+        all_reach, sentence = reached(
+            spec, here, claim.level, _metric_of_level(spec, claim)
+        )
+        status = "supported" if all_reach else "contradicted"
+        reasons.append(sentence)
+    if claim.arms:
+        compared, sentence = _judge_arms(spec, claim, table)
+        status = compared if status == "supported" else status
+        reasons.append(sentence)
+    return Verdict(
+        claim=claim, variant=variant, status=status, reason=" ".join(reasons)
+    )
+
+
+def sides(metric: Metric, table: Table) -> tuple[list[str], list[str], list[str]]:
+    """Of the family: better than, worse than, not told apart from.
+
+    Args:
+      metric: The metric of the table.
+      table: See :func:`~apalu_jax.experiments.statistics.summarize`.
+
+    Returns:
+      The arms that the reference is better than, those that it is worse than, and the
+      rest.
+    """
+    better, worse, unresolved = [], [], []
+    for summary in table.arms:
+        comparison = summary.comparison
+        if comparison is None or comparison.p_holm is None:
+            continue
+        if comparison.p_holm > LEVEL:
+            unresolved.append(summary.arm)
+        elif (comparison.mean > 0) == metric.higher_is_better:
+            better.append(summary.arm)
+        else:
+            worse.append(summary.arm)
+    return better, worse, unresolved
+
+
+def reached(
+    spec: Spec, runs: Sequence[Record], level: float, metric: Metric
+) -> tuple[bool, str]:
+    """Whether every run of the reference reaches a level, and what that supports.
+
+    Args:
+      spec: The experiment.
+      runs: Records of one variant.
+      level: The claimed value.
+      metric: The metric that it is of.
+
+    Returns:
+      Whether all do, and a sentence; of an accuracy with exact bounds.
+    """
+    own = [r for r in runs if r.arm == spec.reference and r.status != "failed"]
+    values = metric_values(spec, own, metric)
+    if metric.relative:
+        values = {place: math.exp(value) for place, value in values.items()}
+    sign = 1 if metric.higher_is_better else -1
+    hits = sum(sign * value >= sign * level for value in values.values())
+    unit = " %" if metric.percent else ""
+    sentence = (
+        f"{hits} of {len(values)} runs of {spec.reference} reach {metric.name} "
+        f"{value_text(metric, level)}{unit}."
+    )
+    if metric.name == "accuracy":
+        sentence += _bounds(own, list(values.values()))
+    return hits == len(values), sentence
+
+
+def _metric_of_level(spec: Spec, claim: Claim) -> Metric:
+    name = claim.metric or spec.metric.name
+    return next(metric for metric in spec.metrics if metric.name == name)
+
+
+def _bounds(runs: Sequence[Record], values: Sequence[float]) -> str:
+    sizes = [int(run.history["test"]["examples"]) for run in runs]
+    correct = sum(
+        round(value * size) for value, size in zip(values, sizes, strict=True)
+    )
+    alone, _ = binomial_interval(min(sizes), min(sizes))
+    low, high = binomial_interval(correct, sum(sizes))
+    return (
+        f" A test part of {min(sizes)} examples without an error shows no more than an "
+        f"accuracy above {100 * alone:.1f} % (exact 95 % bound); all {len(runs)} "
+        f"together, {correct} of {sum(sizes)} right, show {100 * low:.1f} to "
+        f"{100 * high:.1f} % as far as the test parts do not overlap."
+    )
+
+
+def _judge_arms(spec: Spec, claim: Claim, table: Table) -> tuple[Status, str]:
+    better, worse, _ = sides(spec.metric, table)
+    found = {s.arm: s.comparison for s in table.arms if s.comparison}
+    claimed = {arm: found[arm] for arm in claim.arms}
+    won = [arm for arm in claimed if arm in better]
+    lost = [arm for arm in claimed if arm in worse]
+    same = _equivalent(claimed)
+    status: Status = "not resolved"
+    if lost:
+        status = "contradicted"
+    elif len(won) == len(claimed):
+        status = "supported"
+    elif len(same) == len(claimed):
+        status = "equivalent within the margin"
+    rest = [arm for arm in claimed if arm not in (*won, *lost)]
+    sentence = (
+        f"At {LEVEL} after Holm's adjustment {spec.reference} is better than "
+        f"{', '.join(won) or 'none'}, worse than {', '.join(lost) or 'none'} and not "
+        f"told apart from {', '.join(rest) or 'none'} of the claim's arms; equivalent "
+        f"within the margin to {', '.join(same) or 'none'}."
+    )
+    return status, f"{sentence} {_resolution(spec.metric, claimed)}"
+
+
+def _equivalent(claimed: dict[str, Comparison]) -> list[str]:
+    adjusted = holm([comparison.p_equivalent for comparison in claimed.values()])
+    return [arm for arm, p in zip(claimed, adjusted, strict=True) if p < LEVEL]
+
+
+def _resolution(metric: Metric, claimed: dict[str, Comparison]) -> str:
+    """What the sample could have found, in words."""
+    n = min(comparison.n for comparison in claimed.values())
+    sizes = [c.smallest_resolved for c in claimed.values()]
+    known = [size for size in sizes if not math.isnan(size)]
+    unit = f" {shown_unit(metric)}" if shown_unit(metric) else ""
+    margin = f"the margin is {difference_text(metric, metric.margin, '')}{unit}."
+    if any(math.isinf(size) for size in known):
+        return f"With {n} pairs the test can show no difference of any size; {margin}"
+    if not known:
+        return f"With {n} pairs that do not vary no resolution is defined; {margin}"
+    ends = [difference_text(metric, size, "") for size in (min(known), max(known))]
+    span = ends[0] if ends[0] == ends[1] else " to ".join(ends)
+    return (
+        f"With {n} pairs the smallest difference that it could have resolved (80 % "
+        f"power) is {span}{unit}, by arm; {margin}"
+    )

@@ -1,0 +1,24 @@
+"""Figures of what :mod:`apalu_jax.introspection` returns, and of training runs.
+
+Every function returns a ``matplotlib.figure.Figure`` of its own, without pyplot and its
+global state: ``figure.savefig("curve.png")`` writes it, ``figure.axes`` changes it. The
+colours are those of Okabe and Ito, and line styles tell apart what colours do not.
+
+References:
+  M. Okabe, K. Ito, `Color Universal Design <https://jfly.uni-koeln.de/color/>`_, 2008
+"""
+
+try:
+    import matplotlib as _matplotlib  # noqa: F401 - asked for before all else
+except ImportError as error:
+    raise ImportError(
+        'apalu_jax.plotting needs matplotlib: pip install "apalu-jax[plot]".'
+    ) from error
+
+from apalu_jax.plotting.intervals import Interval as Interval
+from apalu_jax.plotting.intervals import plot_intervals as plot_intervals
+from apalu_jax.plotting.shapes import plot_curve as plot_curve
+from apalu_jax.plotting.shapes import plot_layers as plot_layers
+from apalu_jax.plotting.style import COLOURS as COLOURS
+from apalu_jax.plotting.training import plot_evolution as plot_evolution
+from apalu_jax.plotting.training import plot_learning_curves as plot_learning_curves

@@ -1,0 +1,94 @@
+"""Differences with their intervals, one line each."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from apalu_jax.plotting.style import COLOURS, GREY, draw_legend
+
+__all__ = ("Interval", "plot_intervals")
+
+
+class Interval(NamedTuple):
+    """A line of :func:`plot_intervals`.
+
+    Attributes:
+      name: What is compared.
+      value: Its estimate.
+      low: Lower end of the interval; NaN where there is none.
+      high: Upper end; likewise.
+      group: Lines of a group share a colour and a marker.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    group: str
+
+
+def plot_intervals(
+    intervals: Sequence[Interval],
+    *,
+    margin: tuple[float, float] | None = None,
+    xlabel: str = "difference",
+    title: str | None = None,
+) -> Figure:
+    """Estimates with their intervals around zero, the first one on top.
+
+    Args:
+      intervals: What to draw.
+      margin: Ends of what does not matter, drawn as a grey band.
+      xlabel: Label of the differences, with their unit.
+      title: Title of the figure.
+
+    Returns:
+      The figure.
+
+    Raises:
+      ValueError: If there is nothing to draw.
+
+    Examples:
+      >>> line = Interval("relu", 0.3, 0.1, 0.5, "family")
+      >>> figure = plot_intervals([line], margin=(-0.2, 0.2))
+      >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+      ['relu']
+    """
+    if not intervals:
+        raise ValueError("`intervals` must hold one at least.")
+    height = 1.2 + 0.28 * len(intervals)
+    figure = Figure(figsize=(7, height), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color="black", linewidth=0.8, zorder=1)
+    if margin is not None:
+        axes.axvspan(*margin, color=GREY, alpha=0.6, zorder=0, label="margin")
+    places = np.arange(len(intervals))[::-1]
+    for group, colour, marker in zip(
+        dict.fromkeys(line.group for line in intervals),
+        COLOURS,
+        "os^vD<>",
+        strict=False,
+    ):
+        lines = [
+            (line, place)
+            for line, place in zip(intervals, places, strict=True)
+            if line.group == group
+        ]
+        values = np.asarray([line.value for line, _ in lines])
+        ends = np.asarray([[line.low, line.high] for line, _ in lines]).T
+        axes.errorbar(
+            values,
+            [place for _, place in lines],
+            xerr=np.abs(ends - values),
+            fmt=marker,
+            color=colour,
+            capsize=3,
+            label=group,
+        )
+    axes.set_yticks(places, [line.name for line in intervals])
+    axes.set_ylim(-0.7, len(intervals) - 0.3)
+    axes.set(xlabel=xlabel, title=title)
+    draw_legend(figure)
+    return figure

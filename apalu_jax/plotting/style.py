@@ -1,0 +1,75 @@
+"""Colours, line styles, bands and legends that all figures share."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+__all__ = (
+    "COLOURS",
+    "DEPTH_SCALE",
+    "GREY",
+    "LEGEND_LIMIT",
+    "draw_band",
+    "draw_legend",
+    "line_style",
+    "spread",
+)
+
+# Those of Okabe and Ito without yellow, which is too light for lines.
+COLOURS = (
+    "#0072B2",  # blue
+    "#D55E00",  # vermilion
+    "#009E73",  # bluish green
+    "#000000",  # black
+    "#CC79A7",  # reddish purple
+    "#E69F00",  # orange
+    "#56B4E9",  # sky blue
+)
+_LINE_STYLES = ("-", "--", "-.", ":")
+GREY = "#D0D0D0"
+DEPTH_SCALE = ListedColormap(colormaps["cividis"](np.linspace(0, 0.9, 256)))
+
+# With more layers a colour scale by depth replaces the legend and the bands.
+LEGEND_LIMIT = 8
+
+
+def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lowest, mean and highest value of each row."""
+    return values.min(1), values.mean(1), values.max(1)
+
+
+def draw_band(
+    axes: Axes,
+    x: np.ndarray,
+    low: np.ndarray,
+    middle: np.ndarray,
+    high: np.ndarray,
+    **style: Any,
+) -> None:
+    """A line, in a band where its limits differ."""
+    axes.plot(x, middle, **style)
+    if not np.array_equal(low, high, equal_nan=True):
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+
+
+def line_style(index: int, total: int) -> dict[str, Any]:
+    """Colour and line style of line ``index``."""
+    if total > LEGEND_LIMIT:
+        return {"color": DEPTH_SCALE(index / (total - 1)), "linestyle": "-"}
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": _LINE_STYLES[index % len(_LINE_STYLES)],
+    }
+
+
+def draw_legend(figure: Figure) -> None:
+    """One entry for each label, beside the axes."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper")
