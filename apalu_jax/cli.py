@@ -75,7 +75,7 @@ def run(
 ) -> None:
     """Run an experiment; write its records and the report."""
     with one_line_errors(ExperimentError):
-        from apalu_jax.experiments import compilation, report, runner, specs
+        from apalu_jax.experiments import compilation, report, runner, specs, tuning
 
         compilation.use_cache()
         spec = specs.load(name, preset)
@@ -94,7 +94,8 @@ def run(
                     task, completed=share, description=block.name
                 ),
             )
-        result = report.build(spec, records)
+        searches = tuning.read(folder / tuning.FILE_NAME, spec.config_hash)
+        result = report.build(spec, records, searches)
         _print_report(result)
         for path in (
             report.write_markdown(result, folder),

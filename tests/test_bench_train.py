@@ -96,7 +96,7 @@ FULL_BATCH = {
     "mlp": MLP._replace(examples=128, together=2),
     "rnn": CASES["rnn"]._replace(examples=64, together=2),
     "cnn": CASES["cnn"]._replace(
-        model=CASES["cnn"].model | {"features": [4, 8, 8], "strides": [1, 2, 1]},
+        model=CASES["cnn"].model | {"features": [4, 8], "strides": [1, 2]},
         shape=(8, 8, 3),
         examples=128,
     ),
@@ -122,7 +122,7 @@ def test_torch_trains_as_jax_does(torch, name, function):
     seconds, got = torch.train(name, 1, 20)
     want = [float(trainer.train(1)[0]) for _ in range(20)]
     assert seconds > 0
-    assert want[-1] < 0.9 * want[0]
+    assert want[-1] < 0.97 * want[0]
     np.testing.assert_allclose(got, want, rtol=1e-4)
 
 

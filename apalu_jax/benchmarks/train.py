@@ -50,8 +50,8 @@ _NOTES = (
     "one seed after another, eager, its operations called as functions and its "
     "optimisers by default; data are in memory and need no loader. apalu is there the "
     "textbook with `torch.where`. The Elman network is the loop of `torch.nn.RNN` for "
-    "relu, and a loop in Python for apalu. PyTorch is timed with one thread and with as "
-    "many as it takes by default, in a process of its own; the faster is shown.",
+    "relu, and a loop in Python for apalu. PyTorch is timed with one thread and with "
+    "as many as it takes by default, in a process of its own; the faster is shown.",
     "A sample is the time of several epochs, over their steps and seeds; all take "
     "turns. Spread: between the quartiles, over the median. Seeds per hour: of whole "
     "runs, validation left out. To PyTorch: ratio of the seeds per hour.",

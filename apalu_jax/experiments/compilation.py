@@ -6,11 +6,11 @@ from apalu_jax.experiments.data.files import cache_dir
 
 __all__ = ("use_cache",)
 
-_AT_LEAST_S = 2.0
+_AT_LEAST_S = 0.3
 
 
 def use_cache() -> None:
-    """Lets JAX keep what takes it two seconds to compile in the user's cache folder.
+    """Lets JAX keep all but the smallest programs in the user's cache folder.
 
     A folder that the user has given to JAX, e.g. by ``JAX_COMPILATION_CACHE_DIR``, is
     left in place. JAX checks what it reads: a damaged entry is named in a warning and

@@ -12,10 +12,9 @@ from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.models.convolution import Conv, convolve
 
 
-@pytest.mark.parametrize("form", ["lax", "patches"])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [1, 3, 5])
-def test_both_forms_are_the_convolution(form, size, stride):
+def test_both_forms_are_the_convolution(size, stride):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 7, 6, 3)).astype("f4")
     kernel = rng.normal(size=(size, size, 3, 4)).astype("f4")
@@ -24,17 +23,15 @@ def test_both_forms_are_the_convolution(form, size, stride):
     def exact(x, kernel):
         return flax.apply({"params": {"kernel": kernel}}, x)
 
-    @partial(jax.jit, static_argnums=0)
-    def with_gradients(fn, x, kernel, key):
+    def with_gradients(fn):
         y, pull = jax.vjp(fn, x, kernel)
-        return y, *pull(jax.random.normal(key, y.shape))
+        return y, *pull(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
 
-    mine = partial(convolve, stride=stride, form=form)
-    got, want = (
-        with_gradients(fn, x, kernel, jax.random.key(0)) for fn in (mine, exact)
-    )
-    for one, other in zip(got, want, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    forms = (partial(convolve, stride=stride, form=form) for form in ("lax", "patches"))
+    want, *both = jax.jit(lambda: [with_gradients(fn) for fn in (exact, *forms)])()
+    for got in both:
+        for one, other in zip(got, want, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_patches_hold_no_convolution_when_vmapped():

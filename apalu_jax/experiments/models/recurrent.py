@@ -48,14 +48,22 @@ class RecurrentLayer(nn.Module):
             candidate_last(_draw(1.0), _draw(self.gain), cell.blocks),
             (inputs.shape[-1], cell.blocks * self.features),
         )
+        projected = inputs @ kernel
+        state = (
+            jnp.zeros((inputs.shape[1], self.features), inputs.dtype),
+        ) * cell.states
+        options = self.features, self.activation, self.gain
+        if self.is_initializing():
+            # One step draws all there is; a scan would be compiled for every draw.
+            _, output = cell(*options, name="cell")(state, projected[0])
+            return jnp.broadcast_to(output, (len(inputs), *output.shape))
         steps = nn.scan(
             cell,
             variable_broadcast="params",
             variable_axes={"input_histograms": 0},
             split_rngs={"params": False},
-        )(self.features, self.activation, self.gain, name="cell")
-        zeros = jnp.zeros((inputs.shape[1], self.features), inputs.dtype)
-        _, outputs = steps((zeros,) * cell.states, inputs @ kernel)
+        )
+        _, outputs = steps(*options, name="cell")(state, projected)
         return outputs
 
 
