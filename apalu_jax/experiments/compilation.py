@@ -16,7 +16,7 @@ def use_cache() -> None:
     left in place. JAX checks what it reads: a damaged entry is named in a warning and
     compiled anew.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = cache_dir().with_name("compiled")
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _AT_LEAST_S)

@@ -124,5 +124,5 @@ def test_digits_folds_are_stratified_splits_by_seed():
 
 
 def test_unknown_data_set_is_refused():
-    with pytest.raises(ExperimentError, match="`data` must be one of digits"):
+    with pytest.raises(ExperimentError, match="`data` must be one of .*digits"):
         data.load({"name": "no-such"})

@@ -213,7 +213,7 @@ def test_collections_besides_params_are_carried():
             return nn.Dense(10)(x)
 
     folds = prepare(tiny())("", "", "relu", (0,)).folds
-    task = Classification(Normalised())
+    task = Classification(network=Normalised())
     program = compile_program(
         task,
         lambda params, steps, factor: optax.adam(1e-2),

@@ -96,12 +96,12 @@ class Spec(Setting):
             )
         if len({*self.arms, *self.controls}) < len(self.arms) + len(self.controls):
             raise ExperimentError(f"{self.name}: an arm is declared twice.")
+        metrics = [metric.name for metric in self.metrics]
         if self.claim:
             self._check_name("claim", "variant", self.claim.variant, self.variants)
-        names = [metric.name for metric in self.metrics]
-        for table, parts in (("claim", [self.claim]), ("published", self.published)):
-            for part in filter(None, parts):
-                self._check_name(table, "metric", part.metric, names)
+            self._check_name("claim", "metric", self.claim.metric, metrics)
+        for figure in self.published:
+            self._check_name("published", "metric", figure.metric, metrics)
 
     def _check_name(
         self, table: str, key: str, name: str, known: Iterable[str]
@@ -166,11 +166,13 @@ class Spec(Setting):
         name = raw.get("name", "?")
         values = _build(name, cls, raw)
         values["metric"] = _table(f"{name}, [metric]", Metric, raw["metric"])
-        for key, kind in (("also", Metric), ("published", Published)):
+        lists: Mapping[str, type] = {"also": Metric, "published": Published}
+        for key, kind in lists.items():
             values[key] = tuple(
                 _table(f"{name}, [[{key}]]", kind, each) for each in raw.get(key, ())
             )
-        for key, kind in (("claim", Claim), ("tuning", Grid)):
+        tables: Mapping[str, type] = {"claim": Claim, "tuning": Grid}
+        for key, kind in tables.items():
             if raw.get(key) is not None:
                 values[key] = _table(f"{name}, [{key}]", kind, raw[key])
         return cls(**values)
