@@ -89,6 +89,7 @@ CASES: Mapping[str, Case] = {
             "init": "he",
             "features": [16, 32, 64, 64, 128],
             "strides": [1, 2, 2, 1, 2],
+            "conv": "patches",
         },
         task="classification",
         optimizer=_ADAM

@@ -218,6 +218,14 @@ def test_relative_differences_are_shown_in_percent(large_report):
     assert "margin ±2.02 %" in " ".join(large_report.sections[2].notes)
 
 
+def test_spread_over_units_is_not_one_of_the_arm(large):
+    spec, runs, _ = large
+    built = report.build(replace(spec, pair_by="unit"), runs)
+    arms = built.sections[2].tables[0]
+    relu = dict(zip(arms.header, arms.rows[0], strict=True))
+    assert float(relu["test rmse, mean"]) > 0
+
+
 def test_search_and_its_cost(large_report):
     (search,) = large_report.others
     (cells,) = search.tables

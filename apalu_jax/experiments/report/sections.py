@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from apalu_jax.experiments.report import notes
-from apalu_jax.experiments.specs import Spec
+from apalu_jax.experiments.specs import Metric, Spec
 from apalu_jax.experiments.statistics import ArmSummary, Comparison, Table
 from apalu_jax.experiments.statistics.numbers import (
     difference_text,
@@ -113,10 +113,12 @@ def _arms(spec: Spec, table: Table) -> Cells:
     percent = ", %" if metric.percent else ""
     unit = f", {shown_unit(metric)}" if shown_unit(metric) else ""
     corrected = table.test_to_train > 0
+    # Data sets differ by more than chance: their spread is none of the arm's.
+    spread = spec.pair_by == "seed"
     header = [
         "arm",
         "runs",
-        f"test {metric.name}{percent}, mean ± sd",
+        f"test {metric.name}{percent}, mean{' ± sd' if spread else ''}",
         f"{spec.reference} - arm{unit}",
         "95 % interval",
         "p",
@@ -133,7 +135,7 @@ def _arms(spec: Spec, table: Table) -> Cells:
         header.append("mean rank")
     rows = []
     for summary in table.arms:
-        row = [summary.arm, str(summary.n), _mean(table, summary)]
+        row = [summary.arm, str(summary.n), _mean(metric, summary, spread)]
         if binomial:
             row.append(_binomial(summary))
         row += _compared(table, summary.comparison, corrected)
@@ -144,12 +146,14 @@ def _arms(spec: Spec, table: Table) -> Cells:
     return Cells("", (*header, ""), rows)
 
 
-def _mean(table: Table, summary: ArmSummary) -> str:
-    metric = table.metric
+def _mean(metric: Metric, summary: ArmSummary, spread: bool) -> str:
+    mean = value_text(metric, summary.mean)
+    if not spread:
+        return mean
     if metric.relative:
         sd = difference_text(metric, summary.sd, "")
-        return f"{value_text(metric, summary.mean)} ± {sd}{'' if sd == '-' else ' %'}"
-    return f"{value_text(metric, summary.mean)} ± {value_text(metric, summary.sd)}"
+        return f"{mean} ± {sd}{'' if sd == '-' else ' %'}"
+    return f"{mean} ± {value_text(metric, summary.sd)}"
 
 
 def _binomial(summary: ArmSummary) -> str:
