@@ -93,7 +93,9 @@ def plot_layers(
     histograms = {} if histograms is None else histograms
     columns = min(columns, len(params))
     rows = math.ceil(len(params) / columns)
-    figure = Figure(figsize=(0.6 + 2.4 * columns, 1 + 2.1 * rows), layout="constrained")
+    # 1.6 inches are the legend's.
+    size = (2.2 + 2.4 * columns, 1 + 2.1 * rows)
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     x = _inputs([histograms[path] for path in params if path in histograms])
     for axes, (path, pair) in zip(grid.flat, params.items(), strict=False):
