@@ -50,7 +50,7 @@ def list_experiments() -> None:
     table = Table("experiment", "presets", "arms", "question")
     for name in specs.names():
         presets = specs.presets(name)
-        spec = specs.load(name, presets[0])
+        spec = specs.load(name, presets[-1])
         table.add_row(name, ", ".join(presets), ", ".join(spec.all_arms), spec.question)
     to_console().print(table)
 
