@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from apalu_jax.experiments import ExperimentError, records, report, tuning
+from apalu_jax.experiments.report import baselines
 from apalu_jax.experiments.specs import Claim, Grid, Published
 from apalu_jax.experiments.tuning import Tuning
 
@@ -258,6 +259,13 @@ def test_baselines_stand_beside_published_figures(large):
         ("relu, same", "rmse", "1 to 1.5", "1.6 (n = 6)", "0.1", "all", ""),
     ]
     assert report.build(spec, []).others == []
+    assert [baselines.published_range(spec, v, "relu") for v in ("same", "gain")] == [
+        *("-", "-")
+    ]
+    overall = Published(metric="accuracy", low=0.2, high=0.3, arm="relu", source="all")
+    spec = replace(spec, published=(overall,))
+    assert baselines.published_range(spec, "same", "relu") == "20.00 to 30.00"
+    assert baselines.published_range(spec, "gain", "relu") == "-"
 
 
 def test_pages_of_a_large_report(large_report, tmp_path):
@@ -337,13 +345,13 @@ def test_verdicts_over_a_collection(large, collection):
         *("digits", "b")
     ]
     assert first[:3] == ("digits (smoke, same)", CLAIM.text, "not resolved")
-    assert second[:7] == (
+    assert second[:8] == (
         *("b (smoke)", CLAIM.text, "supported"),
         "accuracy, % (differences in percentage points)",
-        *("50.90", "20.45", "gelu, 39.55"),
+        *("50.90", "20.45", "-", "gelu, 39.55"),
     )
-    assert second[7] == "10"
-    assert second[8].startswith("+11.35 (+")
+    assert second[8] == "10"
+    assert second[9].startswith("+11.35 (+")
     with pytest.raises(ExperimentError, match="no folder in it has one"):
         report.find(collection / "elsewhere")
 

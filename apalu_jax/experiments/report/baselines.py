@@ -10,11 +10,11 @@ import numpy as np
 
 from apalu_jax.experiments.records import Record
 from apalu_jax.experiments.report.sections import Cells, Section
-from apalu_jax.experiments.specs import Published, Spec
+from apalu_jax.experiments.specs import Metric, Published, Spec
 from apalu_jax.experiments.statistics import metric_values
 from apalu_jax.experiments.statistics.numbers import value_text
 
-__all__ = ("checked",)
+__all__ = ("checked", "published_range")
 
 
 def checked(spec: Spec, records: Sequence[Record]) -> Section | None:
@@ -41,6 +41,29 @@ def checked(spec: Spec, records: Sequence[Record]) -> Section | None:
     )
 
 
+def published_range(spec: Spec, variant: str, arm: str) -> str:
+    """What others have published of an arm in the primary metric, over all units.
+
+    Args:
+      spec: The experiment.
+      variant: One of its variants.
+      arm: The baseline.
+
+    Returns:
+      The ends of it; "-" if it is nothing.
+    """
+    for figure in spec.published:
+        place = figure.arm, figure.variant or spec.variant_names[0], figure.unit
+        if place == (arm, variant, "") and figure.metric == spec.metric.name:
+            return _ends(spec.metric, figure)
+    return "-"
+
+
+def _ends(metric: Metric, figure: Published) -> str:
+    texts = dict.fromkeys(value_text(metric, x) for x in (figure.low, figure.high))
+    return " to ".join(texts)
+
+
 def _row(
     spec: Spec, records: Sequence[Record], published: Published
 ) -> tuple[str, ...] | None:
@@ -62,13 +85,12 @@ def _row(
     low, high = published.low, published.high
     # Rounded, so that a mean that is equal is not off by the last bit.
     off = round(min(mean - low, 0.0) + max(mean - high, 0.0), 12)
-    ends = dict.fromkeys(value_text(plain, end) for end in (low, high))
     place = ", ".join(filter(None, (published.arm, variant, published.unit)))
     name = f"{metric.name}, %" if metric.percent else metric.name
     return (
         place,
         name,
-        " to ".join(ends),
+        _ends(plain, published),
         f"{value_text(plain, mean)} (n = {len(values)})",
         value_text(plain, off) if off else "0",
     )

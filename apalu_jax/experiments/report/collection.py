@@ -7,6 +7,7 @@ from typing import NamedTuple
 from apalu_jax import _readme
 from apalu_jax.experiments import ExperimentError, records, runner, tuning, verdicts
 from apalu_jax.experiments.records import Record
+from apalu_jax.experiments.report.baselines import published_range
 from apalu_jax.experiments.report.pages import markdown_table
 from apalu_jax.experiments.report.sections import Cells, Section
 from apalu_jax.experiments.specs import Metric, Spec
@@ -86,7 +87,8 @@ def overview(results: Sequence[Result]) -> Section:
 
     Returns:
       The table: experiment and preset, claim, verdict, the means of the reference and
-      of ReLU, the best of the other arms, and the difference to it.
+      of ReLU, what is published of ReLU, the best of the other arms, and the
+      difference to it.
     """
     header = (
         "experiment",
@@ -95,14 +97,17 @@ def overview(results: Sequence[Result]) -> Section:
         "metric",
         "reference",
         _BASELINE,
+        f"{_BASELINE}, published",
         "best other arm",
         "pairs",
         "difference to it",
         "resolves",
     )
     reading = (
-        "Means of the test metric over all runs. Difference: reference - arm over the "
-        "pairs, with its 95 % interval. Resolves: the smallest true difference that "
+        "Means of the test metric over all runs. Published: by others, after full "
+        "training; a baseline far below it was trained less, and the verdict is one on "
+        "such training. Difference: reference - arm over the pairs, with its 95 % "
+        "interval. Resolves: the smallest true difference that "
         "this sample finds with 80 % probability."
     )
     cells = Cells("", header, [_row(result) for result in results])
@@ -173,6 +178,7 @@ def _row(result: Result) -> tuple[str, ...]:
         _metric(metric),
         _mean(metric, table.arm(spec.reference)),
         _mean(metric, table.arm(_BASELINE)),
+        published_range(spec, variant, _BASELINE),
         f"{best.arm}, {_mean(metric, best)}" if best else "-",
         *compared,
     )
