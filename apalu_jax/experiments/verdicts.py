@@ -24,6 +24,9 @@ from apalu_jax.experiments.statistics.power import LEVEL
 
 __all__ = ("Status", "Verdict", "judge", "reached", "sides")
 
+# In margins of the metric.
+_REACH = 10
+
 Status: TypeAlias = Literal[
     "supported", "contradicted", "equivalent within the margin", "not resolved"
 ]
@@ -54,8 +57,9 @@ def judge(spec: Spec, records: Sequence[Record]) -> Verdict | None:
     - Contradicted: it is worse than one of them at least.
     - Equivalent within the margin: neither, and the two one-sided tests, adjusted after
       Holm over the arms of the claim, are below 0.05 for every one of them.
-    - Not resolved: everything else, and where a declared run or an arm of the
-      claim is missing.
+    - Not resolved: everything else; where a declared run or an arm of the claim is
+      missing; and where a baseline is out of reach of what is published of it, by more
+      than ten margins, since the networks are then not those that the claim is about.
 
     A claimed level must be reached by every run of the reference besides; one that does
     not reach it contradicts the claim.
@@ -84,12 +88,15 @@ def judge(spec: Spec, records: Sequence[Record]) -> Verdict | None:
             claim=claim, variant=variant, status="not resolved", reason=reason
         )
     status: Status = "supported"
-    reasons = []
+    reasons = _out_of_reach(spec, variant, table)
+    if reasons:
+        status = "not resolved"
     if claim.level is not None:
         all_reach, sentence = reached(
             spec, here, claim.level, _metric_of_level(spec, claim)
         )
-        status = "supported" if all_reach else "contradicted"
+        if status == "supported" and not all_reach:
+            status = "contradicted"
         reasons.append(sentence)
     if claim.arms:
         compared, sentence = _judge_arms(spec, claim, table)
@@ -197,6 +204,25 @@ def _judge_arms(spec: Spec, claim: Claim, table: Table) -> tuple[Status, str]:
         f"within the margin to {', '.join(same) or 'none'}."
     )
     return status, f"{sentence} {_resolution(spec.metric, claimed)}"
+
+
+def _out_of_reach(spec: Spec, variant: str, table: Table) -> list[str]:
+    """Baselines that are too far from what is published of them, a sentence each."""
+    found = []
+    first = spec.variant_names[0]
+    for figure in spec.published:
+        here = table.arm(figure.arm)
+        of_table = (figure.variant or first, figure.unit, figure.metric)
+        if here is None or of_table != (variant, "", table.metric.name):
+            continue
+        off = max(figure.low - here.mean, here.mean - figure.high)
+        if not table.metric.relative and off > _REACH * table.metric.margin:
+            ends = (value_text(table.metric, x) for x in (figure.low, figure.high))
+            found.append(
+                f"{figure.arm} is at {value_text(table.metric, here.mean)} here, "
+                f"published at {' to '.join(ends)}: too far away to judge the claim."
+            )
+    return found
 
 
 def _equivalent(claimed: dict[str, Comparison]) -> list[str]:

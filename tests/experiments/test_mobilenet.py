@@ -70,6 +70,18 @@ def test_depthwise_of_half_precision_is_rounded_once():
     np.testing.assert_array_equal(depthwise(x, kernel, 1), want.astype(jnp.bfloat16))
 
 
+def test_forms_of_the_convolutions_agree():
+    lax, patches = (build(width=0.125, conv=form) for form in ("lax", "patches"))
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    variables = jax.jit(lax.init)(jax.random.key(0), x)
+    want, got = (jax.jit(network.apply)(variables, x) for network in (lax, patches))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    over_models = jax.jit(jax.vmap(patches.apply, (0, None)))
+    stacked = jax.tree.map(lambda leaf: leaf[None], variables)
+    text = over_models.trace(stacked, x).lower(lowering_platforms=("cuda",)).as_text()
+    assert "stablehlo.convolution" not in text
+
+
 def test_size_and_sites_are_those_of_the_paper():
     params = spec(build())["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 3_217_226

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from apalu_jax.experiments import statistics, verdicts
-from apalu_jax.experiments.specs import Claim
+from apalu_jax.experiments.specs import Claim, Published
 
 from .conftest import tiny
 from .test_statistics import RMSE, make_runs
@@ -104,6 +104,27 @@ def test_a_preset_without_an_arm_of_the_claim_resolves_nothing():
     verdict = verdicts.judge(spec, runs)
     assert verdict.status == "not resolved"
     assert verdict.reason == "the preset smoke lacks gelu"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "withheld"),
+    [
+        (0.85, 0.9, False),  # relu is at 0.7929, a tenth is ten margins
+        (0.9, 0.95, True),
+        (0.5, 0.6, True),
+        (0.7, 0.9, False),
+    ],
+)
+def test_baselines_out_of_reach_resolve_nothing(low, high, withheld):
+    figure = Published(arm="relu", metric="accuracy", low=low, high=high, source="s")
+    spec = spec_with(settings={"published": (figure,)})
+    verdict = judge(spec, column(0.02), column(0.03))
+    assert verdict.status == ("not resolved" if withheld else "supported")
+    assert ("relu is at 79.29 here, published at" in verdict.reason) == withheld
+    # What is published of a unit, or of another metric, decides nothing.
+    other = replace(figure, unit="x", low=0.1, high=0.1)
+    spec = spec_with(settings={"published": (other,)})
+    assert judge(spec, column(0.02), column(0.03)).status == "supported"
 
 
 def test_nothing_claimed_nothing_judged():

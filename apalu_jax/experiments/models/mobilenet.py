@@ -7,6 +7,7 @@ from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments.arms import ActivationFactory
+from apalu_jax.experiments.models.convolution import Conv, Form
 from apalu_jax.experiments.models.depthwise import Depthwise
 
 __all__ = ("MobileNet", "build")
@@ -40,6 +41,9 @@ class MobileNet(nn.Module):
       gain: Kernels in front of them have standard deviation ``gain / sqrt(fan_in)``,
         the last one ``1 / sqrt(fan_in)``.
       width: Multiplies the channels of every layer.
+      conv: Form of the convolutions, see
+        :func:`~apalu_jax.experiments.models.convolution.convolve`; with "patches" the
+        depthwise ones are sums of shifted products on every platform.
       dtype: Of the computation; parameters and statistics are float32.
 
     References:
@@ -51,6 +55,7 @@ class MobileNet(nn.Module):
     activation: ActivationFactory
     gain: float
     width: float = 1.0
+    conv: Form = "lax"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -61,12 +66,11 @@ class MobileNet(nn.Module):
         )
 
         def convolve(x: Array, features: int, size: int) -> Array:
-            return nn.Conv(
+            return Conv(
                 max(1, round(self.width * features)),
-                (size, size),
-                padding=size // 2,
-                use_bias=False,
-                kernel_init=init,
+                size,
+                init,
+                form=self.conv,
                 dtype=self.dtype,
             )(x)
 
@@ -81,7 +85,7 @@ class MobileNet(nn.Module):
 
         x = activate(convolve(inputs, _STEM, 3))
         for features, stride in _BLOCKS:
-            x = activate(Depthwise(stride, init, self.dtype)(x))
+            x = activate(Depthwise(stride, init, self.conv == "patches", self.dtype)(x))
             x = activate(convolve(x, features, 1))
         x = x.mean(axis=(1, 2))
         return nn.Dense(self.outputs, dtype=self.dtype)(x).astype(jnp.float32)
@@ -93,7 +97,8 @@ def build(
     gain: float,
     *,
     width: float = 1.0,
+    conv: Form = "lax",
     dtype: str = "float32",
 ) -> MobileNet:
     """Builds the network; for the arguments see :class:`MobileNet`."""
-    return MobileNet(outputs, activation, gain, width, jnp.dtype(dtype))
+    return MobileNet(outputs, activation, gain, width, conv, jnp.dtype(dtype))
