@@ -22,7 +22,7 @@ from apalu_jax.experiments.statistics.numbers import (
 )
 from apalu_jax.experiments.statistics.power import LEVEL
 
-__all__ = ("Status", "Verdict", "judge", "reached", "sides")
+__all__ = ("Status", "Verdict", "claimed_metric", "judge", "reached", "sides")
 
 # In margins of the metric.
 _REACH = 10
@@ -92,9 +92,7 @@ def judge(spec: Spec, records: Sequence[Record]) -> Verdict | None:
     if reasons:
         status = "not resolved"
     if claim.level is not None:
-        all_reach, sentence = reached(
-            spec, here, claim.level, _metric_of_level(spec, claim)
-        )
+        all_reach, sentence = reached(spec, here, claim.level, claimed_metric(spec))
         if status == "supported" and not all_reach:
             status = "contradicted"
         reasons.append(sentence)
@@ -162,8 +160,9 @@ def reached(
     return hits == len(values), sentence
 
 
-def _metric_of_level(spec: Spec, claim: Claim) -> Metric:
-    name = claim.metric or spec.metric.name
+def claimed_metric(spec: Spec) -> Metric:
+    """The metric that the claim is about; the primary one if nothing else is said."""
+    name = (spec.claim.metric if spec.claim else "") or spec.metric.name
     return next(metric for metric in spec.metrics if metric.name == name)
 
 

@@ -41,12 +41,13 @@ def checked(spec: Spec, records: Sequence[Record]) -> Section | None:
     )
 
 
-def published_range(spec: Spec, variant: str, arm: str) -> str:
-    """What others have published of an arm in the primary metric, over all units.
+def published_range(spec: Spec, variant: str, metric: Metric, arm: str) -> str:
+    """What others have published of an arm over all units.
 
     Args:
       spec: The experiment.
       variant: One of its variants.
+      metric: One of its metrics.
       arm: The baseline.
 
     Returns:
@@ -54,8 +55,8 @@ def published_range(spec: Spec, variant: str, arm: str) -> str:
     """
     for figure in spec.published:
         place = figure.arm, figure.variant or spec.variant_names[0], figure.unit
-        if place == (arm, variant, "") and figure.metric == spec.metric.name:
-            return _ends(spec.metric, figure)
+        if place == (arm, variant, "") and figure.metric == metric.name:
+            return _ends(metric, figure)
     return "-"
 
 

@@ -160,8 +160,8 @@ def _row(result: Result) -> tuple[str, ...]:
     spec = result.spec
     verdict = verdicts.judge(spec, result.records)
     variant = verdict.variant if verdict else spec.variant_names[0]
-    table = summarize(spec, result.records, variant)
-    metric = spec.metric
+    metric = verdicts.claimed_metric(spec)
+    table = summarize(spec, result.records, variant, metric)
     best = _best(spec, table)
     comparison = best.comparison if best else None
     compared = ("-", "-", "-")
@@ -178,7 +178,7 @@ def _row(result: Result) -> tuple[str, ...]:
         _metric(metric),
         _mean(metric, table.arm(spec.reference)),
         _mean(metric, table.arm(_BASELINE)),
-        published_range(spec, variant, _BASELINE),
+        published_range(spec, variant, metric, _BASELINE),
         f"{best.arm}, {_mean(metric, best)}" if best else "-",
         *compared,
     )
