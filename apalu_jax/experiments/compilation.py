@@ -1,10 +1,12 @@
-"""Compiled programs are kept on disk, for the next run of the same experiment."""
+"""Compiled programs: kept on disk, and not more of them in memory than fit."""
+
+from pathlib import Path
 
 import jax
 
 from apalu_jax.experiments.data.files import cache_dir
 
-__all__ = ("use_cache",)
+__all__ = ("is_crowded", "use_cache")
 
 _AT_LEAST_S = 0.3
 
@@ -20,3 +22,17 @@ def use_cache() -> None:
         folder = cache_dir().with_name("compiled")
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _AT_LEAST_S)
+
+
+def is_crowded() -> bool:
+    """Whether compiled programs take half of the memory maps that a process may have.
+
+    On CPU every kernel takes some. A process that has no more of them, which Linux
+    limits, is ended by LLVM without an exception.
+    """
+    try:
+        limit = int(Path("/proc/sys/vm/max_map_count").read_text())
+        used = Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return False
+    return used > limit // 2

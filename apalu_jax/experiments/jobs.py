@@ -7,7 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from apalu_jax.experiments import arms, data, models, optimizers, tasks, trainer
+import jax
+
+from apalu_jax.experiments import (
+    arms,
+    compilation,
+    data,
+    models,
+    optimizers,
+    tasks,
+    trainer,
+)
 from apalu_jax.experiments.data.dataset import Dataset, Fold
 from apalu_jax.experiments.programs import Program, compile_program
 from apalu_jax.experiments.specs import Spec
@@ -75,6 +85,9 @@ def preparation(spec: Spec, data_dir: Path | None) -> Prepare:
         return task, program
 
     def prepare(variant: str, unit: str, arm: str, seeds: tuple[int, ...]) -> Job:
+        if compilation.is_crowded():
+            compiled.cache_clear()
+            jax.clear_caches()
         loaded, setting = dataset(variant, unit), spec.at(variant, unit)
         options = dataclasses.asdict(setting) | {"data": None}
         task, program = compiled(arm, loaded.outputs, json.dumps(options))

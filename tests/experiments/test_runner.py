@@ -202,6 +202,27 @@ def test_variants_and_units_are_run_and_kept_apart(tmp_path, monkeypatch):
     assert found[0].value != found[2].value
 
 
+def test_programs_are_dropped_where_they_would_not_fit(
+    finished_run, tmp_path, monkeypatch
+):
+    spec, _, whole = finished_run
+    built = []
+
+    def count(*args, **kwargs):
+        built.append(args)
+        return real(*args, **kwargs)
+
+    real = jobs.compile_program
+    monkeypatch.setattr(jobs, "compile_program", count)
+    monkeypatch.setattr(jobs.compilation, "is_crowded", lambda: True)
+    spec = replace(spec, seeds_per_block=1)
+    found = runner.run(spec, tmp_path / "run", arm_names=["relu"], seeds=[0, 1])
+    assert len(built) == 2
+    for record in found:
+        (again,) = (r for r in whole if r.key == record.key)
+        assert record.value == pytest.approx(again.value, abs=0.01)
+
+
 def test_search_takes_the_best_factor_on_validation_data(tmp_path, monkeypatch):
     grid = specs.Grid(factors=(1e-3, 1.0, 1e30), seeds=2)
     spec = tiny(arms=("relu",), reference="relu", controls=(), tuning=grid)
