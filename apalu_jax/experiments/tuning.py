@@ -156,7 +156,7 @@ class Search:
         Args:
           block: What shall be trained with it.
           prepare: See :mod:`apalu_jax.experiments.jobs`.
-          saving: The checkpoint of the block; the search has its own beside it.
+          saving: The checkpoint of the block; those of the search lie beside it.
           on_share: Told from time to time that the search is under way.
 
         Returns:
@@ -195,7 +195,8 @@ class Search:
                 *chunk, *[chunk[-1]] * (size - len(chunk)), strict=True
             )
             job = prepare(place.variant, place.unit, place.arm, seeds)
-            path = saving.path.with_stem(f"{saving.path.stem}-tuning{start}")
+            name = "-".join(filter(None, (*place, f"tuning{start}")))
+            path = saving.path.with_stem(name)
             part = trainer.Saving(path, saving.every_s)
             trained = job.train(seeds, factors, part, lambda share: on_share(0.0))
             checkpoints.remove(path)

@@ -1,6 +1,7 @@
 """What a report says in sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from apalu_jax.experiments import arms, statistics, verdicts
 from apalu_jax.experiments.records import Record
@@ -189,12 +190,10 @@ def _margin(metric: Metric) -> str:
     return f"±{difference_text(metric, metric.margin, '')}{unit}"
 
 
-def _items(table: object) -> str:
-    if not hasattr(table, "items"):
-        return str(table)
+def _items(table: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{key} = {{{_items(value)}}}"
-        if hasattr(value, "items")
+        if isinstance(value, Mapping)
         else f"{key} = {value}"
         for key, value in table.items()
     )
