@@ -192,7 +192,7 @@ def training_step(
 
 
 def _mobilenet(activation: ActivationFactory, dtype: Any, width: float) -> nn.Module:
-    return MobileNet(_CLASSES, activation, sqrt(2.0), width, dtype)
+    return MobileNet(_CLASSES, activation, sqrt(2.0), width, dtype=dtype)
 
 
 SMALL: Mapping[str, Network] = {
