@@ -95,6 +95,17 @@ def test_history_has_every_epoch(together):
     assert (together.rows[-1]["validation/accuracy"] > 0.6).all()
 
 
+def test_of_many_pairs_the_quartiles_are_noted():
+    trained = train(tiny(epochs=1), Block("", "", (0, 1, 2), "apalu-channel"))
+    site = trained.variables["params"]["APALU_0"]["a"]
+    assert site.shape == (3, 64)
+    noted = [row["activations/APALU_0/a"] for row in trained.rows]
+    np.testing.assert_allclose(noted[0], np.full((3, 3), 0.55), rtol=1e-6)
+    for pairs, quartiles in zip(site, noted[1], strict=True):
+        np.testing.assert_allclose(quartiles, np.percentile(pairs, [25, 50, 75]))
+        assert quartiles[0] < quartiles[2]
+
+
 def test_a_run_goes_on_from_its_checkpoint(together, tmp_path):
     class Stop(Exception):
         pass

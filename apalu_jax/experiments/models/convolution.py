@@ -48,11 +48,10 @@ def convolve(x: Array, kernel: Array, stride: int, form: Form = "lax") -> Array:
         )
     if form == "patches":
         patches = _patches(x, len(kernel), stride)
+        *places, length = patches.shape
         # As matrices: XLA's product of more dimensions is slower on CPU.
-        y = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(
-            -1, kernel.shape[-1]
-        )
-        return y.reshape(*patches.shape[:3], -1)
+        products = patches.reshape(-1, length) @ kernel.reshape(length, -1)
+        return products.reshape(*places, -1)
     raise ExperimentError(f"`conv` must be lax or patches, got {form!r}.")
 
 
