@@ -352,6 +352,11 @@ def test_verdicts_over_a_collection(large, collection):
     )
     assert second[8] == "10"
     assert second[9].startswith("+11.35 (+")
+    # A claim that some level is reached is shown in the metric that it is about.
+    level = replace(CLAIM, level=1.0, metric="rmse")
+    spec = replace(results[0].spec, claim=level)
+    (cells,) = report.overview([results[0]._replace(spec=spec)]).tables
+    assert cells.rows[0][3].startswith("rmse")
     with pytest.raises(ExperimentError, match="no folder in it has one"):
         report.find(collection / "elsewhere")
 
