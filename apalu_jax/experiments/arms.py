@@ -33,6 +33,7 @@ class Arm:
       gain: ``1 / sqrt(E f(z)^2)``, ``z ~ N(0, 1)``, at the start of training.
       parameters: Names of its parameters in the tree of a network's parameters.
       positive: Whether they are kept positive.
+      bounds: Between which numbers they are kept instead; None for no such limits.
       frozen: Whether they stay where they start.
     """
 
@@ -41,6 +42,7 @@ class Arm:
     gain: float
     parameters: tuple[str, ...] = ()
     positive: bool = False
+    bounds: tuple[float, float] | None = None
     frozen: bool = False
 
     def owns(self, path: str, leaf: Any) -> bool:
@@ -96,6 +98,13 @@ ARMS: Mapping[str, Arm] = {
         description="one trained pair (a, b) per layer, from (0.55, 0.065)"
     ),
     "apalu-frozen": _APALU(description="(a, b) held at (0.55, 0.065)", frozen=True),
+    "apalu-clipped": _APALU(
+        description="one trained pair (a, b) per layer, kept between 0.1 and 3, from "
+        "(0.55, 0.1)",
+        activation=partial(APALU, params_init=APALUParams(0.55, 0.1)),
+        gain=float(variance_gain(APALUParams(0.55, 0.1))),
+        bounds=(0.1, 3.0),
+    ),
     "apalu-smooth": _APALU(
         description="one trained pair per layer, from (0.5, 0.75), smooth at 0",
         activation=partial(APALU, params_init="smooth"),

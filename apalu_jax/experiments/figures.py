@@ -23,6 +23,9 @@ _LAYERS = 12
 """Of networks with more activations, this many are shown."""
 
 
+_AXIS = {"watched": "test"}
+
+
 class Picture(NamedTuple):
     """A figure of a report.
 
@@ -108,12 +111,14 @@ def _curves(
 ) -> dict[str, Picture]:
     metric = spec.metric
     found = {}
-    figure = _learning_curves(spec, runs, "validation", metric.name)
+    part = "watched" if spec.watch_test else "validation"
+    figure = _learning_curves(spec, runs, part, metric.name)
     if figure:
+        of = "test part, watched only" if spec.watch_test else "validation part"
         found[f"learning_curves{name}"] = Picture(
             figure,
-            f"{metric.name} on the validation part{where}: median and middle half of "
-            f"the runs, {spec.reference} in every panel.",
+            f"{metric.name} on the {of}{where}: median and middle half of the runs, "
+            f"{spec.reference} in every panel.",
             compact,
         )
     figure = _learning_curves(spec, runs, "train", "loss")
@@ -145,7 +150,7 @@ def _learning_curves(
     figure = plotting.plot_learning_curves(
         curves,
         steps=runs[0].history["epochs"][1:],
-        ylabel=f"{part} {name}" + (", %" if percent else ""),
+        ylabel=f"{_AXIS.get(part, part)} {name}" + (", %" if percent else ""),
         against=spec.reference if spec.reference in curves else None,
     )
     falls = name == "loss" or not spec.metric.higher_is_better

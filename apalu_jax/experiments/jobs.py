@@ -3,9 +3,9 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
@@ -15,25 +15,41 @@ from apalu_jax.experiments import (
     data,
     models,
     optimizers,
+    sources,
     tasks,
     trainer,
 )
+from apalu_jax.experiments.arms import Arm
 from apalu_jax.experiments.data.dataset import Dataset, Fold
-from apalu_jax.experiments.programs import Program, compile_program
+from apalu_jax.experiments.programs import (
+    Program,
+    compile_program,
+    trained_alone,
+)
 from apalu_jax.experiments.specs import Spec
-from apalu_jax.experiments.tasks import Task
+from apalu_jax.experiments.tasks.task import Task
 
 __all__ = ("Job", "Prepare", "preparation")
 
 
 class Job(NamedTuple):
-    """What a block is trained with; notes are taken after the epochs ``noted``."""
+    """What a block is trained with.
+
+    Attributes:
+      task: What is trained.
+      program: The compiled arm.
+      dataset: The data.
+      folds: Those of each seed, as the task takes them.
+      noted: After which epochs notes are taken.
+      watched: Whether the test part is noted too.
+    """
 
     task: Task
     program: Program
     dataset: Dataset
     folds: list[Fold]
     noted: list[int]
+    watched: bool
 
     def train(
         self,
@@ -50,6 +66,7 @@ class Job(NamedTuple):
             factors,
             self.folds,
             self.noted,
+            self.watched,
             saving,
             lambda done: on_share(done / self.noted[-1]),
         )
@@ -63,38 +80,69 @@ def preparation(spec: Spec, data_dir: Path | None) -> Prepare:
 
     @functools.lru_cache(maxsize=1)
     def dataset(variant: str, unit: str) -> Dataset:
-        return data.load(spec.at(variant, unit).data, data_dir, unit)
+        setting = spec.at(variant, unit)
+        loaded = data.load(setting.data, data_dir, unit)
+        if setting.source is None:
+            return loaded
+        seen = sources.label(setting.source, data_dir)
+        labels = "; ".join(filter(None, (loaded.label, seen)))
+        return dataclasses.replace(loaded, label=labels)
 
     @functools.lru_cache(maxsize=2)
     def folds(variant: str, unit: str, seeds: tuple[int, ...]) -> list[Fold]:
-        return [dataset(variant, unit).fold(seed) for seed in seeds]
+        source = spec.at(variant, unit).source
+        found = [dataset(variant, unit).fold(seed) for seed in seeds]
+        if source is None:
+            return found
+        return [sources.attach(fold, source, data_dir) for fold in found]
 
     # One program serves all units that differ in the data alone, if not in its shape.
     @functools.lru_cache(maxsize=len(spec.all_arms))
     def compiled(name: str, outputs: int, options: str) -> tuple[Task, Program]:
-        arm, setting = arms.get(name), json.loads(options)
-        network = models.build(setting["model"], arm, outputs)
-        task = tasks.build(setting["task"], network)
-        program = compile_program(
-            task,
-            functools.partial(optimizers.build, setting["optimizer"], arm),
-            batch_size=setting["batch_size"],
-            epochs=setting["epochs"],
-            together=setting["seeds_per_block"] > 1,
-        )
-        return task, program
+        return _compiled(arms.get(name), outputs, json.loads(options))
 
     def prepare(variant: str, unit: str, arm: str, seeds: tuple[int, ...]) -> Job:
         if compilation.is_crowded():
             compiled.cache_clear()
             jax.clear_caches()
         loaded, setting = dataset(variant, unit), spec.at(variant, unit)
-        options = dataclasses.asdict(setting) | {"data": None}
+        options = dataclasses.asdict(setting) | {"data": None, "source": None}
         task, program = compiled(arm, loaded.outputs, json.dumps(options))
-        noted = _noted(setting.epochs, spec.notes)
-        return Job(task, program, loaded, folds(variant, unit, seeds), noted)
+        return Job(
+            task,
+            program,
+            loaded,
+            folds(variant, unit, seeds),
+            _noted(setting.epochs, spec.notes),
+            spec.watch_test,
+        )
 
     return prepare
+
+
+def _compiled(
+    arm: Arm, outputs: int, setting: Mapping[str, Any]
+) -> tuple[Task, Program]:
+    """The task of a setting and its program, that of the pretraining included."""
+    together = setting["seeds_per_block"] > 1
+
+    def build(stage: Mapping[str, Any], before: Any = None) -> tuple[Task, Program]:
+        network = models.build(stage["model"], arm, outputs)
+        task = tasks.build(stage["task"], network)
+        program = compile_program(
+            task,
+            functools.partial(optimizers.build, stage["optimizer"], arm),
+            batch_size=stage["batch_size"],
+            epochs=stage["epochs"],
+            together=together,
+            pretraining=before,
+        )
+        return task, program
+
+    first = setting["pretraining"]
+    if first is None:
+        return build(setting)
+    return build(setting, trained_alone(build(first)[1], first["epochs"]))
 
 
 def _noted(epochs: int, notes: int) -> list[int]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from apalu_jax import optim
@@ -14,8 +15,8 @@ from apalu_jax.introspection.finding import join_keys
 __all__ = ("build",)
 
 _KEYS = {
-    *("name", "learning_rate", "schedule", "warmup", "weight_decay"),
-    *("momentum", "nesterov", "clip_norm", "activation_floor"),
+    *("name", "learning_rate", "schedule", "warmup", "drop_at", "weight_decay"),
+    *("b1", "b2", "eps", "momentum", "nesterov", "clip_norm", "activation_floor"),
 }
 
 
@@ -34,12 +35,14 @@ def build(
 
     Args:
       options: ``name`` ("adam", "adamw", "sgd"); ``learning_rate``; ``schedule``
-        ("constant", or "cosine" down to zero over the run); ``warmup``, the share of
-        the steps in which the rate rises linearly from zero (0); ``weight_decay``,
-        which "adamw" subtracts beside the gradient's step and "sgd" adds to the
-        gradient (0); ``momentum`` (0) and ``nesterov`` (false) of "sgd"; ``clip_norm``,
-        the largest norm of a gradient (none); ``activation_floor``, the smallest value
-        of a parameter that is kept positive.
+        ("constant", "cosine" down to zero over the run, or "step", a tenth after the
+        share ``drop_at`` of the steps); ``warmup``, the share of the steps in which
+        the rate rises linearly from zero (0); ``weight_decay``, which "adamw" subtracts
+        beside the gradient's step and the others add to the gradient (0); ``b1``,
+        ``b2`` and ``eps`` of "adam" and "adamw" (optax's); ``momentum`` (0) and
+        ``nesterov`` (false) of "sgd"; ``clip_norm``, the largest norm of a gradient
+        (none); ``activation_floor``, the smallest value of a parameter that is kept
+        positive.
       arm: The activation.
       params: Parameters of the network, of which only the structure is used.
       total_steps: Number of steps of the run.
@@ -61,25 +64,27 @@ def build(
     rate = _schedule(options, total_steps, factor)
     decay = options.get("weight_decay", 0.0)
     mask = _decayed(params, arm)
-    if options["name"] == "adamw":
-        steps = [optax.adamw(rate, weight_decay=decay, mask=mask)]
-    elif options["name"] == "adam" and not decay:
-        steps = [optax.adam(rate)]
-    elif options["name"] == "sgd":
-        momentum, nesterov = options.get("momentum"), options.get("nesterov", False)
-        steps = [
-            optax.add_decayed_weights(decay, mask),
-            optax.sgd(rate, momentum, nesterov),
-        ]
-    else:
+    moments = {key: options[key] for key in ("b1", "b2", "eps") if key in options}
+    decayed = [optax.add_decayed_weights(decay, mask)] if decay else []
+    makers: Mapping[str, Callable[[], list[optax.GradientTransformation]]] = {
+        "adamw": lambda: [optax.adamw(rate, weight_decay=decay, mask=mask, **moments)],
+        "adam": lambda: [*decayed, optax.adam(rate, **moments)],
+        "sgd": lambda: [
+            *decayed,
+            optax.sgd(rate, options.get("momentum"), options.get("nesterov", False)),
+        ],
+    }
+    if options["name"] not in makers:
         raise ExperimentError(
-            "`optimizer` must be sgd, adamw, or adam without weight decay, got "
-            f"{options['name']!r} with weight_decay = {decay}."
+            f"`optimizer` must be one of {', '.join(makers)}, got {options['name']!r}."
         )
+    steps = makers[options["name"]]()
     if "clip_norm" in options:
         steps.insert(0, optax.clip_by_global_norm(options["clip_norm"]))
     if arm.frozen:
         steps.append(optim.freeze(params, arm.owns))
+    elif arm.bounds:
+        steps.append(_keep_within(arm.bounds, arm))
     elif arm.positive:
         steps.append(optim.keep_positive(options["activation_floor"], arm.owns))
     return optax.chain(*steps)
@@ -93,10 +98,13 @@ def _schedule(
     schedules = {
         "constant": optax.constant_schedule(peak),
         "cosine": optax.cosine_decay_schedule(peak, max(total_steps - warm, 1)),
+        "step": optax.piecewise_constant_schedule(
+            peak, {round(options.get("drop_at", 1.0) * total_steps) - warm: 0.1}
+        ),
     }
     if options["schedule"] not in schedules:
         raise ExperimentError(
-            "`schedule` of the optimizer must be constant or cosine, got "
+            f"`schedule` of the optimizer must be one of {', '.join(schedules)}, got "
             f"{options['schedule']!r}."
         )
     rising = optax.linear_schedule(0.0, peak, warm) if warm else None
@@ -110,3 +118,20 @@ def _decayed(params: Any, arm: Arm) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda keys, leaf: leaf.ndim > 1 and not arm.owns(join_keys(keys), leaf), params
     )
+
+
+def _keep_within(bounds: tuple[float, float], arm: Arm) -> optax.GradientTransformation:
+    """Limits the updates so that an activation's parameters end within bounds."""
+
+    def limit(updates: Any, params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda keys, update, param: (
+                jnp.clip(param + update, *bounds) - param
+                if arm.owns(join_keys(keys), param)
+                else update
+            ),
+            updates,
+            params,
+        )
+
+    return optax.stateless(limit)

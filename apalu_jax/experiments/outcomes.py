@@ -13,7 +13,7 @@ import apalu_jax
 from apalu_jax.experiments.data.dataset import Batch
 from apalu_jax.experiments.records import Record
 from apalu_jax.experiments.specs import Spec
-from apalu_jax.experiments.tasks import Task
+from apalu_jax.experiments.tasks.task import Task
 from apalu_jax.experiments.trainer import Row, Trained
 from apalu_jax.introspection import Histogram
 
@@ -45,6 +45,7 @@ def finished(
     histograms: Mapping[str, Histogram],
     test_parts: Sequence[Batch],
     label: str,
+    exhibit: Mapping[str, Any],
 ) -> list[Record]:
     """One record for each seed of a block after its last epoch.
 
@@ -58,6 +59,7 @@ def finished(
       histograms: Inputs of each APALU on the test part, stacked over seeds.
       test_parts: The test part of each seed.
       label: Which data it was, where there is a choice.
+      exhibit: Of the task, for the first of all seeds; empty if there is nothing.
 
     Returns:
       The records, in the order of the seeds.
@@ -75,6 +77,7 @@ def finished(
             "learning_rate_factor": factor,
             **_history(trained.rows, i),
             "test": {k: _plain(v) for k, v in test.items()} | {"examples": examples},
+            **({"exhibit": dict(exhibit)} if exhibit and seed == 0 else {}),
         }
         activations = {
             site: {name: [path[0], path[-1]] for name, path in paths.items()}
@@ -148,7 +151,7 @@ def _history(rows: Sequence[Row], i: int) -> dict[str, Any]:
             site, _, name = name.rpartition("/")
             history[part].setdefault(site, {})[name] = path
         else:
-            history[part][name] = path
+            history.setdefault(part, {})[name] = path
     return history
 
 

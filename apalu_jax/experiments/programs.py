@@ -16,9 +16,9 @@ from jax import Array
 
 from apalu_jax import introspection
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.tasks import Task
+from apalu_jax.experiments.tasks.task import Task
 
-__all__ = ("Program", "TrainState", "compile_program")
+__all__ = ("Program", "TrainState", "compile_program", "trained_alone")
 
 
 class TrainState(NamedTuple):
@@ -52,6 +52,7 @@ def compile_program(
     batch_size: int,
     epochs: int,
     together: bool,
+    pretraining: Callable[[Array, Any], Any] | None = None,
 ) -> Program:
     """Prepares one arm; it compiles at first use.
 
@@ -63,14 +64,16 @@ def compile_program(
       epochs: Length of the run.
       together: Whether a block's seeds are vmapped; else it holds one seed, which runs
         without a vmap (a vmapped convolution is slow).
+      pretraining: What comes before: (seeds [s], train part) -> variables, see
+        :func:`trained_alone`; None for nothing.
 
     Returns:
       The compiled pieces.
     """
     over_seeds = jax.vmap if together else _over_one_seed
 
-    def init(seed: Array, train: Any) -> TrainState:
-        variables = task.init(_key(seed, 0), train)
+    def init(seed: Array, train: Any, *pretrained: Any) -> TrainState:
+        variables = task.init(_key(seed, 0), train, *pretrained)
         _, steps = _count_steps(train, batch_size)
         optimizer = make_optimizer(variables["params"], epochs * steps, 1.0)
         return TrainState(variables, optimizer.init(variables["params"]))
@@ -100,13 +103,38 @@ def compile_program(
 
     # A convolution inside a loop of XLA's takes twice the time on CPU.
     loop = _stepped if not together and jax.default_backend() == "cpu" else _scanned
-    return Program(
+
+    def init_all(seeds: Array, train: Any) -> TrainState:
+        before = (pretraining(seeds, train),) if pretraining else ()
         # Not jitted: the draws' own compiled pieces then serve every arm.
-        init=over_seeds(init),
+        state: TrainState = over_seeds(init)(seeds, train, *before)
+        return state
+
+    return Program(
+        init=init_all,
         epochs=loop(step, draw, over_seeds),
         predict=jax.jit(over_seeds(task.predict)),
         histograms=jax.jit(over_seeds(task.histograms)),
     )
+
+
+def trained_alone(program: Program, epochs: int) -> Callable[[Array, Any], Any]:
+    """A whole training as what comes before another.
+
+    Args:
+      program: The training.
+      epochs: Its length.
+
+    Returns:
+      (seeds [s], train part) -> variables after the last epoch.
+    """
+
+    def variables(seeds: Array, train: Any) -> Any:
+        state = program.init(seeds, train)
+        ones = jnp.ones(len(seeds), jnp.float32)
+        return program.epochs(state, seeds, ones, 1, epochs, train)[0].variables
+
+    return variables
 
 
 def _scanned(step: Any, draw: Any, over_seeds: Any) -> Callable[..., Any]:

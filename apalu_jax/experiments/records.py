@@ -41,10 +41,12 @@ class Record:
         machine, such as memory that ran out; it is tried again on resume).
       history: "epochs", after which notes were taken, 0 for the start; metrics by part:
         a list with one number for each of these but the start for "train" and
-        "validation", the last epoch's number for "test", with its size as "examples";
-        the path of each activation's parameters, start included, under "activations";
-        and "learning_rate_factor", which the tuning chose. Where an activation has
-        more than one pair, the quartiles of each are noted.
+        "validation", and for "watched", the test part, where the spec has it watched;
+        the last epoch's number for "test", with its size as "examples"; the path of
+        each activation's parameters, start included, under "activations"; "exhibit",
+        what a figure needs of seed 0; and "learning_rate_factor", which the tuning
+        chose. Where an activation has more than one pair, the quartiles of each are
+        noted.
       activations: For each activation site the start and the end of its parameters, and
         under "inputs" the histogram of its inputs on the test part.
       config_hash: SHA-256 of the spec.

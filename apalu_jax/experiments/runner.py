@@ -128,6 +128,10 @@ def _evaluate(
     scores = trainer.seed_metrics(
         job.task, predictions, test_parts, trained.predictions
     )
+    exhibit = {}
+    if block.seeds[0] == 0:
+        first = jax.tree.map(lambda leaf: leaf[0], predictions)
+        exhibit = job.task.exhibit(first, test_parts[0])
     sites = introspection.collect(trained.variables["params"])
     histograms = job.program.histograms(trained.variables, test) if sites else {}
     return outcomes.finished(
@@ -140,6 +144,7 @@ def _evaluate(
         histograms,
         test_parts,
         job.dataset.label,
+        exhibit,
     )
 
 

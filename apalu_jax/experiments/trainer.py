@@ -19,7 +19,7 @@ from apalu_jax import introspection
 from apalu_jax.experiments import ExperimentError, checkpoints
 from apalu_jax.experiments.data.dataset import Batch, Fold
 from apalu_jax.experiments.programs import Program, TrainState
-from apalu_jax.experiments.tasks import Task
+from apalu_jax.experiments.tasks.task import Task
 
 __all__ = ("Row", "Saving", "Trained", "seed_metrics", "stack", "train")
 
@@ -59,6 +59,7 @@ def train(
     factors: Sequence[float],
     folds: Sequence[Fold],
     noted: Sequence[int],
+    watched: bool,
     saving: Saving,
     on_epoch: Callable[[int], None],
 ) -> Trained:
@@ -71,6 +72,7 @@ def train(
       factors: Of the learning rate, for each seed.
       folds: The data of each.
       noted: After which epochs to take notes, ascending; the last is the last epoch.
+      watched: Whether the metrics of the test part are noted too.
       saving: The block's checkpoint, left there for the caller to remove once the
         results are safe.
       on_epoch: Called with the number of epochs done.
@@ -87,11 +89,15 @@ def train(
     train_part = stack([fold.train for fold in folds])
     validation_parts = [fold.validation for fold in folds]
     validation_part = stack(validation_parts)
-    state = program.init(seed_array, train_part)
-    rows = [_note_activations(state)]
+    test_parts = [fold.test for fold in folds] if watched else []
+    test_part = stack(test_parts) if watched else None
     saved = checkpoints.load(saving.path)
-    if saved is not None:
-        state = jax.tree.unflatten(jax.tree.structure(state), saved["state"])
+    if saved is None:
+        state = program.init(seed_array, train_part)
+        rows = [_note_activations(state)]
+    else:
+        shapes = jax.eval_shape(program.init, seed_array, train_part)
+        state = jax.tree.unflatten(jax.tree.structure(shapes), saved["state"])
         rows = saved["rows"]
         started -= saved["seconds"]
     last_save = time.monotonic()
@@ -103,14 +109,14 @@ def train(
             state, seed_array, factor_array, first + 1, last, train_part
         )
         predictions = jax.device_get(program.predict(state.variables, validation_part))
+        row = {"train/loss": np.asarray(losses), **_note_activations(state)}
         scores = seed_metrics(task, predictions, validation_parts, predictions)
-        rows.append(
-            {
-                "train/loss": np.asarray(losses),
-                **{f"validation/{name}": values for name, values in scores.items()},
-                **_note_activations(state),
-            }
-        )
+        row |= {f"validation/{name}": values for name, values in scores.items()}
+        if watched:
+            seen = jax.device_get(program.predict(state.variables, test_part))
+            scores = seed_metrics(task, seen, test_parts, predictions)
+            row |= {f"watched/{name}": values for name, values in scores.items()}
+        rows.append(row)
         if last < ends[-1] and time.monotonic() - last_save >= saving.every_s:
             content = {
                 "state": [np.asarray(leaf) for leaf in jax.tree.leaves(state)],

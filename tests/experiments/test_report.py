@@ -348,10 +348,17 @@ def test_verdicts_over_a_collection(large, collection):
     assert second[:8] == (
         *("b (smoke)", CLAIM.text, "supported"),
         "accuracy, % (differences in percentage points)",
-        *("50.90", "20.45", "-", "gelu, 39.55"),
+        *("50.90", "relu, 20.45", "-", "gelu, 39.55"),
     )
     assert second[8] == "10"
     assert second[9].startswith("+11.35 (+")
+    # The baseline is the arm of which something is published.
+    figure = Published(
+        arm="gelu", metric="accuracy", low=0.4, high=0.5, source="somewhere"
+    )
+    published = replace(results[1].spec, published=(figure,))
+    (cells,) = report.overview([results[1]._replace(spec=published)]).tables
+    assert cells.rows[0][5:7] == ("gelu, 39.55", "40.00 to 50.00")
     # A claim that some level is reached is shown in the metric that it is about.
     level = replace(CLAIM, level=1.0, metric="rmse")
     spec = replace(results[0].spec, claim=level)

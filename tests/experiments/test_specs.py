@@ -140,3 +140,39 @@ def test_unknown_names_are_refused():
         specs.load("no-such")
     with pytest.raises(ExperimentError, match="`preset` must be one of smoke, reduced"):
         specs.load("digits", "no-such")
+
+
+def test_a_preset_chooses_among_units_and_variants(monkeypatch):
+    raw = {
+        "name": "digits",
+        "variants": {"one": {}, "two": {"epochs": 9}},
+        "units": {"x": {}, "y": {"epochs": 7}},
+    }
+    declared = specs._read("digits")
+
+    def load(**preset):
+        merged = {**declared, **raw, "presets": {"p": declared["presets"]["smoke"]}}
+        merged["presets"]["p"] = {**merged["presets"]["p"], **preset}
+        monkeypatch.setattr(specs, "_read", lambda name: merged)
+        return specs.load("digits", "p")
+
+    assert load().variant_names == ("one", "two")
+    spec = load(variants=["two"], units=["y", "x"])
+    assert (spec.variant_names, spec.unit_names) == (("two",), ("y", "x"))
+    assert spec.at("two", "x").epochs == 9
+    for wrong in (["z"], []):
+        with pytest.raises(ExperimentError, match="`units` must be among x, y"):
+            load(units=wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pretraining": {"epochs": 2}}, "`pretraining` must be a table of task"),
+        ({"watch_test": 1}, "`watch_test` must be true or false"),
+        ({"monitors": [3]}, "`monitors` must be a list of strings"),
+    ],
+)
+def test_stages_are_checked(change, message):
+    with pytest.raises(ExperimentError, match=message):
+        replace(specs.load("digits"), **change)

@@ -45,6 +45,7 @@ def train(
         factors or [1.0] * len(block.seeds),
         job.folds,
         job.noted,
+        job.watched,
         saving,
         on_epoch or notes.append,
     )
@@ -234,7 +235,7 @@ def test_collections_besides_params_are_carried():
     )
     saving = trainer.Saving(Path("absent.msgpack"), np.inf)
     result = trainer.train(
-        program, task, (0,), [1.0], folds, [2], saving, lambda done: None
+        program, task, (0,), [1.0], folds, [2], False, saving, lambda done: None
     )
     mean = result.variables["batch_stats"]["BatchNorm_0"]["mean"]
     assert mean.shape == (1, 16)

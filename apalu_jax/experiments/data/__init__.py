@@ -12,11 +12,14 @@ from typing import Any, cast
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data import (
+    anomaly,
     cifar10,
     digits,
     files,
     isl_keypoints,
+    magnetic_tile,
     mnist,
+    mvtec,
     series,
     uci,
 )
@@ -25,10 +28,13 @@ from apalu_jax.experiments.data.dataset import Dataset
 __all__ = ("download", "load", "names", "source", "verify")
 
 _MODULES: Mapping[str, ModuleType] = {
+    "anomaly": anomaly,
     "cifar10": cifar10,
     "digits": digits,
     "isl_keypoints": isl_keypoints,
+    "magnetic_tile": magnetic_tile,
     "mnist": mnist,
+    "mvtec_screw": mvtec,
     "series": series,
     "uci": uci,
 }

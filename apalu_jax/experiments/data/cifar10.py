@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from apalu_jax.experiments.data import files
+from apalu_jax.experiments.data import files, one_class
 from apalu_jax.experiments.data.dataset import Dataset
 from apalu_jax.experiments.data.files import File, Source
 from apalu_jax.experiments.data.images import (
@@ -53,6 +53,7 @@ def load(
     train: int | None = None,
     validation: int = 5000,
     test: int | None = None,
+    normal: int | None = None,
 ) -> Dataset:
     """Loads the official archive or, where only that is at hand, the JPEG copy.
 
@@ -63,9 +64,12 @@ def load(
       train: Size of the training part; None for all that validation leaves.
       validation: Size of the validation part, drawn for every seed.
       test: Size of the test part; None for all 10,000.
+      normal: The class that is normal, where anomalies are to be detected; None for
+        classification.
 
     Returns:
-      Folds as :func:`~apalu_jax.experiments.data.images.to_dataset` has them;
+      Folds as :func:`~apalu_jax.experiments.data.images.to_dataset` has them, or its
+      namesake in :mod:`~apalu_jax.experiments.data.one_class`;
       ``inputs`` are [n, size, size, 3], red, green and blue.
 
     Raises:
@@ -77,8 +81,21 @@ def load(
         images, label = _read_official(path), "CIFAR-10"
     else:
         images, label = _read_jpeg(path), "CIFAR-10 (JPEG copy)"
-    return to_dataset(
-        images, size=size, train=train, validation=validation, test=test, label=label
+    if normal is None:
+        return to_dataset(
+            images,
+            size=size,
+            train=train,
+            validation=validation,
+            test=test,
+            label=label,
+        )
+    return one_class.to_dataset(
+        one_class.against_rest(images, normal, size),
+        train=train,
+        validation=validation,
+        test=test,
+        label=label,
     )
 
 

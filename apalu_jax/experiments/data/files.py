@@ -25,6 +25,7 @@ __all__ = (
     "download",
     "fetch",
     "find",
+    "folders",
 )
 
 _TIMEOUT_S = 60
@@ -103,8 +104,8 @@ def find(file: File, data_dir: Path | None = None) -> Path:
     Raises:
       ExperimentError: It is nowhere, or the first one found has another checksum.
     """
-    folders = _folders(data_dir)
-    for folder in folders:
+    places = folders(data_dir)
+    for folder in places:
         path = folder / file.path
         if path.is_file():
             actual = digest(path)
@@ -114,7 +115,7 @@ def find(file: File, data_dir: Path | None = None) -> Path:
                     f"expected {file.sha256}."
                 )
             return path
-    looked = ", ".join(str(folder) for folder in folders)
+    looked = ", ".join(str(folder) for folder in places)
     raise ExperimentError(f"{file.path} is in none of {looked}.")
 
 
@@ -184,11 +185,19 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_here(file: File, data_dir: Path | None) -> bool:
-    return any((folder / file.path).is_file() for folder in _folders(data_dir))
+def folders(data_dir: Path | None = None) -> list[Path]:
+    """Where files are looked for, in this order.
 
+    Args:
+      data_dir: Folder to look in first.
 
-def _folders(data_dir: Path | None) -> list[Path]:
+    Returns:
+      Folders, whether they exist or not.
+    """
     named = os.environ.get("APALU_DATA_DIR")
     given = [data_dir, Path(named) if named else None, cache_dir()]
     return [folder for folder in given if folder is not None]
+
+
+def _is_here(file: File, data_dir: Path | None) -> bool:
+    return any((folder / file.path).is_file() for folder in folders(data_dir))

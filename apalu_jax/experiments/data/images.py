@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ __all__ = ("Images", "LabelledImages", "cached", "pool", "to_dataset")
 
 Images: TypeAlias = NDArray[np.uint8]
 """[n, height, width, colours]."""
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 class LabelledImages(NamedTuple):
@@ -118,32 +120,35 @@ def to_dataset(
     return Dataset(outputs=classes, fold=fold, label=label)
 
 
-def cached(name: str, make: Callable[[], Images]) -> Images:
-    """Images that take long to decode: from the cache if they are there and whole.
+def cached(
+    name: str, make: Callable[[], NDArray[_Scalar]], folder: str = "decoded"
+) -> NDArray[_Scalar]:
+    """An array that takes long to make: from the cache if it is there and whole.
 
     Args:
-      name: Of the file in the cache; says what the images depend on.
-      make: Decodes them.
+      name: Of the file in the cache; says what the array depends on.
+      make: Makes it, e.g. decodes images.
+      folder: Of the cache.
 
     Returns:
-      The images; a cache that cannot be written is no error.
+      The array; a cache that cannot be written is no error.
     """
-    path = files.cache_dir() / "decoded" / name
+    path = files.cache_dir() / folder / name
     with contextlib.suppress(OSError):
         content = path.read_bytes()
         digest, array = content[:32], content[32:]
         if hashlib.sha256(array).digest() == digest:
             return np.load(io.BytesIO(array))  # type: ignore[no-any-return]
-    images = make()
+    made = make()
     with contextlib.suppress(OSError):
-        _write(path, images)
-    return images
+        _write(path, made)
+    return made
 
 
-def _write(path: Path, images: Images) -> None:
+def _write(path: Path, made: NDArray[Any]) -> None:
     """Writes the SHA-256 and then the array; it appears there only whole."""
     array = io.BytesIO()
-    np.save(array, images)
+    np.save(array, made)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

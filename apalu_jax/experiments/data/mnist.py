@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apalu_jax.experiments.data import files
+from apalu_jax.experiments.data import files, one_class
 from apalu_jax.experiments.data.dataset import Dataset
 from apalu_jax.experiments.data.files import File, Source
 from apalu_jax.experiments.data.images import LabelledImages, to_dataset
@@ -61,6 +61,9 @@ def load(
     train: int | None = None,
     validation: int = 5000,
     test: int | None = None,
+    normal: int | None = None,
+    colours: int = 1,
+    contrast: bool = False,
 ) -> Dataset:
     """Loads the four official files, or the same arrays from one.
 
@@ -71,14 +74,34 @@ def load(
       train: Size of the training part; None for all that validation leaves.
       validation: Size of the validation part, drawn for every seed.
       test: Size of the test part; None for all 10,000.
+      normal: The digit that is normal, where anomalies are to be detected; None for
+        classification. The next two are for the former.
+      colours: How often the grey image is repeated.
+      contrast: See :func:`~apalu_jax.experiments.data.one_class.to_dataset`.
 
     Returns:
-      Folds as :func:`~apalu_jax.experiments.data.images.to_dataset` has them;
-      ``inputs`` are [n, size, size, 1].
+      Folds as :func:`~apalu_jax.experiments.data.images.to_dataset` has them, or its
+      namesake in :mod:`~apalu_jax.experiments.data.one_class`; ``inputs`` are
+      [n, size, size, colours].
 
     Raises:
       ExperimentError: A file is damaged or cannot be had, or a size does not fit.
     """
+    images = _read(data_dir)
+    if normal is None:
+        return to_dataset(
+            images, size=size, train=train, validation=validation, test=test
+        )
+    return one_class.to_dataset(
+        one_class.against_rest(images, normal, size, colours),
+        train=train,
+        validation=validation,
+        test=test,
+        contrast=contrast,
+    )
+
+
+def _read(data_dir: Path | None) -> LabelledImages:
     chosen = files.choose(SOURCE, data_dir)
     paths = [files.fetch(file, data_dir) for file in chosen]
     if chosen == _OFFICIAL:
@@ -88,10 +111,9 @@ def load(
             arrays = [
                 stored[name] for name in ("x_train", "y_train", "x_test", "y_test")
             ]
-    images = LabelledImages(
+    return LabelledImages(
         arrays[0][..., None], arrays[1], arrays[2][..., None], arrays[3]
     )
-    return to_dataset(images, size=size, train=train, validation=validation, test=test)
 
 
 def _read_idx(path: Path) -> NDArray[Any]:

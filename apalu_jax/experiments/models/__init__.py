@@ -15,16 +15,26 @@ from flax import linen as nn
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import Arm
-from apalu_jax.experiments.models import cnn, googlenet, mlp, mobilenet, recurrent
+from apalu_jax.experiments.models import (
+    cnn,
+    flow,
+    googlenet,
+    mlp,
+    mobilenet,
+    recurrent,
+    svdd,
+)
 
 __all__ = ("build",)
 
 _MODULES: Mapping[str, ModuleType] = {
     "cnn": cnn,
+    "flow": flow,
     "googlenet": googlenet,
     "mlp": mlp,
     "mobilenet": mobilenet,
     "recurrent": recurrent,
+    "svdd": svdd,
 }
 
 

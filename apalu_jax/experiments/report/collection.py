@@ -23,7 +23,6 @@ from apalu_jax.experiments.tuning import Tuning
 __all__ = ("Result", "find", "overview", "read", "reasons", "update_readme")
 
 _MARK = "verdicts"
-_BASELINE = "relu"
 
 
 class Result(NamedTuple):
@@ -87,8 +86,9 @@ def overview(results: Sequence[Result]) -> Section:
 
     Returns:
       The table: experiment and preset, claim, verdict, the means of the reference and
-      of ReLU, what is published of ReLU, the best of the other arms, and the
-      difference to it.
+      of the baseline, what is published of it, the best of the other arms, and the
+      difference to it. The baseline is the arm of which something is published, else
+      ReLU.
     """
     header = (
         "experiment",
@@ -96,8 +96,8 @@ def overview(results: Sequence[Result]) -> Section:
         "verdict",
         "metric",
         "reference",
-        _BASELINE,
-        f"{_BASELINE}, published",
+        "baseline",
+        "published of it",
         "best other arm",
         "pairs",
         "difference to it",
@@ -162,6 +162,7 @@ def _row(result: Result) -> tuple[str, ...]:
     variant = verdict.variant if verdict else spec.variant_names[0]
     metric = verdicts.claimed_metric(spec)
     table = summarize(spec, result.records, variant, metric)
+    baseline = _baseline(spec, variant, metric)
     best = _best(spec, table)
     comparison = best.comparison if best else None
     compared = ("-", "-", "-")
@@ -177,11 +178,19 @@ def _row(result: Result) -> tuple[str, ...]:
         _status(verdict),
         _metric(metric),
         _mean(metric, table.arm(spec.reference)),
-        _mean(metric, table.arm(_BASELINE)),
-        published_range(spec, variant, metric, _BASELINE),
+        f"{baseline}, {_mean(metric, table.arm(baseline))}",
+        published_range(spec, variant, metric, baseline),
         f"{best.arm}, {_mean(metric, best)}" if best else "-",
         *compared,
     )
+
+
+def _baseline(spec: Spec, variant: str, metric: Metric) -> str:
+    for figure in spec.published:
+        place = figure.variant or spec.variant_names[0], figure.metric
+        if place == (variant, metric.name) and figure.arm in spec.all_arms:
+            return figure.arm
+    return "relu"
 
 
 def _best(spec: Spec, table: Table) -> ArmSummary | None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from apalu_jax.experiments import figures, statistics, verdicts
 from apalu_jax.experiments.figures import Picture
 from apalu_jax.experiments.records import Record
-from apalu_jax.experiments.report import baselines, notes, sections
+from apalu_jax.experiments.report import baselines, notes, sections, watching
 from apalu_jax.experiments.report.sections import Section
 from apalu_jax.experiments.specs import Spec
 from apalu_jax.experiments.tuning import Tuning
@@ -22,8 +22,9 @@ class Report(NamedTuple):
       question: What the experiment asks.
       verdict: The claim and what the records say of it; empty where nothing is claimed.
       sections: One per variant and metric, the primary ones first.
-      others: How close the baselines came to published figures, and what the search
-        for a learning rate chose, where there are such.
+      others: How close the baselines came to published figures, what the best epoch on
+        the test part would claim, the monitors, and what the search for a learning rate
+        chose, where there are such.
       notes: What is incomplete.
       declaration: What was fixed before the run, name and text.
       figures: File name without ending -> figure and caption.
@@ -62,6 +63,8 @@ def build(
     ]
     others = (
         baselines.checked(spec, records),
+        watching.best_on_test(spec, records),
+        watching.monitored(spec, records),
         sections.tuned(spec, tunings) if tunings else None,
     )
     return Report(

@@ -116,6 +116,8 @@ def declaration(spec: Spec, records: Sequence[Record]) -> list[tuple[str, str]]:
         "task": spec.task,
         "model": spec.model,
         "optimizer": spec.optimizer,
+        **({"pretraining": spec.pretraining} if spec.pretraining else {}),
+        **({"source": spec.source} if spec.source else {}),
         **{f"variant {name}": over for name, over in spec.variants.items() if name},
         **{f"unit {name}": over for name, over in spec.units.items() if name},
     }

@@ -1,7 +1,8 @@
 """Declared experiments: one TOML file each.
 
 A file holds what all presets share and a table ``[presets.NAME]`` whose keys are added
-to it, or replace it. What results is one :class:`~.spec.Spec`.
+to it, or replace it; a list of ``variants`` or ``units`` there chooses among the
+declared ones. What results is one :class:`~.spec.Spec`.
 """
 
 import tomllib
@@ -69,7 +70,23 @@ def load(name: str, preset: str = "reduced") -> Spec:
         raise ExperimentError(
             f"`preset` must be one of {', '.join(choices)} for {name}, got {preset!r}."
         )
-    return Spec.from_mapping({**merge(raw, choices[preset]), "preset": preset})
+    chosen = dict(choices[preset])
+    for key in ("variants", "units"):
+        if isinstance(chosen.get(key), list):
+            raw[key] = _choose(f"{name}, preset {preset}", key, raw, chosen.pop(key))
+    return Spec.from_mapping({**merge(raw, chosen), "preset": preset})
+
+
+def _choose(
+    where: str, key: str, raw: dict[str, Any], wanted: list[Any]
+) -> dict[str, Any]:
+    declared = raw.get(key, {})
+    unknown = [name for name in wanted if name not in declared]
+    if unknown or not wanted:
+        raise ExperimentError(
+            f"{where}: `{key}` must be among {', '.join(declared)}, got {wanted!r}."
+        )
+    return {name: declared[name] for name in wanted}
 
 
 def _read(name: str) -> dict[str, Any]:

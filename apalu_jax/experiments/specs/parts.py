@@ -98,3 +98,5 @@ class Setting:
     batch_size: int
     seeds_per_block: int
     test_to_train: float = 0.0
+    pretraining: Mapping[str, Any] | None = None
+    source: Mapping[str, Any] | None = None

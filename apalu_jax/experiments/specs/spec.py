@@ -24,6 +24,15 @@ from apalu_jax.experiments.specs.parts import (
 
 __all__ = ("Spec", "merge")
 
+_LATER: Mapping[str, Any] = {
+    "pretraining": None,
+    "source": None,
+    "watch_test": False,
+    "monitors": (),
+}
+"""What specs could not declare at first: left out of the JSON where it is not declared,
+so that older records keep their hash."""
+
 Overrides: TypeAlias = Mapping[str, Mapping[str, Any]]
 """From the name of a variant or a unit to what is different there."""
 
@@ -62,8 +71,15 @@ class Spec(Setting):
       batch_size: Examples a step.
       test_to_train: Size of the test part over that of the training part where the
         seeds are overlapping random splits of one data set, else 0.
+      pretraining: What is trained first, with the same arm and data: its own "task",
+        "model", "optimizer", "epochs" and "batch_size"; None for nothing.
+      source: Options of :func:`apalu_jax.experiments.sources.attach`: a frozen network
+        whose outputs the data are given with; None for none.
       notes: How many times in a run, evenly spaced, validation metrics and the
         activations' parameters are noted; after every epoch if there are fewer.
+      watch_test: Whether the test metrics are noted as well, to show what the choice of
+        the best epoch by them would have claimed. Nothing is decided by them.
+      monitors: Test metrics that the report shows for every arm without judging them.
     """
 
     name: str
@@ -84,6 +100,8 @@ class Spec(Setting):
     tuning: Grid | None = None
     seeds: int
     notes: int = 20
+    watch_test: bool = False
+    monitors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks what a typing mistake in a file could break."""
@@ -142,7 +160,11 @@ class Spec(Setting):
 
     def to_json(self, indent: int | None = None) -> str:
         """The spec as JSON; canonical without ``indent``."""
-        return json.dumps(dataclasses.asdict(self), allow_nan=False, indent=indent)
+        values = dataclasses.asdict(self)
+        for name, default in _LATER.items():
+            if values[name] == default:
+                del values[name]
+        return json.dumps(values, allow_nan=False, indent=indent)
 
     @property
     def config_hash(self) -> str:
@@ -241,6 +263,15 @@ def _is_grid(value: Any) -> bool:
     )
 
 
+def _is_pretraining(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, Mapping)
+        and set(value) == {"task", "model", "optimizer", "epochs", "batch_size"}
+        and all(_is_count(value[key]) for key in ("epochs", "batch_size"))
+        and all(_is_named(value[key]) for key in ("task", "model", "optimizer"))
+    )
+
+
 _COUNT = (_is_count, "a positive integer")
 _STRING = (lambda value: isinstance(value, str), "a string")
 _NAMED = (_is_named, "a table with a `name`")
@@ -260,6 +291,12 @@ _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("variants", "units"), _OVERRIDES),
     "arms": (lambda v: bool(v) and _are_strings(v), "a list of strings"),
     "controls": (_are_strings, "a list of strings"),
+    "monitors": (_are_strings, "a list of strings"),
+    "pretraining": (
+        _is_pretraining,
+        "a table of task, model, optimizer, epochs and batch_size",
+    ),
+    "watch_test": (lambda value: type(value) is bool, "true or false"),
     "pair_by": (lambda value: value in ("seed", "unit"), "seed or unit"),
     "metric": (
         lambda value: type(value.higher_is_better) is bool,

@@ -1,70 +1,34 @@
 """What is trained and scored, one module each.
 
-A module holds ``build(network, **options)``, which gives a :class:`Task`.
+A module holds ``build(network, **options)``, which gives a
+:class:`~apalu_jax.experiments.tasks.task.Task`.
 """
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from flax import linen as nn
-from jax import Array
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data.dataset import Batch
-from apalu_jax.experiments.tasks import classification, regression
-from apalu_jax.introspection import Histogram
+from apalu_jax.experiments.tasks import (
+    classification,
+    flow,
+    one_class,
+    reconstruction,
+    regression,
+)
+from apalu_jax.experiments.tasks.task import Task
 
 __all__ = ("Task", "build")
 
 _MODULES: Mapping[str, ModuleType] = {
     "classification": classification,
+    "flow": flow,
+    "one_class": one_class,
+    "reconstruction": reconstruction,
     "regression": regression,
 }
-
-
-class Task(Protocol):
-    """What the trainer needs to know of a task, for one seed.
-
-    All but ``metrics`` and ``chance`` is traced by JAX.
-
-    ``variables`` are those of the network: ``variables["params"]`` is trained by
-    gradient, every other collection is carried from step to step.
-    """
-
-    def init(self, key: Array, batch: Any) -> dict[str, Any]:
-        """Draws the variables, given a batch of the training part."""
-        ...
-
-    def loss(
-        self, variables: Mapping[str, Any], batch: Any, key: Array
-    ) -> tuple[Array, Mapping[str, Any]]:
-        """The scalar to be minimised, and the collections besides "params" after it."""
-        ...
-
-    def predict(self, variables: Mapping[str, Any], part: Any) -> Any:
-        """What the metrics need, e.g. one score per example."""
-        ...
-
-    def histograms(
-        self, variables: Mapping[str, Any], part: Any
-    ) -> dict[str, Histogram]:
-        """The inputs of every APALU of the network; called only if there is one."""
-        ...
-
-    def metrics(
-        self, predictions: Any, part: Batch, validation: Any
-    ) -> dict[str, float]:
-        """Metrics of one part by name, on the host; any of them may be the spec's.
-
-        ``validation`` holds the same run's predictions on its validation part, for what
-        is estimated there, such as a noise level.
-        """
-        ...
-
-    def chance(self, metric: str, part: Batch) -> float:
-        """The score that a diverged run counts with."""
-        ...
 
 
 def build(options: Mapping[str, Any], network: nn.Module) -> Task:

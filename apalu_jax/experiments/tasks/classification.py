@@ -1,6 +1,6 @@
 """Classification by the cross-entropy of a softmax."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Any, cast
@@ -10,19 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax import Array, lax
+from jax import Array
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.dataset import Batch
 from apalu_jax.experiments.tasks.augmentation import augment
-from apalu_jax.experiments.tasks.inputs import input_histograms
+from apalu_jax.experiments.tasks.inputs import in_chunks, input_histograms
+from apalu_jax.experiments.tasks.task import Task
 from apalu_jax.introspection import Histogram
 
 __all__ = ("Classification", "build")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classification:
+class Classification(Task):
     """One class for every example, from batches of ``{"inputs", "targets"}``.
 
     Metrics are "accuracy", the share of examples whose largest logit is that of their
@@ -50,7 +51,9 @@ class Classification:
     chunk: int = 1000
     histogram_examples: int = 1000
 
-    def init(self, key: Array, batch: Any) -> dict[str, Any]:
+    def init(
+        self, key: Array, batch: Any, pretrained: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Draws the variables."""
         inputs = self._scale(batch["inputs"][:1])
         return dict(self.network.init(key, inputs, train=False))
@@ -77,7 +80,7 @@ class Classification:
             scaled = self._scale(inputs)
             return cast(Array, self.network.apply(variables, scaled, train=False))
 
-        logits = _in_chunks(logits_of, part["inputs"], self.chunk)
+        logits = in_chunks(logits_of, part["inputs"], self.chunk)
         return {
             "accuracy": jnp.argmax(logits, axis=-1) == part["targets"],
             "log_loss": _cross_entropy(logits, part["targets"]),
@@ -143,16 +146,3 @@ def build(
 def _cross_entropy(logits: Array, targets: Array) -> Array:
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return cast(Array, losses)
-
-
-def _in_chunks(fn: Callable[[Array], Array], inputs: Array, chunk: int) -> Array:
-    """``fn`` of the examples, computed for at most ``chunk`` of them at once."""
-    n = len(inputs)
-    if n <= chunk:
-        return fn(inputs)
-    chunks = -(-n // chunk)
-    size = -(-n // chunks)
-    # What fills the last chunk up is computed in vain.
-    filled = jnp.pad(inputs, ((0, chunks * size - n), *((0, 0),) * (inputs.ndim - 1)))
-    results: Array = lax.map(fn, filled.reshape(chunks, size, *inputs.shape[1:]))
-    return results.reshape(-1, *results.shape[2:])[:n]

@@ -1,11 +1,12 @@
-"""What the activations of a network are fed with."""
+"""How examples are handed to a network outside of training."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
+from jax import Array, lax
 
 from apalu_jax.introspection import (
     Histogram,
@@ -14,7 +15,33 @@ from apalu_jax.introspection import (
     histogram_merge,
 )
 
-__all__ = ("input_histograms",)
+__all__ = ("in_chunks", "input_histograms")
+
+
+def in_chunks(fn: Callable[[Any], Any], examples: Any, chunk: int) -> Any:
+    """What a function of examples gives, computed for a limited number at once.
+
+    Args:
+      fn: From a pytree of arrays to one, both with the examples along axis 0.
+      examples: Arrays [n, ...].
+      chunk: The largest number of examples that ``fn`` is given.
+
+    Returns:
+      What ``fn`` gives for all n.
+    """
+    n = len(jax.tree.leaves(examples)[0])
+    if n <= chunk:
+        return fn(examples)
+    chunks = -(-n // chunk)
+    size = -(-n // chunks)
+
+    def cut(array: Array) -> Array:
+        # What fills the last chunk up is computed in vain.
+        around = ((0, chunks * size - n), *((0, 0),) * (array.ndim - 1))
+        return jnp.pad(array, around).reshape(chunks, size, *array.shape[1:])
+
+    results = lax.map(fn, jax.tree.map(cut, examples))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:n], results)
 
 
 def input_histograms(

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.dataset import Batch
 from apalu_jax.experiments.tasks.inputs import input_histograms
+from apalu_jax.experiments.tasks.task import Task
 from apalu_jax.introspection import Histogram
 
 __all__ = ("Regression", "build")
 
 
 @dataclass(frozen=True)
-class Regression:
+class Regression(Task):
     """One number for every example, from batches of ``{"inputs", "targets", "scale"}``.
 
     Metrics are in the target's own unit: "rmse", the root of the mean squared error,
@@ -39,7 +40,9 @@ class Regression:
 
     network: nn.Module
 
-    def init(self, key: Array, batch: Any) -> dict[str, Any]:
+    def init(
+        self, key: Array, batch: Any, pretrained: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Draws the variables."""
         return dict(self.network.init(key, batch["inputs"][:1], train=False))
 

@@ -1,0 +1,100 @@
+"""Magnetic tiles photographed for surface defects: 952 good ones and 392 with one."""
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apalu_jax.experiments.data import files, one_class
+from apalu_jax.experiments.data.dataset import Dataset
+from apalu_jax.experiments.data.files import File, Source
+from apalu_jax.experiments.data.images import cached
+from apalu_jax.experiments.data.one_class import Pools
+from apalu_jax.experiments.data.pictures import decode, decode_masks, decoder
+
+__all__ = ("SOURCE", "load")
+
+_ARCHIVE = File(
+    path="magnetic_tile/magnetic_tile_original.zip",
+    sha256="3b3fca721273089fc4c7e41980cec6d56c6df8edf47ca6ffe535501557249db2",
+)
+_LIST = File(
+    path="magnetic_tile/differnet_train_filenames.txt",
+    sha256="ddf6ddb1b4a123d9506a4d25e870ad32e2b845386c55201fca8307fdc7e62652",
+)
+
+SOURCE = Source(
+    title="Magnetic tile surface defects, with DifferNet's training list",
+    origin="Y. Huang, C. Qiu, K. Yuan, "
+    "https://github.com/abin24/Magnetic-tile-defect-datasets.; "
+    "https://github.com/marco-rudolph/differnet",
+    licence="none stated; for research, the authors ask for a citation",
+    files=(_ARCHIVE, _LIST),
+    note="no official download of the images as one archive",
+)
+
+_GOOD = "MT_Free"
+
+
+def load(
+    data_dir: Path | None,
+    unit: str,
+    *,
+    size: int = 128,
+    train: int | None = None,
+    validation: int = 10,
+    test: int | None = None,
+) -> Dataset:
+    """Loads the images: normal are the 761 good tiles of DifferNet's training list.
+
+    The test part has the other 191 good tiles and all defective ones.
+
+    Args:
+      data_dir: Folder to look in first.
+      unit: There is only ``""``.
+      size: Height and width that all images, of 1225 sizes, are brought to.
+      train: Size of the training part; None for all that validation leaves.
+      validation: Size of the validation part, drawn for every seed.
+      test: Size of the test part; None for all 583.
+
+    Returns:
+      Folds as :func:`~apalu_jax.experiments.data.one_class.to_dataset` has them;
+      ``inputs`` are [n, size, size, 3]; for ``mask`` see
+      :func:`~apalu_jax.experiments.data.pictures.decode_masks`.
+
+    Raises:
+      ExperimentError: A file is damaged or not here, or a size does not fit.
+    """
+    archive, names = (files.fetch(file, data_dir) for file in (_ARCHIVE, _LIST))
+    return one_class.to_dataset(
+        _read(archive, set(names.read_text().split()), size),
+        train=train,
+        validation=validation,
+        test=test,
+        label=SOURCE.title,
+    )
+
+
+def _read(path: Path, listed: set[str], size: int) -> Pools:
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
+
+        def decoded(
+            part: str, decode: Callable[..., NDArray[np.uint8]], members: list[str]
+        ) -> NDArray[np.uint8]:
+            opened = (io.BytesIO(archive.read(member)) for member in members)
+            name = f"{path.stem}-{_ARCHIVE.sha256[:16]}-{decoder()}-{size}-{part}"
+            return cached(name, lambda: decode(opened, size))
+
+        wanted = {f"{_GOOD}/{name}" for name in listed}
+        tested = [name for name in names if name not in wanted]
+        masks = [f"{name.removesuffix('.jpg')}.png" for name in tested]
+        return Pools(
+            decoded("train", decode, [name for name in names if name in wanted]),
+            decoded("test", decode, tested),
+            np.array([not name.startswith(f"{_GOOD}/") for name in tested], np.int32),
+            decoded("masks", decode_masks, masks),
+        )

@@ -1,0 +1,64 @@
+"""Image files of any sizes as arrays of one size."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apalu_jax.experiments.data import one_class
+from apalu_jax.experiments.data.images import Images
+
+__all__ = ("decode", "decode_masks", "decoder")
+
+
+def decode(pictures: Iterable[Path | IO[bytes]], size: int) -> Images:
+    """Decodes pictures and makes them squares of one size.
+
+    Args:
+      pictures: Files that Pillow reads, grey or coloured.
+      size: Height and width.
+
+    Returns:
+      Images [n, size, size, 3], grey ones with three equal colours.
+    """
+    return one_class.resize((_read(each, "RGB") for each in pictures), size)
+
+
+def decode_masks(
+    pictures: Iterable[Path | IO[bytes] | None], size: int
+) -> NDArray[np.uint8]:
+    """Decodes masks of defects and makes them squares of one size.
+
+    Args:
+      pictures: Files whose pixels are defective from 128 on; None where nothing is.
+      size: Height and width.
+
+    Returns:
+      Masks [n, size, size] of 0 and 1, which is where a quarter of a pixel's area or
+      more is defective: half of it would lose thin cracks.
+    """
+    clear = np.zeros((size, size), np.uint8)
+    whole = (
+        clear
+        if each is None
+        else np.where(_read(each, "L") >= 128, 255, 0).astype(np.uint8)
+        for each in pictures
+    )
+    masks = one_class.resize(whole, size)[..., 0]
+    return (masks >= 64).astype(np.uint8)
+
+
+def decoder() -> str:
+    """Name of what decodes, for a cache: another version may differ in a pixel."""
+    import PIL
+
+    return f"pillow-{PIL.__version__}"
+
+
+def _read(picture: Path | IO[bytes], mode: str) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        return np.asarray(image.convert(mode))

@@ -1,0 +1,244 @@
+"""The normalising flow of DifferNet: coupling blocks with dense networks inside."""
+
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+from numpy.typing import NDArray
+
+from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments.arms import ActivationFactory
+
+__all__ = ("Coupling", "Flow", "Start", "Subnet", "build", "permutation")
+
+Start: TypeAlias = Literal["identity", "pytorch"]
+
+_LIMIT = 1e6
+"""No coordinate behind a block is larger."""
+
+_HIDDEN = 3
+"""Number of hidden layers of a dense network."""
+
+
+class Subnet(nn.Module):
+    """Three hidden layers, an activation after each, and a linear map.
+
+    Attributes:
+      activation: Factory of the activations.
+      gain: With the start "identity", hidden kernels have standard deviation
+        ``gain / sqrt(fan_in)``.
+      width: Size of the hidden layers.
+      outputs: Size of the output.
+      start: "identity" for a last layer of zeros and biases of zero; "pytorch" for
+        kernels and biases uniform within ``1 / sqrt(fan_in)``, whatever the gain is.
+    """
+
+    activation: ActivationFactory
+    gain: float
+    width: int
+    outputs: int
+    start: Start
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        """Maps [n, d] to [n, outputs]."""
+        x = inputs
+        draw = nn.initializers.variance_scaling(
+            self.gain**2, "fan_in", "truncated_normal"
+        )
+        for _ in range(_HIDDEN):
+            x = self.activation()(self._dense(x, self.width, draw))
+        return self._dense(x, self.outputs, nn.initializers.zeros)
+
+    def _dense(
+        self, x: Array, features: int, kernel_init: nn.initializers.Initializer
+    ) -> Array:
+        bias_init = nn.initializers.zeros
+        if self.start == "pytorch":
+            kernel_init = bias_init = _within(1 / x.shape[-1] ** 0.5)
+        dense = nn.Dense(features, kernel_init=kernel_init, bias_init=bias_init)
+        return dense(x)
+
+
+class Coupling(nn.Module):
+    r"""Two halves, each scaled and shifted by what a network makes of the other.
+
+    With :math:`e(s) = 0.636\,c \arctan(s / c)`, :math:`y_1 = e^{e(s_2)} x_1 + t_2`
+    where :math:`(s_2, t_2)` is a function of :math:`x_2`, and
+    :math:`y_2 = e^{e(s_1)} x_2 + t_1` where :math:`(s_1, t_1)` is one of :math:`y_1`.
+
+    Attributes:
+      activation: Factory of the activations, three in each of the two networks.
+      gain: See :class:`Subnet`.
+      width: Likewise.
+      start: Likewise.
+      clamp: c: a scale is between :math:`e^{-c}` and :math:`e^c`.
+    """
+
+    activation: ActivationFactory
+    gain: float
+    width: int
+    start: Start
+    clamp: float
+
+    @nn.compact
+    def __call__(self, inputs: Array, *, inverse: bool = False) -> tuple[Array, Array]:
+        """Maps x to y, or back, and gives the logarithm of the determinant of x to y.
+
+        Args:
+          inputs: [n, d].
+          inverse: Whether they are y; the outputs are then x.
+
+        Returns:
+          Outputs [n, d], within +-1e6 on the way from x to y, and logarithms [n].
+        """
+        half, other = inputs.shape[-1] // 2, -(-inputs.shape[-1] // 2)
+        of_first, of_second = (
+            Subnet(self.activation, self.gain, self.width, 2 * n, self.start, name=name)
+            for n, name in ((other, "first"), (half, "second"))
+        )
+        first, second = inputs[..., :half], inputs[..., half:]
+        if inverse:
+            log_1, shift_1 = self._split(of_first(first))
+            second = (second - shift_1) * jnp.exp(-log_1)
+            log_2, shift_2 = self._split(of_second(second))
+            first = (first - shift_2) * jnp.exp(-log_2)
+        else:
+            log_2, shift_2 = self._split(of_second(second))
+            first = jnp.exp(log_2) * first + shift_2
+            log_1, shift_1 = self._split(of_first(first))
+            second = jnp.exp(log_1) * second + shift_1
+        outputs = jnp.concatenate([first, second], axis=-1)
+        if not inverse:
+            outputs = jnp.clip(outputs, -_LIMIT, _LIMIT)
+        return outputs, log_1.sum(axis=-1) + log_2.sum(axis=-1)
+
+    def _split(self, both: Array) -> tuple[Array, Array]:
+        """The logarithm of the scale, and the shift."""
+        scale, shift = jnp.split(both, 2, axis=-1)
+        return 0.636 * self.clamp * jnp.arctan(scale / self.clamp), shift
+
+
+class Flow(nn.Module):
+    """Blocks of a fixed random permutation and a coupling.
+
+    Attributes:
+      activation: Factory of the activations, six in each block.
+      gain: See :class:`Subnet`.
+      blocks: Number of blocks.
+      width: See :class:`Subnet`.
+      start: Likewise; a flow that starts as "identity" only permutes.
+      clamp: See :class:`Coupling`.
+
+    References:
+      M. Rudolph, B. Wandt, B. Rosenhahn, `Same Same But DifferNet: Semi-Supervised
+      Defect Detection with Normalizing Flows <https://arxiv.org/abs/2008.12577>`_, WACV
+      2021; constants and permutations are those of the authors' code.
+    """
+
+    activation: ActivationFactory
+    gain: float
+    blocks: int = 8
+    width: int = 2048
+    start: Start = "identity"
+    clamp: float = 3.0
+
+    def __call__(self, inputs: Array, *, train: bool = False) -> tuple[Array, Array]:
+        """Maps features to what shall be normal; the same in training.
+
+        Args:
+          inputs: [n, d].
+          train: Not used.
+
+        Returns:
+          z [n, d], and the logarithm of the absolute determinant of dz/dx, [n].
+        """
+        x, total = inputs, jnp.zeros(inputs.shape[:-1], inputs.dtype)
+        for i in range(self.blocks):
+            order = permutation(i, x.shape[-1])
+            x, logarithm = self._coupling(i, x[..., order], inverse=False)
+            total += logarithm
+        return x, total
+
+    def inverse(self, outputs: Array) -> Array:
+        """Maps z back to features, both [n, d]."""
+        x = outputs
+        for i in reversed(range(self.blocks)):
+            order = permutation(i, x.shape[-1])
+            x, _ = self._coupling(i, x, inverse=True)
+            x = x[..., np.argsort(order)]
+        return x
+
+    @nn.compact
+    def _coupling(self, i: int, x: Array, inverse: bool) -> tuple[Array, Array]:
+        coupling = Coupling(
+            self.activation,
+            self.gain,
+            self.width,
+            self.start,
+            self.clamp,
+            name=f"block{i}",
+        )
+        found: tuple[Array, Array] = coupling(x, inverse=inverse)
+        return found
+
+
+def permutation(block: int, dims: int) -> NDArray[np.int64]:
+    """The order of the coordinates that a block begins with, the same in every run.
+
+    Args:
+      block: Number of the block, from 0.
+      dims: Number of coordinates.
+
+    Returns:
+      From a place in the permuted vector to the one before.
+
+    Examples:
+      >>> permutation(1, 5).tolist()
+      [2, 1, 4, 0, 3]
+    """
+    return np.random.RandomState(block).permutation(dims)
+
+
+def build(
+    activation: ActivationFactory,
+    outputs: int,
+    gain: float,
+    *,
+    blocks: int = Flow.blocks,
+    width: int = Flow.width,
+    start: Start = Flow.start,
+    clamp: float = Flow.clamp,
+) -> Flow:
+    """Builds the flow.
+
+    Args:
+      activation: See :class:`Flow`.
+      outputs: Not used: there are as many as there are inputs.
+      gain: See :class:`Flow`.
+      blocks: Likewise.
+      width: Likewise.
+      start: Likewise.
+      clamp: Likewise.
+
+    Returns:
+      The network.
+
+    Raises:
+      ExperimentError: There is no such start.
+    """
+    if start not in ("identity", "pytorch"):
+        raise ExperimentError(f"`start` must be identity or pytorch, got {start!r}.")
+    return Flow(activation, gain, blocks, width, start, clamp)
+
+
+def _within(bound: float) -> nn.initializers.Initializer:
+    """Uniform between -bound and bound."""
+
+    def draw(key: Any, shape: Any, dtype: Any = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return draw

@@ -1,0 +1,85 @@
+"""Reconstruction of images by an autoencoder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from apalu_jax.experiments.data.dataset import Batch
+from apalu_jax.experiments.tasks.detection import CHANCE, detection_metrics
+from apalu_jax.experiments.tasks.inputs import in_chunks, input_histograms
+from apalu_jax.experiments.tasks.task import Task
+from apalu_jax.introspection import Histogram
+
+__all__ = ("Reconstruction", "build")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction(Task):
+    """An image from itself, from batches of ``{"inputs", "anomalous"}``.
+
+    The loss is the sum of the squared errors of an image, averaged over the batch; it
+    is the score too, with the metrics of
+    :func:`~apalu_jax.experiments.tasks.detection.detection_metrics`.
+
+    Attributes:
+      network: From images to images.
+      chunk: How many examples the network is given at once outside of training.
+    """
+
+    network: nn.Module
+    chunk: int = 1000
+
+    def init(
+        self, key: Array, batch: Any, pretrained: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Draws the variables."""
+        return dict(self.network.init(key, batch["inputs"][:1], train=False))
+
+    def loss(
+        self, variables: Mapping[str, Any], batch: Any, key: Array
+    ) -> tuple[Array, Mapping[str, Any]]:
+        """Mean over a batch, the network in training mode."""
+        drawn, carried = self.network.apply(
+            variables, batch["inputs"], train=True, mutable=["batch_stats"]
+        )
+        return _errors(drawn, batch["inputs"]).mean(), carried
+
+    def predict(self, variables: Mapping[str, Any], part: Any) -> dict[str, Array]:
+        """The error of each image, [n]."""
+
+        def errors(inputs: Array) -> Array:
+            drawn = self.network.apply(variables, inputs, train=False)
+            return _errors(drawn, inputs)
+
+        return {"score": in_chunks(errors, part["inputs"], self.chunk)}
+
+    def histograms(
+        self, variables: Mapping[str, Any], part: Any
+    ) -> dict[str, Histogram]:
+        """The inputs of every APALU of the network, in evaluation mode."""
+        inputs = part["inputs"][: self.chunk]
+        return input_histograms(self.network, variables, inputs)
+
+    def metrics(
+        self, predictions: Mapping[str, Any], part: Batch, validation: Any
+    ) -> dict[str, float]:
+        """How well the errors tell anomalous images."""
+        return detection_metrics(np.asarray(predictions["score"]), part["anomalous"])
+
+    def chance(self, metric: str, part: Batch) -> float:
+        """The score of errors that say nothing."""
+        return CHANCE[metric]
+
+
+def build(network: nn.Module, *, chunk: int = Reconstruction.chunk) -> Reconstruction:
+    """Builds the task; for the arguments see :class:`Reconstruction`."""
+    return Reconstruction(network=network, chunk=chunk)
+
+
+def _errors(drawn: Any, inputs: Array) -> Array:
+    return jnp.square(drawn - inputs).sum(axis=(1, 2, 3))

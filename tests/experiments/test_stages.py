@@ -1,0 +1,145 @@
+"""What an experiment may have beside its training: a stage before it, and watching."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from apalu_jax.experiments import records, runner, tasks
+from apalu_jax.experiments.jobs import preparation
+from apalu_jax.experiments.report import content
+from apalu_jax.experiments.tasks.classification import Classification
+from apalu_jax.experiments.trainer import Saving, train
+
+from .conftest import tiny
+
+MODEL = {"name": "mlp", "features": [8], "init": "he"}
+BEFORE = {
+    "task": {"name": "classification"},
+    "model": MODEL,
+    "optimizer": dict(tiny().optimizer),
+    "epochs": 3,
+    "batch_size": 128,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continued(Classification):
+    """Starts from the pretrained network, and shows what it was given."""
+
+    def init(self, key, batch, pretrained=None):
+        return super().init(key, batch) if pretrained is None else pretrained
+
+    def exhibit(self, predictions, part):
+        return {
+            "examples": len(part["targets"]),
+            "right": predictions["accuracy"][:3].tolist(),
+        }
+
+
+class _Module:
+    build = staticmethod(lambda network: Continued(network=network))
+
+
+@pytest.fixture
+def continued(monkeypatch):
+    monkeypatch.setitem(tasks._MODULES, "continued", _Module)
+
+    def spec(**changes):
+        settings = {"task": {"name": "continued"}, "model": MODEL, "epochs": 2}
+        return tiny(**{**settings, **changes})
+
+    return spec
+
+
+def test_pretraining_is_a_training_of_its_own(continued):
+    """Its variables after the last epoch are what the main training starts from."""
+    plain = continued(epochs=3, batch_size=128)
+    staged = continued(pretraining=BEFORE)
+    seeds, saving = (0, 1, 2), Saving(Path("absent.msgpack"), np.inf)
+    job = preparation(plain, None)("", "", "apalu", seeds)
+    alone = train(
+        job.program, job.task, seeds, [1.0] * 3, job.folds, [3], False, saving, print
+    )
+    job = preparation(staged, None)("", "", "apalu", seeds)
+    part = jax.tree.map(lambda *a: np.stack(a), *(dict(f.train) for f in job.folds))
+    state = job.program.init(np.arange(3, dtype=np.uint32), part)
+    for a, b in zip(
+        jax.tree.leaves(state.variables), jax.tree.leaves(alone.variables), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_resumed_run_has_the_same_records(continued, tmp_path):
+    """The second session does not pretrain again: it has a checkpoint."""
+    spec = continued(pretraining=BEFORE, arms=("apalu",), controls=())
+
+    class Stop(Exception):
+        pass
+
+    def stop(block, share):
+        if 0 < share < 1:
+            raise Stop
+
+    whole = runner.run(spec, tmp_path / "whole")
+    with pytest.raises(Stop):
+        for _ in range(2):
+            runner.run(
+                spec,
+                tmp_path / "cut",
+                resume=True,
+                checkpoint_every_s=0.0,
+                progress=stop,
+            )
+    assert list((tmp_path / "cut" / "checkpoints").iterdir())
+    resumed = runner.run(spec, tmp_path / "cut", resume=True)
+    assert [replace(r, wall_s=0) for r in resumed] == [
+        replace(r, wall_s=0) for r in whole
+    ]
+
+
+def test_what_is_watched_and_exhibited(continued, tmp_path):
+    spec = continued(
+        watch_test=True, monitors=("log_loss",), epochs=3, controls=(), notes=3
+    )
+    found = runner.run(spec, tmp_path)
+    for record in found:
+        watched = record.history["watched"]["accuracy"]
+        assert len(watched) == 3
+        # The last of what is watched is the value: it is the same part.
+        assert watched[-1] == pytest.approx(record.value, rel=1e-5)
+        assert ("exhibit" in record.history) == (record.seed == 0)
+    exhibit = found[0].history["exhibit"]
+    assert exhibit["examples"] == found[0].history["test"]["examples"]
+    assert records.read(tmp_path / records.FILE_NAME, spec.config_hash) == found
+    report = content.build(spec, found)
+    titles = [section.title for section in report.others]
+    assert titles == ["What the best epoch on the test part would claim", "Monitors"]
+    assert "test part, watched only" in report.figures["learning_curves"].caption
+
+
+def test_best_epoch_on_the_test_part_by_hand(finished_run):
+    spec, _, found = finished_run
+    spec = replace(spec, watch_test=True, monitors=("accuracy",))
+    paths = {"relu": [0.9, 0.8], "apalu": [0.6, 0.7], "apalu-frozen": [None, 0.5]}
+    changed = [
+        replace(
+            r,
+            history={
+                **r.history,
+                "watched": {"accuracy": paths[r.arm]},
+                "test": {"accuracy": 0.1 * r.seed, "examples": 270},
+            },
+        )
+        for r in found
+    ]
+    claims, monitors = content.build(spec, changed).others
+    assert claims.tables[0].rows == [
+        ("relu", "80.00", "90.00", "+10.00", "-10.00", "-20.00"),
+        ("apalu", "70.00", "70.00", "+0.00", "", ""),
+        ("apalu-frozen", "50.00", "50.00", "+0.00", "+20.00", "+20.00"),
+    ]
+    assert monitors.tables[0].header == ("arm", "runs", "accuracy")
+    assert monitors.tables[0].rows[0] == ("relu", "3", "0.1 (0 to 0.2)")
