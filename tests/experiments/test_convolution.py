@@ -14,7 +14,7 @@ from apalu_jax.experiments.models.convolution import Conv, convolve
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [1, 3, 5])
-def test_both_forms_are_the_convolution(size, stride):
+def test_all_forms_are_the_convolution(size, stride):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 7, 6, 3)).astype("f4")
     kernel = rng.normal(size=(size, size, 3, 4)).astype("f4")
@@ -27,16 +27,17 @@ def test_both_forms_are_the_convolution(size, stride):
         y, pull = jax.vjp(fn, x, kernel)
         return y, *pull(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
 
-    forms = (partial(convolve, stride=stride, form=form) for form in ("lax", "patches"))
-    want, *both = jax.jit(lambda: [with_gradients(fn) for fn in (exact, *forms)])()
-    for got in both:
+    names = ("lax", "patches", "rows")
+    forms = [partial(convolve, stride=stride, form=form) for form in names]
+    want, *others = jax.jit(lambda: [with_gradients(fn) for fn in (exact, *forms)])()
+    for got in others:
         for one, other in zip(got, want, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_patches_hold_no_convolution_when_vmapped():
+def test_products_hold_no_convolution_when_vmapped():
     x, kernel = jnp.ones((3, 2, 8, 8, 4)), jnp.ones((3, 3, 3, 4, 5))
-    for form, convolutions in {"lax": 1, "patches": 0}.items():
+    for form, convolutions in {"lax": 1, "patches": 0, "rows": 0}.items():
         over_models = jax.jit(jax.vmap(partial(convolve, stride=1, form=form)))
         text = over_models.lower(x, kernel).as_text()
         assert text.count("stablehlo.convolution") == convolutions
@@ -60,5 +61,5 @@ def test_layer_adds_its_bias_and_computes_in_its_type():
 
 
 def test_unknown_form_is_refused():
-    with pytest.raises(ExperimentError, match="`conv` must be lax or patches, got 'x'"):
+    with pytest.raises(ExperimentError, match="`conv` must be lax, patches or rows"):
         convolve(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), 1, "x")

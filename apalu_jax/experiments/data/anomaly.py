@@ -1,6 +1,7 @@
 """Images to detect anomalies in, one data set or category a unit."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from apalu_jax.experiments.data import (
     mvtec,
     squares,
 )
-from apalu_jax.experiments.data.dataset import Dataset
+from apalu_jax.experiments.data.dataset import Dataset, Fold
 from apalu_jax.experiments.data.files import Source
+from apalu_jax.experiments.data.pictures import levelled
 
 __all__ = ("SOURCE", "UNITS", "load")
 
@@ -49,6 +51,7 @@ def load(
     train: int | None = None,
     validation: int = 10,
     test: int | None = None,
+    level: bool = False,
 ) -> Dataset:
     """Loads one unit.
 
@@ -63,6 +66,9 @@ def load(
         and for four squares.
       validation: How many normal images the validation part has, drawn by seed.
       test: How many images the test part has, always the same; None for all.
+      level: Whether brightness and contrast are taken out, see
+        :func:`~apalu_jax.experiments.data.pictures.levelled`. The good screws of the
+        test part are darker than all others, so that brightness alone tells them.
 
     Returns:
       Folds of ``{"inputs", "anomalous"}``, ``inputs`` uint8 [n, size, size, 3],
@@ -78,6 +84,14 @@ def load(
         raise ExperimentError(
             f"`units` of anomaly must be among {', '.join(UNITS)}, got {unit!r}."
         )
-    return UNITS[name](
+    dataset = UNITS[name](
         data_dir, size=size, train=train, validation=validation, test=test
     )
+    if not level:
+        return dataset
+
+    def fold(seed: int) -> Fold:
+        parts = dataset.fold(seed)
+        return Fold(*({**p, "inputs": levelled(p["inputs"])} for p in parts))
+
+    return replace(dataset, fold=fold)

@@ -16,6 +16,7 @@ from flax import linen as nn
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import Arm
 from apalu_jax.experiments.models import (
+    cloner,
     cnn,
     flow,
     googlenet,
@@ -28,6 +29,7 @@ from apalu_jax.experiments.models import (
 __all__ = ("build",)
 
 _MODULES: Mapping[str, ModuleType] = {
+    "cloner": cloner,
     "cnn": cnn,
     "flow": flow,
     "googlenet": googlenet,

@@ -13,6 +13,7 @@ from flax import linen as nn
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.tasks import (
     classification,
+    distillation,
     flow,
     one_class,
     reconstruction,
@@ -24,6 +25,7 @@ __all__ = ("Task", "build")
 
 _MODULES: Mapping[str, ModuleType] = {
     "classification": classification,
+    "distillation": distillation,
     "flow": flow,
     "one_class": one_class,
     "reconstruction": reconstruction,
