@@ -58,6 +58,8 @@ def draw(
     for table in tables:
         if table.metric.name == spec.metric.name:
             pictures |= _intervals(spec, table)
+    for variant in spec.variant_names:
+        pictures |= _maps(spec, records, variant)
     unit = spec.unit_names[0]
     for variant in spec.variant_names:
         runs = [
@@ -104,6 +106,29 @@ def _intervals(spec: Spec, table: Table) -> dict[str, Picture]:
     )
     name = f"intervals_{table.variant}" if table.variant else "intervals"
     return {name: Picture(figure, caption, table.variant == spec.variant_names[0])}
+
+
+def _maps(spec: Spec, records: Sequence[Record], variant: str) -> dict[str, Picture]:
+    """Maps of pixels that runs of the first seed exhibit, one figure a unit."""
+    found = {}
+    for unit in spec.unit_names:
+        shown = {
+            run.arm: run.history["exhibit"]
+            for run in records
+            if (run.variant, run.unit) == (variant, unit) and "exhibit" in run.history
+        }
+        rows = {arm: shown[arm]["maps"] for arm in spec.all_arms if arm in shown}
+        if not rows:
+            continue
+        masks = next(iter(shown.values()))["masks"]
+        where = " of ".join(("", *filter(None, (variant, unit))))
+        found["_".join(filter(None, ("maps", variant, unit)))] = Picture(
+            plotting.plot_maps(rows, masks),
+            f"Where the score comes from in anomalous test images{where}: bright is "
+            "what it depends on, the outline what is anomalous. Seed 0.",
+            variant == spec.variant_names[0],
+        )
+    return found
 
 
 def _curves(

@@ -17,6 +17,7 @@ except ImportError as error:
 
 from apalu_jax.plotting.intervals import Interval as Interval
 from apalu_jax.plotting.intervals import plot_intervals as plot_intervals
+from apalu_jax.plotting.maps import plot_maps as plot_maps
 from apalu_jax.plotting.shapes import plot_curve as plot_curve
 from apalu_jax.plotting.shapes import plot_layers as plot_layers
 from apalu_jax.plotting.style import COLOURS as COLOURS

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from apalu_jax.experiments import ExperimentError, data, models, specs, tasks
 from apalu_jax.experiments.arms import ARMS
-from apalu_jax.experiments.data import mnist, one_class
+from apalu_jax.experiments.data import mnist, one_class, pictures
 from apalu_jax.experiments.data.images import LabelledImages
 from apalu_jax.experiments.data.one_class import Pools
 
@@ -151,6 +151,24 @@ def test_a_collapse_is_seen_and_finite(wide, collapsed):
     assert np.isfinite(list(found.values())).all()
 
 
+def test_embeddings_of_zero_are_a_collapse():
+    task = build()
+    variables = begin(task, [[0.0, 0.0]])
+    test = part([[0.0, 0.0]] * 3, [0, 0, 1])
+    found = task.metrics(task.predict(variables, test), test, None)
+    assert (found["spread"], found["collapsed"]) == (0.0, 1.0)
+
+
+def test_the_ratio_is_of_distances_where_scores_are_negative():
+    task = build(objective="soft-boundary")
+    variables = begin(task, [[1.0, 1.0]])
+    variables["sphere"]["radius"] = jnp.float32(9.0)
+    test = part([[1.0, 3.0], [1.0, 2.0], [1.0, 3.0], [1.0, 7.0]], [0, 0, 0, 1])
+    found = task.metrics(task.predict(variables, test), test, None)
+    assert found["score"] < 0
+    assert found["score_ratio"] == 9.0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -282,3 +300,24 @@ def test_the_encoder_of_the_spec_comes_from_its_autoencoder():
     leaves = jax.tree.leaves(variables)
     assert len(leaves) == 3 + 4 + 4
     assert all((leaf == 0.5).all() for leaf in leaves)
+
+
+def test_levelled_images_differ_in_neither_brightness_nor_contrast():
+    rng = np.random.default_rng(0)
+    images = rng.integers(100, 140, (3, 16, 16, 3)).astype(np.uint8)
+    images[1] += 60
+    images[2] = 7
+    level = pictures.levelled(images)
+    assert level.dtype == np.uint8
+    np.testing.assert_allclose(level.mean(axis=(1, 2, 3)), 128, atol=0.5)
+    np.testing.assert_allclose(level[:2].std(axis=(1, 2, 3)), 32, atol=0.5)
+    assert (level[2] == 128).all()
+    plain, fold = (
+        data.load({"name": "anomaly", "size": 16, "validation": 4, "level": on}).fold(0)
+        for on in (False, True)
+    )
+    for part, wanted in zip(fold, plain, strict=True):
+        np.testing.assert_array_equal(
+            part["inputs"], pictures.levelled(wanted["inputs"])
+        )
+        np.testing.assert_array_equal(part["anomalous"], wanted["anomalous"])

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from apalu_jax.experiments import records, runner, tasks
+from apalu_jax.experiments import records, runner, specs, tasks
 from apalu_jax.experiments.jobs import preparation
 from apalu_jax.experiments.report import content
 from apalu_jax.experiments.tasks.classification import Classification
@@ -143,3 +143,26 @@ def test_best_epoch_on_the_test_part_by_hand(finished_run):
     ]
     assert monitors.tables[0].header == ("arm", "runs", "accuracy")
     assert monitors.tables[0].rows[0] == ("relu", "3", "0.1 (0 to 0.2)")
+
+
+def test_a_source_gives_its_features(tmp_path, monkeypatch):
+    """A whole experiment on what a frozen network makes of images drawn here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    spec = specs.load("differnet", "smoke")
+    small = replace(
+        spec,
+        epochs=2,
+        arms=("apalu",),
+        data={**spec.data, "size": 32},
+        model={**spec.model, "blocks": 1, "width": 8},
+        source={**spec.source, "width": 1 / 64, "rotations": 4, "scales": 1},
+    )
+    found = runner.run(small, tmp_path / "run")
+    for record in found:
+        assert "VGG16, width 1/64, relu, random weights" in record.versions["data"]
+        assert record.status == "ok"
+        assert set(record.history["test"]) >= {"auroc", "score_ratio"}
+        # Three activations in each of two networks.
+        assert len(record.activations) == 6
+        # Of normal images there is nothing to tell apart.
+        assert set(record.history["validation"]) == {"score"}

@@ -1,0 +1,220 @@
+"""Imitation of a frozen network, by hand."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from apalu_jax.experiments import ExperimentError, figures, models, specs, tasks
+from apalu_jax.experiments.arms import ARMS
+from apalu_jax.experiments.models.cloner import narrowed
+from apalu_jax.experiments.models.vgg import scaled
+from apalu_jax.experiments.tasks import localization
+
+from .conftest import tiny
+
+
+class Scaled(nn.Module):
+    """Thirteen maps: the image times one trained number."""
+
+    @nn.compact
+    def __call__(self, inputs, *, train=False):
+        factor = self.param("factor", nn.initializers.ones, ())
+        self.variable("batch_stats", "nothing", jnp.zeros, ())
+        return [factor * inputs] * 13
+
+
+def part_of(images, taps, **more):
+    return {
+        "inputs": images,
+        "anomalous": np.arange(len(images)) % 2,
+        **{f"tap{i}": taps for i in (3, 6, 9, 12)},
+        **more,
+    }
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3)).astype(np.uint8)
+
+
+def build(**options):
+    return tasks.build({"name": "distillation", **options}, Scaled())
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5])
+def test_loss_and_score_by_hand(images, lam):
+    taps = np.random.default_rng(1).normal(size=images.shape).astype("f4")
+    part, task = part_of(images, taps), build(lam=lam)
+    variables = task.init(jax.random.key(0), part)
+    x = images.reshape(6, -1) / 255.0
+    s = taps.reshape(6, -1).astype("f8")
+    cosine = (x * s).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(s, axis=1)
+    each = 1 - cosine + lam * ((x - s) ** 2).mean(1)
+    loss, carried = task.loss(variables, part, jax.random.key(0))
+    # Four maps are learned, three are tested.
+    assert float(loss) == pytest.approx(4 * each.mean(), rel=1e-5)
+    assert set(carried) == {"batch_stats"}
+    scores = task.predict(variables, part)["score"]
+    np.testing.assert_allclose(scores, 3 * each, rtol=1e-5)
+
+
+def test_maps_that_are_equal_cost_nothing(images):
+    part = part_of(images, images / np.float32(255))
+    task = build()
+    variables = task.init(jax.random.key(0), part)
+    assert float(task.loss(variables, part, None)[0]) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_map_of_zeros_has_a_gradient(images):
+    """The cosine is not defined there; what trains must stay finite."""
+    part, task = part_of(images, np.ones(images.shape, "f4")), build()
+    variables = task.init(jax.random.key(0), part)
+    zero = jax.tree.map(jnp.zeros_like, variables["params"])
+    gradient = jax.grad(lambda p: task.loss({**variables, "params": p}, part, None)[0])(
+        zero
+    )
+    assert np.isfinite(gradient["factor"])
+
+
+def test_chunks_change_nothing(images):
+    part = part_of(images, np.ones(images.shape, "f4"))
+    variables = build().init(jax.random.key(0), part)
+    whole = build().predict(variables, part)["score"]
+    np.testing.assert_allclose(
+        build(chunk=4).predict(variables, part)["score"], whole, rtol=1e-6
+    )
+
+
+def test_pixels_are_told_by_the_gradient(images):
+    """What differs from the source in one corner is found there."""
+    taps = images / np.float32(255)
+    changed = taps.copy()
+    changed[:, :4, :4] += 1
+    mask = np.zeros((6, 8, 8), np.uint8)
+    mask[1::2, :4, :4] = 1
+    part, task = part_of(images, changed, mask=mask), build(maps=3)
+    variables = task.init(jax.random.key(0), part)
+    predictions = jax.device_get(jax.jit(task.predict)(variables, part))
+    assert predictions["chosen"].tolist() == [1, 3, 5]
+    found = task.metrics(predictions, part, None)
+    assert found["pixel_auroc"] > 0.95
+    assert set(found) == {
+        *("auroc", "score", "score_ratio", "distinct_scores", "pixel_auroc")
+    }
+    for name in found:
+        assert np.isfinite(task.chance(name, part))
+    exhibit = task.exhibit(predictions, part)
+    maps, masks = np.array(exhibit["maps"]), np.array(exhibit["masks"])
+    assert maps.shape == masks.shape == (4, 8, 8)
+    assert maps.max() == 1 and maps.min() >= 0
+    figure = figures.plotting.plot_maps({"relu": maps}, masks)
+    assert len(figure.axes) == 4
+    # No mask, no map.
+    without = part_of(images, changed)
+    assert task.exhibit(task.predict(variables, without), without) == {}
+
+
+def test_smoothgrad_averages_noisy_gradients():
+    def gradient(x):
+        return x**2
+
+    x = jnp.ones((2, 4, 4, 3))
+    np.testing.assert_array_equal(
+        localization.averaged_gradient(gradient, x, 0, 0.5), x
+    )
+    mean = localization.averaged_gradient(gradient, x, 400, 0.5)
+    np.testing.assert_allclose(mean, 1.25, atol=0.25)
+    assert np.abs(mean - 1.25).mean() < 0.06
+
+
+def test_maps_of_gradients_by_hand():
+    spike = np.zeros((1, 32, 32, 3))
+    spike[0, 16, 16, 1] = -1
+    smooth = localization.smoothed(spike)
+    assert np.unravel_index(smooth[0].argmax(), (32, 32)) in {
+        *[(i, j) for i in (15, 16, 17) for j in (15, 16, 17)]
+    }
+    assert smooth.min() >= 0
+    block = localization.coarse(np.arange(16).reshape(1, 4, 4), 2)
+    assert block.tolist() == [[[5, 7], [13, 15]]]
+    assert localization.pixel_auroc(np.array([0.1, np.nan]), np.array([0, 1])) != 0.5
+    assert localization.pixel_auroc(np.array([0.1, 0.2]), np.array([1, 1])) == 0.5
+    assert localization.pixel_auroc(np.array([0.1, 0.2]), np.array([0, 1])) == 1.0
+
+
+def cloner(arm="relu", **options):
+    options = {"name": "cloner", "init": "he", "width": 0.25, "inner": 4, **options}
+    return models.build(options, ARMS[arm], 1)
+
+
+def test_the_cloner_has_the_published_layers():
+    assert narrowed(1.0, 16) == (
+        *((16, 16), (16, 128), (16, 16, 256), (16, 16, 512)),
+        (16, 16, 512),
+    )
+    x = jnp.zeros((2, 32, 32, 3))
+    shapes = jax.eval_shape(cloner("apalu").init, jax.random.key(0), x)
+    names = set(shapes["params"])
+    assert sum(name.startswith("APALU") for name in names) == 13
+    # Normalised but before a pool, and nowhere a bias.
+    assert {n for n in names if n.startswith("norm")} == {
+        *("norm1_1", "norm2_1", "norm3_1", "norm3_2"),
+        *("norm4_1", "norm4_2", "norm5_1", "norm5_2"),
+    }
+    assert all(
+        set(shapes["params"][name]) == {"kernel"}
+        for name in names
+        if name.startswith("conv")
+    )
+    maps = jax.eval_shape(lambda v: cloner("apalu").apply(v, x), shapes)
+    assert [maps[i].shape[-1] for i in (3, 6, 9, 12)] == [
+        block[-1] for block in scaled(0.25)[1:]
+    ]
+
+
+def test_relu_stays_where_maps_are_compared():
+    x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    network = cloner("elu", replaced="inner")
+    maps = network.apply(network.init(jax.random.key(1), x), x)
+    assert all(maps[i].min() >= 0 for i in (3, 6, 9, 12))
+    assert min(float(maps[i].min()) for i in (0, 2, 4, 5)) < 0
+    shapes = jax.eval_shape(
+        cloner("apalu", replaced="inner").init, jax.random.key(0), x
+    )
+    assert sum(name.startswith("APALU") for name in shapes["params"]) == 9
+    with pytest.raises(ExperimentError, match="`replaced` must be all or inner"):
+        cloner(replaced="none")
+
+
+def test_sources_of_cifar10_have_not_seen_its_labels():
+    """A source that was trained on CIFAR-10 knows what is anomalous there."""
+    for preset in specs.presets("distillation-ad"):
+        spec = specs.load("distillation-ad", preset)
+        for unit in spec.unit_names:
+            if unit.startswith("cifar10"):
+                source = spec.at(spec.variant_names[0], unit).source
+                assert source["weights"] == "random"
+    declared = specs._read("distillation-ad")["units"]
+    assert all(
+        unit["source"] == {"weights": "random"}
+        for name, unit in declared.items()
+        if name.startswith("cifar10")
+    )
+
+
+def test_exhibits_become_a_figure(finished_run):
+    _, _, records = finished_run
+    shown = {"maps": [[[0.0, 1.0], [0.5, 0.2]]], "masks": [[[0, 1], [0, 0]]]}
+    changed = [
+        replace(r, history={**r.history, "exhibit": shown}) if r.seed == 0 else r
+        for r in records
+    ]
+    pictures = figures.draw(tiny(), changed, [])
+    assert [axes.get_ylabel() for axes in pictures["maps"].figure.axes] == [
+        *("relu", "apalu", "apalu-frozen")
+    ]
+    assert "maps" not in figures.draw(tiny(), records, [])
