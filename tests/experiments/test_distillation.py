@@ -113,6 +113,9 @@ def test_pixels_are_told_by_the_gradient(images):
     assert maps.max() == 1 and maps.min() >= 0
     figure = figures.plotting.plot_maps({"relu": maps}, masks)
     assert len(figure.axes) == 4
+    # Nothing of a diverged run, which would be no JSON.
+    diverged = {**predictions, "gradients": np.nan * predictions["gradients"]}
+    assert task.exhibit(diverged, part) == {}
     # No mask, no map.
     without = part_of(images, changed)
     assert task.exhibit(task.predict(variables, without), without) == {}

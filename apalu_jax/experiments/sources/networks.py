@@ -172,28 +172,31 @@ def _draw(variables: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 def _replace(variables: Mapping[str, Any], network: str, path: Path) -> dict[str, Any]:
     """Puts the arrays of a file in the place of kernels and biases."""
-    layers = dict(variables["params"])
+    stored, layers = _read(path), dict(variables["params"])
+    for name, place in zip(_convolutions(layers), _PLACES[network], strict=True):
+        kernel, bias = layers[name]["kernel"], layers[name]["bias"]
+        shape = tuple(kernel.shape[axis] for axis in (3, 2, 0, 1))
+        weight = _take(stored, f"features.{place}.weight", shape, path)
+        layers[name] = {
+            "kernel": jnp.asarray(weight.transpose(2, 3, 1, 0)),
+            "bias": jnp.asarray(
+                _take(stored, f"features.{place}.bias", bias.shape, path)
+            ),
+        }
+    return {**variables, "params": layers}
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a file by name; a pickle in it is refused."""
     try:
-        # A pickle in it is refused.
         with np.load(path) as stored:
-            for name, place in zip(
-                _convolutions(layers), _PLACES[network], strict=True
-            ):
-                kernel, bias = layers[name]["kernel"], layers[name]["bias"]
-                shape = tuple(kernel.shape[axis] for axis in (3, 2, 0, 1))
-                weight = _take(stored, f"features.{place}.weight", shape, path)
-                layers[name] = {
-                    "kernel": jnp.asarray(weight.transpose(2, 3, 1, 0)),
-                    "bias": jnp.asarray(
-                        _take(stored, f"features.{place}.bias", bias.shape, path)
-                    ),
-                }
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+            return {name: stored[name] for name in stored if "features." in name}
+    # The last is of a file with one array, which has no names.
+    except (OSError, ValueError, zipfile.BadZipFile, TypeError) as error:
         raise ExperimentError(
             f"`weights` must be random, cifar10 or the path of an .npz file; {path} "
             f"cannot be read: {error}."
         ) from error
-    return {**variables, "params": layers}
 
 
 def _convolutions(layers: Mapping[str, Any]) -> list[str]:

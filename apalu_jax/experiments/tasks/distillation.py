@@ -131,7 +131,8 @@ class Distillation(Task):
 
     def exhibit(self, predictions: Any, part: Batch) -> dict[str, Any]:
         """A few maps, from 0 to 1, and what is anomalous; no pixel of an image."""
-        if "gradients" not in predictions:
+        # A diverged run has no map to show, and JSON no NaN.
+        if not np.isfinite(predictions.get("gradients", np.nan)).all():
             return {}
         places = np.arange(_SHOWN) * self.maps // _SHOWN
         maps = smoothed(predictions["gradients"])[places]
