@@ -64,7 +64,7 @@ def test_second_run_needs_to_resume(first_run, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("run", "no-such"), "`experiment` must be one of cnn-mnist, digits, "),
+        (("run", "no-such"), "`experiment` must be one of cnn-mnist, deep-svdd"),
         ((*RUN, "--preset", "tiny"), "`preset` must be one of smoke, reduced, full"),
         ((*RUN, "--arms", "relu,mish"), "`arms` must be among relu, "),
         ((*RUN, "--arms", ""), "`arms` must be among relu, "),
@@ -76,8 +76,8 @@ def test_second_run_needs_to_resume(first_run, tmp_path):
         ((*RUN, "--seeds", "2:2"), "`seeds` must be among 0:3, got none"),
         ((*RUN, "--seeds", "0:99"), "`seeds` must be among 0:3, got 3, 4, 5"),
         (("report", "absent"), "absent holds no results: absent/spec.json is missing"),
-        (("data", "verify", "no-such"), "`data` must be one of cifar10, digits, "),
-        (("data", "download", "no-such"), "`data` must be one of cifar10, digits, "),
+        (("data", "verify", "no-such"), "`data` must be one of anomaly, cifar10, "),
+        (("data", "download", "no-such"), "`data` must be one of anomaly, cifar10, "),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(args, message):

@@ -36,8 +36,8 @@ def decode_masks(
       size: Height and width.
 
     Returns:
-      Masks [n, size, size] of 0 and 1, which is where a quarter of a pixel's area or
-      more is defective: half of it would lose thin cracks.
+      Masks [n, size, size] of 0 and 1, which is where a quarter of a pixel or more, as
+      the resizing weighs it, is defective: half of it would lose thin cracks.
     """
     clear = np.zeros((size, size), np.uint8)
     whole = (
