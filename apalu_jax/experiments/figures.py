@@ -115,7 +115,8 @@ def _maps(spec: Spec, records: Sequence[Record], variant: str) -> dict[str, Pict
         shown = {
             run.arm: run.history["exhibit"]
             for run in records
-            if (run.variant, run.unit) == (variant, unit) and "exhibit" in run.history
+            if (run.variant, run.unit) == (variant, unit)
+            and "maps" in run.history.get("exhibit", {})
         }
         rows = {arm: shown[arm]["maps"] for arm in spec.all_arms if arm in shown}
         if not rows:

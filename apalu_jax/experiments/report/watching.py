@@ -32,7 +32,11 @@ def best_on_test(spec: Spec, records: Sequence[Record]) -> Section | None:
             if r.variant == variant and r.status == "ok" and "watched" in r.history
         ]
         if runs:
-            tables.append(Cells(_of(spec, variant), _HEADER, _claims(spec, runs)))
+            tables.append(
+                Cells(
+                    _titled("Best on test", spec, variant), _HEADER, _claims(spec, runs)
+                )
+            )
     if not tables:
         return None
     noted = len(records[0].history["epochs"]) - 1
@@ -68,7 +72,7 @@ def monitored(spec: Spec, records: Sequence[Record]) -> Section | None:
                 rows.append((arm, str(len(runs)), *map(_spread, found)))
         if rows:
             header = ("arm", "runs", *spec.monitors)
-            tables.append(Cells(_of(spec, variant), header, rows))
+            tables.append(Cells(_titled("Monitors", spec, variant), header, rows))
     if not tables or not spec.monitors:
         return None
     note = "Median, and the smallest and largest of the runs, over all units and seeds."
@@ -78,8 +82,8 @@ def monitored(spec: Spec, records: Sequence[Record]) -> Section | None:
 _HEADER = ("arm", "last epoch", "best on test", "gain", "lead: last", "lead: best")
 
 
-def _of(spec: Spec, variant: str) -> str:
-    return f"variant {variant}" if len(spec.variant_names) > 1 else ""
+def _titled(what: str, spec: Spec, variant: str) -> str:
+    return f"{what}, variant {variant}" if len(spec.variant_names) > 1 else ""
 
 
 def _claims(spec: Spec, runs: Sequence[Record]) -> list[tuple[str, ...]]:
