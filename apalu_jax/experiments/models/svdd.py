@@ -9,6 +9,7 @@ from jax import Array
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.convolution import Conv, Form
+from apalu_jax.experiments.models.pooling import halve
 
 __all__ = ("Autoencoder", "Encoder", "build")
 
@@ -49,7 +50,7 @@ class Encoder(nn.Module):
         for features in (8, 4):
             x = Conv(features, 5, init, form=self.conv)(x)
             x = _Norm(use_running_average=not train)(x)
-            x = _halve(self.activation()(x))
+            x = halve(self.activation()(x))
         x = x.reshape(len(x), -1)
         return nn.Dense(self.outputs, use_bias=False, kernel_init=_draw(1.0))(x)
 
@@ -120,12 +121,6 @@ def build(
 
 def _draw(gain: float) -> nn.initializers.Initializer:
     return nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
-
-
-def _halve(x: Array) -> Array:
-    """The maximum over squares of 2 x 2; faster on CPU than a window's reduction."""
-    n, height, width, channels = x.shape
-    return x.reshape(n, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
 
 
 def _double(x: Array) -> Array:

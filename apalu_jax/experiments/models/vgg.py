@@ -9,6 +9,7 @@ from jax import Array
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.convolution import Conv, Form
+from apalu_jax.experiments.models.pooling import halve
 
 __all__ = ("BLOCKS", "TAPS", "VGG", "Classifier", "Normalize", "scaled")
 
@@ -81,7 +82,7 @@ class VGG(nn.Module):
                 else:
                     x = self.activation()(x)
                 if last:
-                    x = _halve(x)
+                    x = halve(x)
                 maps.append(x)
         return maps
 
@@ -138,10 +139,3 @@ def scaled(width: float) -> tuple[tuple[int, ...], ...]:
       ((16, 16), (32, 32), (64, 64, 64))
     """
     return tuple(tuple(max(1, round(width * n)) for n in block) for block in BLOCKS)
-
-
-def _halve(x: Array) -> Array:
-    """The maximum over squares of 2 x 2; faster on CPU than a window's reduction."""
-    n, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    return x.reshape(n, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
