@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from apalu_jax.experiments import ExperimentError, models, tasks
+from apalu_jax.experiments.arms import ARMS
 from apalu_jax.experiments.tasks.detection import CHANCE, detection_metrics
 
 
@@ -32,3 +34,15 @@ def test_a_collapse_is_seen_and_finite(constant):
 def test_scores_that_are_not_finite_are_not_ranked(bad):
     found = detection_metrics(np.array([1.0, bad, 2.0, bad]), np.array([0, 0, 1, 1]))
     assert np.isnan(found["auroc"])
+
+
+@pytest.mark.parametrize(
+    "name", ["one_class", "reconstruction", "flow", "distillation"]
+)
+def test_every_metric_of_a_detector_has_its_chance(name):
+    network = models.build({"name": "svdd", "init": "he"}, ARMS["relu"], 1)
+    task = tasks.build({"name": name}, network)
+    for metric, by_chance in CHANCE.items():
+        assert task.chance(metric, {}) == by_chance
+    with pytest.raises(ExperimentError, match="`metric` must be one of auroc, score"):
+        task.chance("accuracy", {})

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments.data.dataset import Batch
-from apalu_jax.experiments.tasks.detection import CHANCE, detection_metrics
+from apalu_jax.experiments.tasks.detection import CHANCE, Detector
 from apalu_jax.experiments.tasks.inputs import in_chunks, input_histograms
 from apalu_jax.experiments.tasks.localization import (
     averaged_gradient,
@@ -20,7 +20,6 @@ from apalu_jax.experiments.tasks.localization import (
     smoothed,
     spread_choice,
 )
-from apalu_jax.experiments.tasks.task import Task
 from apalu_jax.introspection import Histogram
 
 __all__ = ("Distillation", "build")
@@ -30,7 +29,7 @@ _SHOWN_SIZE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distillation(Task):
+class Distillation(Detector):
     r"""Maps like those of a source: ``{"inputs", "anomalous", "tap3", ...}``.
 
     With the cloner's map :math:`c_I` and the source's :math:`s_I`, both flattened, the
@@ -59,6 +58,8 @@ class Distillation(Task):
       M. Salehi et al., "Multiresolution Knowledge Distillation for Anomaly Detection",
       CVPR 2021, equations 1 to 4.
     """
+
+    by_chance: ClassVar[Mapping[str, float]] = {**CHANCE, "pixel_auroc": 0.5}
 
     network: nn.Module
     lam: float = 0.5
@@ -117,17 +118,13 @@ class Distillation(Task):
         self, predictions: Mapping[str, Any], part: Batch, validation: Any
     ) -> dict[str, float]:
         """How well the scores tell anomalous images, and the maps their pixels."""
-        found = detection_metrics(np.asarray(predictions["score"]), part["anomalous"])
+        found = super().metrics(predictions, part, validation)
         if "gradients" in predictions:
             masks = part["mask"][predictions["chosen"]]
             found["pixel_auroc"] = pixel_auroc(
                 smoothed(predictions["gradients"]), masks
             )
         return found
-
-    def chance(self, metric: str, part: Batch) -> float:
-        """The score of maps that say nothing."""
-        return {**CHANCE, "pixel_auroc": 0.5}[metric]
 
     def exhibit(self, predictions: Any, part: Batch) -> dict[str, Any]:
         """A few maps, from 0 to 1, and what is anomalous; no pixel of an image."""

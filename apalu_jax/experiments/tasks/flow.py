@@ -6,22 +6,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data.dataset import Batch
-from apalu_jax.experiments.tasks.detection import CHANCE, detection_metrics
+from apalu_jax.experiments.tasks.detection import Detector
 from apalu_jax.experiments.tasks.inputs import in_chunks, input_histograms
-from apalu_jax.experiments.tasks.task import Task
 from apalu_jax.introspection import Histogram
 
 __all__ = ("Likelihood", "build")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Likelihood(Task):
+class Likelihood(Detector):
     r"""Distances from normal features, from batches of ``{"inputs", "anomalous"}``.
 
     Inputs are features of every image in several rotations, [n, rotations, d]. The loss
@@ -88,16 +85,6 @@ class Likelihood(Task):
         inputs = part["inputs"][: self.histogram_examples]
         flat = inputs.reshape(-1, inputs.shape[-1])
         return input_histograms(self.network, variables, flat)
-
-    def metrics(
-        self, predictions: Mapping[str, Any], part: Batch, validation: Any
-    ) -> dict[str, float]:
-        """How well the scores tell anomalous images."""
-        return detection_metrics(np.asarray(predictions["score"]), part["anomalous"])
-
-    def chance(self, metric: str, part: Batch) -> float:
-        """The score of a flow that says nothing."""
-        return CHANCE[metric]
 
 
 def draw_rotations(inputs: Array, count: int, key: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,8 @@ from jax import Array
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.dataset import Batch
-from apalu_jax.experiments.tasks.detection import CHANCE, detection_metrics
+from apalu_jax.experiments.tasks.detection import CHANCE, Detector, median_ratio
 from apalu_jax.experiments.tasks.inputs import in_chunks, input_histograms
-from apalu_jax.experiments.tasks.task import Task
 from apalu_jax.introspection import Histogram
 
 __all__ = ("Objective", "OneClass", "build")
@@ -29,7 +28,7 @@ _COLLAPSED = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneClass(Task):
+class OneClass(Detector):
     r"""Distances to a centre, from batches of ``{"inputs", "anomalous"}``.
 
     With the embeddings :math:`\phi(x)` and the squared distances
@@ -55,6 +54,12 @@ class OneClass(Task):
     References:
       L. Ruff et al., "Deep One-Class Classification", ICML 2018, equations 3 and 4.
     """
+
+    by_chance: ClassVar[Mapping[str, float]] = {
+        **CHANCE,
+        "spread": 0.0,
+        "collapsed": 1.0,
+    }
 
     network: nn.Module
     objective: Objective = "one-class"
@@ -143,22 +148,13 @@ class OneClass(Task):
         self, predictions: Mapping[str, Any], part: Batch, validation: Any
     ) -> dict[str, float]:
         """How well the scores tell anomalous examples, and signs of a collapse."""
-        spread = float(predictions["spread"])
-        found = detection_metrics(np.asarray(predictions["score"]), part["anomalous"])
+        found = super().metrics(predictions, part, validation)
         if "score_ratio" in found:
             # A score may be negative; a distance is not.
-            distances = np.asarray(predictions["distance"])
-            ratio = detection_metrics(distances, part["anomalous"])["score_ratio"]
-            found["score_ratio"] = ratio
-        return {
-            **found,
-            "spread": spread,
-            "collapsed": float(spread < _COLLAPSED),
-        }
-
-    def chance(self, metric: str, part: Batch) -> float:
-        """The score of an embedding that is the same for all."""
-        return {**CHANCE, "spread": 0.0, "collapsed": 1.0}[metric]
+            distances = np.asarray(predictions["distance"], np.float64)
+            found["score_ratio"] = median_ratio(distances, part["anomalous"])
+        spread = float(predictions["spread"])
+        return {**found, "spread": spread, "collapsed": float(spread < _COLLAPSED)}
 
     def _embed(self, variables: Mapping[str, Any], inputs: Array) -> Array:
         def embed(some: Array) -> Any:

@@ -5,21 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from apalu_jax.experiments.data.dataset import Batch
-from apalu_jax.experiments.tasks.detection import CHANCE, detection_metrics
+from apalu_jax.experiments.tasks.detection import Detector
 from apalu_jax.experiments.tasks.inputs import in_chunks, input_histograms
-from apalu_jax.experiments.tasks.task import Task
 from apalu_jax.introspection import Histogram
 
 __all__ = ("Reconstruction", "build")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reconstruction(Task):
+class Reconstruction(Detector):
     """An image from itself, from batches of ``{"inputs", "anomalous"}``.
 
     The loss is the sum of the squared errors of an image, averaged over the batch; it
@@ -64,16 +61,6 @@ class Reconstruction(Task):
         """The inputs of every APALU of the network, in evaluation mode."""
         inputs = part["inputs"][: self.chunk]
         return input_histograms(self.network, variables, inputs)
-
-    def metrics(
-        self, predictions: Mapping[str, Any], part: Batch, validation: Any
-    ) -> dict[str, float]:
-        """How well the errors tell anomalous images."""
-        return detection_metrics(np.asarray(predictions["score"]), part["anomalous"])
-
-    def chance(self, metric: str, part: Batch) -> float:
-        """The score of errors that say nothing."""
-        return CHANCE[metric]
 
 
 def build(network: nn.Module, *, chunk: int = Reconstruction.chunk) -> Reconstruction:
