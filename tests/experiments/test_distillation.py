@@ -121,19 +121,6 @@ def test_pixels_are_told_by_the_gradient(images):
     assert task.exhibit(task.predict(variables, without), without) == {}
 
 
-def test_smoothgrad_averages_noisy_gradients():
-    def gradient(x):
-        return x**2
-
-    x = jnp.ones((2, 4, 4, 3))
-    np.testing.assert_array_equal(
-        localization.averaged_gradient(gradient, x, 0, 0.5), x
-    )
-    mean = localization.averaged_gradient(gradient, x, 400, 0.5)
-    np.testing.assert_allclose(mean, 1.25, atol=0.25)
-    assert np.abs(mean - 1.25).mean() < 0.06
-
-
 def test_maps_of_gradients_by_hand():
     spike = np.zeros((1, 32, 32, 3))
     spike[0, 16, 16, 1] = -1

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from apalu_jax import introspection
-from apalu_jax.experiments import ExperimentError, models
+from apalu_jax.experiments import models
 from apalu_jax.experiments.arms import ARMS
 
 
@@ -143,8 +143,3 @@ def test_kernels_have_the_declared_variance():
     # No activation follows the last one.
     spread = float(params["Dense_0"]["kernel"].std())
     assert spread == pytest.approx(1 / np.sqrt(196), rel=0.05)
-
-
-def test_a_code_that_is_no_image_is_refused():
-    with pytest.raises(ExperimentError, match="`features` must be a multiple of 16"):
-        build(features=20)

@@ -1,7 +1,5 @@
 """A narrow network of VGG16's shape, which learns to give the maps of a wide one."""
 
-from collections.abc import Sequence
-
 import jax
 from flax import linen as nn
 
@@ -43,7 +41,6 @@ def build(
     width: float = 1.0,
     inner: int = 16,
     replaced: str = "all",
-    taps: Sequence[int] = VGG.taps,
     conv: Form = "lax",
 ) -> VGG:
     """Builds the network.
@@ -60,7 +57,6 @@ def build(
       inner: Likewise.
       replaced: Which activations the factory makes: "all", or "inner" for those whose
         maps are not compared; the others stay ReLU.
-      taps: Indices of the maps that are compared.
       conv: Form of the convolutions.
 
     Returns:
@@ -79,7 +75,6 @@ def build(
         activation,
         narrowed(width, inner),
         tapped=(lambda: jax.nn.relu) if replaced == "inner" else None,
-        taps=tuple(taps),
         normalize="inner",
         use_bias=False,
         kernel_init=nn.initializers.variance_scaling(gain**2 / 2, "fan_avg", "uniform"),

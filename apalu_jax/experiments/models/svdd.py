@@ -6,12 +6,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.convolution import Conv, Form
 from apalu_jax.experiments.models.pooling import halve
 
 __all__ = ("Autoencoder", "Encoder", "build")
+
+_CODE = 32
+"""Size of the encoder's output."""
 
 _Norm = partial(
     nn.BatchNorm, momentum=0.9, epsilon=1e-4, use_scale=False, use_bias=False
@@ -28,7 +30,6 @@ class Encoder(nn.Module):
       activation: Factory of the two activations.
       gain: Kernels in front of them have standard deviation ``gain / sqrt(fan_in)``,
         the last one ``1 / sqrt(fan_in)``.
-      outputs: Size of the output.
       conv: Form of the convolutions, see
         :func:`~apalu_jax.experiments.models.convolution.convolve`.
 
@@ -39,12 +40,11 @@ class Encoder(nn.Module):
 
     activation: ActivationFactory
     gain: float
-    outputs: int = 32
     conv: Form = "lax"
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
-        """Maps images [n, 28, 28, 1] to [n, outputs]."""
+        """Maps images [n, 28, 28, 1] to [n, 32]."""
         init = _draw(self.gain)
         x = inputs
         for features in (8, 4):
@@ -52,7 +52,7 @@ class Encoder(nn.Module):
             x = _Norm(use_running_average=not train)(x)
             x = halve(self.activation()(x))
         x = x.reshape(len(x), -1)
-        return nn.Dense(self.outputs, use_bias=False, kernel_init=_draw(1.0))(x)
+        return nn.Dense(_CODE, use_bias=False, kernel_init=_draw(1.0))(x)
 
 
 class Autoencoder(nn.Module):
@@ -61,21 +61,17 @@ class Autoencoder(nn.Module):
     Attributes:
       activation: Factory of the five activations.
       gain: As in :class:`Encoder`.
-      outputs: Size of what lies between the two, a multiple of 16.
       conv: Form of the convolutions.
     """
 
     activation: ActivationFactory
     gain: float
-    outputs: int = 32
     conv: Form = "lax"
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
         """Maps images [n, 28, 28, 1] to images of that shape in (0, 1)."""
-        encoder = Encoder(
-            self.activation, self.gain, self.outputs, self.conv, name="encoder"
-        )
+        encoder = Encoder(self.activation, self.gain, self.conv, name="encoder")
         x = encoder(inputs, train=train).reshape(len(inputs), 4, 4, -1)
         x = _double(self.activation()(x))
         # What is transposed there with a padding of 3 gives 14 x 14 from 16 x 16: the
@@ -94,7 +90,6 @@ def build(
     gain: float,
     *,
     decoder: bool = False,
-    features: int = Encoder.outputs,
     conv: Form = "lax",
 ) -> nn.Module:
     """Builds the encoder or, with a decoder, the autoencoder.
@@ -104,19 +99,13 @@ def build(
       outputs: Not used: the data have no targets.
       gain: See :class:`Encoder`.
       decoder: Whether it is the autoencoder.
-      features: Size of the encoder's output, a multiple of 16.
       conv: Form of the convolutions.
 
     Returns:
       The network.
-
-    Raises:
-      ExperimentError: ``features`` is no multiple of 16.
     """
-    if features % 16:
-        raise ExperimentError(f"`features` must be a multiple of 16, got {features!r}.")
     kind = Autoencoder if decoder else Encoder
-    return kind(activation, gain, features, conv)
+    return kind(activation, gain, conv)
 
 
 def _draw(gain: float) -> nn.initializers.Initializer:

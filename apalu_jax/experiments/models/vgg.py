@@ -11,7 +11,7 @@ from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.convolution import Conv, Form
 from apalu_jax.experiments.models.pooling import halve
 
-__all__ = ("BLOCKS", "TAPS", "VGG", "Classifier", "Normalize", "scaled")
+__all__ = ("BLOCKS", "COMPARED", "TAPS", "VGG", "Classifier", "Normalize", "scaled")
 
 BLOCKS = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
 """Channels of the convolutions, by block; a block ends with a pool."""
@@ -25,6 +25,10 @@ TAPS = (
 """Names of the maps that :class:`VGG` with :data:`BLOCKS` returns, whatever the
 activation is."""
 
+COMPARED = (3, 6, 9, 12)
+"""Indices into these of the maps behind the last four pools, by which two networks are
+compared."""
+
 Normalize: TypeAlias = Literal["none", "all", "inner"]
 
 
@@ -36,9 +40,8 @@ class VGG(nn.Module):
     Attributes:
       activation: Factory of the activations.
       blocks: Channels of the convolutions, by block.
-      tapped: Factory of the activations behind the maps of ``taps``; None for
+      tapped: Factory of the activations behind the maps of :data:`COMPARED`; None for
         ``activation``.
-      taps: Indices into the maps returned.
       normalize: Which convolutions are followed by batch normalisation, whose
         statistics are the collection ``batch_stats``: "none", "all", or "inner" for all
         but the last of a block.
@@ -55,7 +58,6 @@ class VGG(nn.Module):
     activation: ActivationFactory
     blocks: Sequence[Sequence[int]] = BLOCKS
     tapped: ActivationFactory | None = None
-    taps: Sequence[int] = (3, 6, 9, 12)
     normalize: Normalize = "none"
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
@@ -77,7 +79,7 @@ class VGG(nn.Module):
             for j, features in enumerate(block, 1):
                 last = j == len(block)
                 x = self._convolve(x, features, f"{i}_{j}", last, train)
-                if self.tapped is not None and len(maps) in self.taps:
+                if self.tapped is not None and len(maps) in COMPARED:
                     x = self.tapped()(x)
                 else:
                     x = self.activation()(x)

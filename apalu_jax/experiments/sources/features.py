@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.images import Images, cached
+from apalu_jax.experiments.models.vgg import COMPARED
 from apalu_jax.experiments.sources.networks import Network
 from apalu_jax.experiments.sources.options import View
 
-__all__ = ("TAPS", "pooled", "taps")
-
-TAPS = (3, 6, 9, 12)
-"""Indices of the maps that "taps" keeps: those after the last four pools of VGG."""
+__all__ = ("pooled", "taps")
 
 # Pixels that the network is given at once.
 _CHUNK_PIXELS = 1 << 18
@@ -79,7 +77,7 @@ def pooled(network: Network, view: View, images: Images) -> NDArray[np.float32]:
 
 
 def taps(network: Network, images: Images) -> dict[str, NDArray[np.float32]]:
-    """The maps of :data:`TAPS`.
+    """The maps of :data:`~apalu_jax.experiments.models.vgg.COMPARED`.
 
     Args:
       network: VGG.
@@ -94,9 +92,9 @@ def taps(network: Network, images: Images) -> dict[str, NDArray[np.float32]]:
     """
     _check_images(images)
     shapes = [each.shape[1:] for each in jax.eval_shape(network.maps, images[:1])]
-    if len(shapes) <= max(TAPS):
+    if len(shapes) <= max(COMPARED):
         raise ExperimentError("`network` of the source must be vgg for `kind` taps.")
-    kept = [shapes[i] for i in TAPS]
+    kept = [shapes[i] for i in COMPARED]
     if 0 in kept[-1]:
         raise ExperimentError(
             f"`size` {images.shape[1]} of the images is too small for the source."
@@ -104,14 +102,18 @@ def taps(network: Network, images: Images) -> dict[str, NDArray[np.float32]]:
 
     def joined(network: Network, images: Array) -> Array:
         maps = network.maps(images)
-        return jnp.concatenate([maps[i].reshape(len(images), -1) for i in TAPS], axis=1)
+        return jnp.concatenate(
+            [maps[i].reshape(len(images), -1) for i in COMPARED], axis=1
+        )
 
     run = _in_chunks(joined, network)
     rows = _looked_up(f"{network.digest()} taps", images, run)
     ends = np.cumsum([np.prod(shape) for shape in kept])[:-1]
     return {
         f"tap{i}": part.reshape(-1, *shape).astype(np.float32)
-        for i, shape, part in zip(TAPS, kept, np.split(rows, ends, axis=1), strict=True)
+        for i, shape, part in zip(
+            COMPARED, kept, np.split(rows, ends, axis=1), strict=True
+        )
     }
 
 

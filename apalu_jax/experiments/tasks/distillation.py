@@ -11,10 +11,10 @@ from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments.data.dataset import Batch
+from apalu_jax.experiments.models.vgg import COMPARED
 from apalu_jax.experiments.tasks.detection import CHANCE, Detector
 from apalu_jax.experiments.tasks.inputs import in_chunks, input_histograms
 from apalu_jax.experiments.tasks.localization import (
-    averaged_gradient,
     coarse,
     pixel_auroc,
     smoothed,
@@ -23,6 +23,8 @@ from apalu_jax.experiments.tasks.localization import (
 from apalu_jax.introspection import Histogram
 
 __all__ = ("Distillation", "build")
+
+_TESTED = COMPARED[1:]
 
 _SHOWN = 4
 _SHOWN_SIZE = 32
@@ -35,7 +37,8 @@ class Distillation(Detector):
     With the cloner's map :math:`c_I` and the source's :math:`s_I`, both flattened, the
     loss of an image is the sum over the taps I of
     :math:`1 - \cos(c_I, s_I) + \lambda \, \overline{(c_I - s_I)^2}`. It is the score
-    too, over fewer taps. ``inputs`` are images, uint8; the cloner is given ``x / 255``.
+    too, without the first tap. ``inputs`` are images, uint8; the cloner is given
+    ``x / 255``.
 
     Metrics are those of
     :func:`~apalu_jax.experiments.tasks.detection.detection_metrics` and, where the test
@@ -47,11 +50,7 @@ class Distillation(Detector):
     Attributes:
       network: From images to a list of maps.
       lam: Weight of the squared error; 0 compares directions only.
-      train_taps: Indices of the maps of the loss.
-      test_taps: Indices of the maps of the score.
       maps: How many anomalous images the maps are made of, evenly spaced in the part.
-      samples: How many noisy copies SmoothGrad averages; 0 for the plain gradient.
-      noise: Their standard deviation, on images in [0, 1].
       chunk: How many examples the network is given at once outside of training.
 
     References:
@@ -63,11 +62,7 @@ class Distillation(Detector):
 
     network: nn.Module
     lam: float = 0.5
-    train_taps: tuple[int, ...] = (3, 6, 9, 12)
-    test_taps: tuple[int, ...] = (6, 9, 12)
     maps: int = 16
-    samples: int = 0
-    noise: float = 0.1
     chunk: int = 500
 
     def init(
@@ -83,16 +78,16 @@ class Distillation(Detector):
         maps, carried = self.network.apply(
             variables, _scale(batch["inputs"]), train=True, mutable=["batch_stats"]
         )
-        return self._distances(maps, batch, self.train_taps).mean(), carried
+        return self._distances(maps, batch, COMPARED).mean(), carried
 
     def predict(self, variables: Mapping[str, Any], part: Any) -> dict[str, Array]:
         """The score of each image, [n], and gradients [maps, height, width, 3]."""
 
         def score(inputs: Array, taps: Any) -> Array:
             maps = self.network.apply(variables, inputs, train=False)
-            return self._distances(maps, taps, self.test_taps)
+            return self._distances(maps, taps, _TESTED)
 
-        taps = {name: part[name] for name in map(_name, self.test_taps)}
+        taps = {name: part[name] for name in map(_name, _TESTED)}
         scores = in_chunks(
             lambda some: score(_scale(some["inputs"]), some),
             {"inputs": part["inputs"], **taps},
@@ -104,8 +99,7 @@ class Distillation(Detector):
         own = {name: array[chosen] for name, array in taps.items()}
         gradient = jax.grad(lambda inputs: score(inputs, own).sum())
         images = _scale(part["inputs"][chosen])
-        gradients = averaged_gradient(gradient, images, self.samples, self.noise)
-        return {"score": scores, "chosen": chosen, "gradients": gradients}
+        return {"score": scores, "chosen": chosen, "gradients": gradient(images)}
 
     def histograms(
         self, variables: Mapping[str, Any], part: Any
@@ -157,22 +151,14 @@ def build(
     network: nn.Module,
     *,
     lam: float = Distillation.lam,
-    train_taps: Sequence[int] = Distillation.train_taps,
-    test_taps: Sequence[int] = Distillation.test_taps,
     maps: int = Distillation.maps,
-    samples: int = Distillation.samples,
-    noise: float = Distillation.noise,
     chunk: int = Distillation.chunk,
 ) -> Distillation:
     """Builds the task; for the arguments see :class:`Distillation`."""
     return Distillation(
         network=network,
         lam=lam,
-        train_taps=tuple(train_taps),
-        test_taps=tuple(test_taps),
         maps=maps,
-        samples=samples,
-        noise=noise,
         chunk=chunk,
     )
 

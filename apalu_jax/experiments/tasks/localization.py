@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
 __all__ = (
-    "averaged_gradient",
     "coarse",
     "pixel_auroc",
     "smoothed",
@@ -95,31 +93,3 @@ def coarse(images: NDArray[Any], size: int) -> NDArray[Any]:
     cut = images[:, : kept * factor, : kept * factor]
     largest: NDArray[Any] = cut.reshape(n, kept, factor, kept, factor).max(axis=(2, 4))
     return largest
-
-
-def averaged_gradient(
-    gradient: Any, images: Array, samples: int, noise: float
-) -> Array:
-    """The mean gradient over noisy copies of images: SmoothGrad.
-
-    Args:
-      gradient: From images to gradients of that shape.
-      images: [n, ...].
-      samples: How many copies; 0 for the images as they are.
-      noise: Standard deviation of what is added.
-
-    Returns:
-      Gradients of that shape.
-
-    References:
-      D. Smilkov et al., `SmoothGrad <https://arxiv.org/abs/1706.03825>`_, 2017.
-    """
-    if not samples:
-        return gradient(images)  # type: ignore[no-any-return]
-
-    def one(key: Array) -> Any:
-        return gradient(images + noise * jax.random.normal(key, images.shape))
-
-    keys = jax.random.split(jax.random.key(0), samples)
-    mean: Array = jax.lax.map(one, keys).mean(axis=0)
-    return mean
