@@ -65,6 +65,10 @@ def run(
     seeds: Annotated[
         str | None, typer.Option(help="Some of the declared seeds: 0:10, or 0,3,5:8.")
     ] = None,
+    units: Annotated[
+        str | None,
+        typer.Option(help="Other units than the preset's: mvtec-bottle,cifar10-3."),
+    ] = None,
     data_dir: DataDir = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; runs/NAME-PRESET.")
@@ -78,7 +82,7 @@ def run(
         from apalu_jax.experiments import compilation, report, runner, specs, tuning
 
         compilation.use_cache()
-        spec = specs.load(name, preset)
+        spec = specs.load(name, preset, None if units is None else units.split(","))
         folder = out or Path("runs") / f"{name}-{preset}"
         chosen_seeds = None if seeds is None else _parse_seeds(seeds)
         with progress_bar() as progress:

@@ -75,6 +75,7 @@ def test_second_run_needs_to_resume(first_run, tmp_path):
         ((*RUN, "--seeds", "0:"), "`seeds` must be such as 0:10"),
         ((*RUN, "--seeds", "2:2"), "`seeds` must be among 0:3, got none"),
         ((*RUN, "--seeds", "0:99"), "`seeds` must be among 0:3, got 3, 4, 5"),
+        ((*RUN, "--units", "x"), "`units` must be among none, got x"),
         (("report", "absent"), "absent holds no results: absent/spec.json is missing"),
         (("data", "verify", "no-such"), "`data` must be one of anomaly, cifar10, "),
         (("data", "download", "no-such"), "`data` must be one of anomaly, cifar10, "),

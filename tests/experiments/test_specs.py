@@ -165,6 +165,25 @@ def test_a_preset_chooses_among_units_and_variants(monkeypatch):
             load(units=wrong)
 
 
+def test_other_units_make_another_spec():
+    """What is published of the mean over all units is not of a few of them."""
+    whole = specs.load("deep-svdd-mnist", "full")
+    assert {figure.unit for figure in whole.published} == {"", *whole.unit_names}
+    same = specs.load("deep-svdd-mnist", "full", whole.unit_names)
+    assert same == whole
+    few = specs.load("deep-svdd-mnist", "full", ["1", "3"])
+    assert few.unit_names == ("1", "3")
+    assert few.published == tuple(f for f in whole.published if f.unit)
+    assert few.config_hash != whole.config_hash
+    # Not only those of the preset: every declared unit can be run.
+    one = specs.load("distillation-ad", "reduced", ["cifar10-3"])
+    assert one.at("all", "cifar10-3").source["weights"] == "random"
+    with pytest.raises(ExperimentError, match="`units` must be among 0, 1, .* got 10"):
+        specs.load("deep-svdd-mnist", "full", ["1", "10"])
+    with pytest.raises(ExperimentError, match="`units` must be among none, got x"):
+        specs.load("digits", "smoke", ["x"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -6,6 +6,7 @@ declared ones. What results is one :class:`~.spec.Spec`.
 """
 
 import tomllib
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -46,18 +47,23 @@ def presets(name: str) -> list[str]:
     return list(_read(name)["presets"])
 
 
-def load(name: str, preset: str = "reduced") -> Spec:
+def load(
+    name: str, preset: str = "reduced", units: Sequence[str] | None = None
+) -> Spec:
     """Loads a declared experiment.
 
     Args:
       name: One of :func:`names`.
       preset: One of :func:`presets`.
+      units: Which of the declared units; None for those of the preset. With others it
+        is another spec, without what is published of the mean over all units.
 
     Returns:
       The spec.
 
     Raises:
-      ExperimentError: There is no such experiment or preset, or its file is not sound.
+      ExperimentError: There is no such experiment, preset or unit, or its file is not
+        sound.
 
     Examples:
       >>> spec = load("digits", "smoke")
@@ -71,20 +77,30 @@ def load(name: str, preset: str = "reduced") -> Spec:
             f"`preset` must be one of {', '.join(choices)} for {name}, got {preset!r}."
         )
     chosen = dict(choices[preset])
-    for key in ("variants", "units"):
-        if isinstance(chosen.get(key), list):
-            raw[key] = _choose(f"{name}, preset {preset}", key, raw, chosen.pop(key))
-    return Spec.from_mapping({**merge(raw, chosen), "preset": preset})
+    wanted = {
+        key: chosen.pop(key)
+        for key in ("variants", "units")
+        if isinstance(chosen.get(key), list)
+    }
+    merged = {**merge(raw, chosen), "preset": preset}
+    if units is not None:
+        if set(units) != set(wanted.get("units", merged.get("units", ()))):
+            figures = merged.get("published", ())
+            merged["published"] = [figure for figure in figures if figure.get("unit")]
+        wanted["units"] = units
+    for key, some in wanted.items():
+        merged[key] = _choose(name, key, merged.get(key, {}), some)
+    return Spec.from_mapping(merged)
 
 
 def _choose(
-    where: str, key: str, raw: dict[str, Any], wanted: list[Any]
+    where: str, key: str, declared: dict[str, Any], wanted: Sequence[Any]
 ) -> dict[str, Any]:
-    declared = raw.get(key, {})
     unknown = [name for name in wanted if name not in declared]
     if unknown or not wanted:
         raise ExperimentError(
-            f"{where}: `{key}` must be among {', '.join(declared)}, got {wanted!r}."
+            f"{where}: `{key}` must be among {', '.join(declared) or 'none'}, got "
+            f"{', '.join(map(str, unknown)) or 'none'}."
         )
     return {name: declared[name] for name in wanted}
 
