@@ -23,9 +23,6 @@ _LAYERS = 12
 """Of networks with more activations, this many are shown."""
 
 
-_AXIS = {"watched": "test"}
-
-
 class Picture(NamedTuple):
     """A figure of a report.
 
@@ -122,11 +119,11 @@ def _maps(spec: Spec, records: Sequence[Record], variant: str) -> dict[str, Pict
         if not rows:
             continue
         masks = next(iter(shown.values()))["masks"]
-        where = " of ".join(("", *filter(None, (variant, unit))))
+        place = ", ".join(filter(None, (variant, unit)))
         found["_".join(filter(None, ("maps", variant, unit)))] = Picture(
             plotting.plot_maps(rows, masks),
-            f"Where the score comes from in anomalous test images{where}: bright is "
-            "what it depends on, the outline what is anomalous. Seed 0.",
+            f"Where the score comes from in anomalous test images ({place or 'all'}): "
+            "bright is what it depends on, the outline what is anomalous. Seed 0.",
             variant == spec.variant_names[0],
         )
     return found
@@ -176,7 +173,8 @@ def _learning_curves(
     figure = plotting.plot_learning_curves(
         curves,
         steps=runs[0].history["epochs"][1:],
-        ylabel=f"{_AXIS.get(part, part)} {name}" + (", %" if percent else ""),
+        ylabel=f"{'test' if part == 'watched' else part} {name}"
+        + (", %" if percent else ""),
         against=spec.reference if spec.reference in curves else None,
     )
     falls = name == "loss" or not spec.metric.higher_is_better

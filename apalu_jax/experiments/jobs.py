@@ -38,7 +38,7 @@ class Job(NamedTuple):
     Attributes:
       task: What is trained.
       program: The compiled arm.
-      dataset: The data.
+      label: Which data they are, and what they are seen through.
       folds: Those of each seed, as the task takes them.
       noted: After which epochs notes are taken.
       watched: Whether the test part is noted too.
@@ -46,7 +46,7 @@ class Job(NamedTuple):
 
     task: Task
     program: Program
-    dataset: Dataset
+    label: str
     folds: list[Fold]
     noted: list[int]
     watched: bool
@@ -111,7 +111,7 @@ def preparation(spec: Spec, data_dir: Path | None) -> Prepare:
         return Job(
             task,
             program,
-            loaded,
+            loaded.label,
             folds(variant, unit, seeds),
             _noted(setting.epochs, spec.notes),
             spec.watch_test,

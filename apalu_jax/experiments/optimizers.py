@@ -94,6 +94,8 @@ def _schedule(
     options: Mapping[str, Any], total_steps: int, factor: Any
 ) -> Callable[[Any], Any]:
     peak = options["learning_rate"]
+    if options["schedule"] == "step" and "drop_at" not in options:
+        raise ExperimentError("`drop_at` must be given for the schedule step.")
     warm = round(options.get("warmup", 0.0) * total_steps)
     schedules = {
         "constant": optax.constant_schedule(peak),

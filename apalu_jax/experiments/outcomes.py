@@ -59,7 +59,7 @@ def finished(
       histograms: Inputs of each APALU on the test part, stacked over seeds.
       test_parts: The test part of each seed.
       label: Which data it was, where there is a choice.
-      exhibit: Of the task, for the first of all seeds; empty if there is nothing.
+      exhibit: What the record of the block's first seed shows; empty for nothing.
 
     Returns:
       The records, in the order of the seeds.
@@ -77,7 +77,7 @@ def finished(
             "learning_rate_factor": factor,
             **_history(trained.rows, i),
             "test": {k: _plain(v) for k, v in test.items()} | {"examples": examples},
-            **({"exhibit": dict(exhibit)} if exhibit and seed == 0 else {}),
+            **({"exhibit": dict(exhibit)} if exhibit and i == 0 else {}),
         }
         activations = {
             site: {name: [path[0], path[-1]] for name, path in paths.items()}

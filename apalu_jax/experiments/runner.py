@@ -143,7 +143,7 @@ def _evaluate(
         scores,
         histograms,
         test_parts,
-        job.dataset.label,
+        job.label,
         exhibit,
     )
 

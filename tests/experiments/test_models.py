@@ -128,6 +128,7 @@ def test_unknown_optimiser_is_refused():
     for change, message in (
         ({"name": "adamx"}, "`optimizer` must be one of adamw, adam, sgd"),
         ({"schedule": "steps"}, "`schedule` of the optimizer must be"),
+        ({"schedule": "step"}, "`drop_at` must be given for the schedule step"),
         ({"momentun": 0.9}, r"`optimizer` has no options \['momentun'\]"),
     ):
         with pytest.raises(ExperimentError, match=message):

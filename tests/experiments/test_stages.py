@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from apalu_jax.experiments import records, runner, specs, tasks
+from apalu_jax.experiments import jobs, records, runner, specs, tasks
 from apalu_jax.experiments.jobs import preparation
 from apalu_jax.experiments.report import content
 from apalu_jax.experiments.tasks.classification import Classification
@@ -72,8 +72,8 @@ def test_pretraining_is_a_training_of_its_own(continued):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_resumed_run_has_the_same_records(continued, tmp_path):
-    """The second session does not pretrain again: it has a checkpoint."""
+def test_a_resumed_run_has_the_same_records(continued, tmp_path, monkeypatch):
+    """The last session does not pretrain again: it has a checkpoint."""
     spec = continued(pretraining=BEFORE, arms=("apalu",), controls=())
 
     class Stop(Exception):
@@ -94,7 +94,22 @@ def test_a_resumed_run_has_the_same_records(continued, tmp_path):
                 progress=stop,
             )
     assert list((tmp_path / "cut" / "checkpoints").iterdir())
+    steps = []
+    trained_alone = jobs.trained_alone
+
+    def counted(program, epochs):
+        before = trained_alone(program, epochs)
+
+        def variables(seeds, train):
+            # A structure is found by tracing, which computes nothing.
+            steps.append(not isinstance(seeds, jax.core.Tracer))
+            return before(seeds, train)
+
+        return variables
+
+    monkeypatch.setattr(jobs, "trained_alone", counted)
     resumed = runner.run(spec, tmp_path / "cut", resume=True)
+    assert steps and not any(steps)
     assert [replace(r, wall_s=0) for r in resumed] == [
         replace(r, wall_s=0) for r in whole
     ]
@@ -135,14 +150,23 @@ def test_best_epoch_on_the_test_part_by_hand(finished_run):
         )
         for r in found
     ]
+    # Of a failed run there is nothing, and a diverged one counts with its value.
+    changed = [
+        replace(r, status="failed", value=None, history={"error": "stopped"})
+        if (r.arm, r.seed) == ("relu", 0)
+        else replace(r, status="diverged", value=0.1)
+        if (r.arm, r.seed) == ("apalu", 2)
+        else replace(r, value=paths[r.arm][-1])
+        for r in changed
+    ]
     claims, monitors = content.build(spec, changed).others
     assert claims.tables[0].rows == [
-        ("relu", "80.00", "90.00", "+10.00", "-10.00", "-20.00"),
-        ("apalu", "70.00", "70.00", "+0.00", "", ""),
-        ("apalu-frozen", "50.00", "50.00", "+0.00", "+20.00", "+20.00"),
+        ("relu", "80.00", "90.00", "+10.00", "-30.00", "-40.00"),
+        ("apalu", "50.00", "50.00", "+0.00", "", ""),
+        ("apalu-frozen", "50.00", "50.00", "+0.00", "+0.00", "+0.00"),
     ]
     assert monitors.tables[0].header == ("arm", "runs", "accuracy")
-    assert monitors.tables[0].rows[0] == ("relu", "3", "0.1 (0 to 0.2)")
+    assert monitors.tables[0].rows[0] == ("relu", "2", "0.15 (0.1 to 0.2)")
 
 
 def test_a_source_gives_its_features(tmp_path, monkeypatch):

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from statistics import fmean
+from typing import cast
 
 import numpy as np
 
 from apalu_jax.experiments.records import Record
 from apalu_jax.experiments.report.sections import Cells, Section
-from apalu_jax.experiments.specs import Spec
+from apalu_jax.experiments.specs import Metric, Spec
 from apalu_jax.experiments.statistics.numbers import difference_text, value_text
 
 __all__ = ("best_on_test", "monitored")
@@ -21,25 +22,19 @@ def best_on_test(spec: Spec, records: Sequence[Record]) -> Section | None:
       records: Its runs so far.
 
     Returns:
-      A table for each variant, the mean over all runs of an arm; None where the test
-      part was not watched.
+      A table for each variant, the mean over all runs of an arm; a diverged one counts
+      as it is judged. None where the test part was not watched.
     """
+    watched = [run for run in records if "watched" in run.history]
+    if not watched:
+        return None
     tables = []
     for variant in spec.variant_names:
-        runs = [
-            r
-            for r in records
-            if r.variant == variant and r.status == "ok" and "watched" in r.history
-        ]
+        runs = [run for run in watched if run.variant == variant]
         if runs:
-            tables.append(
-                Cells(
-                    _titled("Best on test", spec, variant), _HEADER, _claims(spec, runs)
-                )
-            )
-    if not tables:
-        return None
-    noted = len(records[0].history["epochs"]) - 1
+            title = _titled("Best on test", spec, variant)
+            tables.append(Cells(title, _HEADER, _claims(spec, runs)))
+    noted = len(watched[0].history["epochs"]) - 1
     note = (
         "Not a result: the first column is. The second takes from every run the best "
         f"of {noted} epochs by the test part itself, as published tables often do; its "
@@ -58,6 +53,8 @@ def monitored(spec: Spec, records: Sequence[Record]) -> Section | None:
     Returns:
       A table for each variant; None where nothing is monitored.
     """
+    if not spec.monitors:
+        return None
     tables = []
     for variant in spec.variant_names:
         rows = []
@@ -73,7 +70,7 @@ def monitored(spec: Spec, records: Sequence[Record]) -> Section | None:
         if rows:
             header = ("arm", "runs", *spec.monitors)
             tables.append(Cells(_titled("Monitors", spec, variant), header, rows))
-    if not tables or not spec.monitors:
+    if not tables:
         return None
     note = "Median, and the smallest and largest of the runs, over all units and seeds."
     return Section("Monitors", tables, [note])
@@ -88,14 +85,11 @@ def _titled(what: str, spec: Spec, variant: str) -> str:
 
 def _claims(spec: Spec, runs: Sequence[Record]) -> list[tuple[str, ...]]:
     metric = spec.metric
-    pick = max if metric.higher_is_better else min
     ends = {}
     for arm in spec.all_arms:
-        own = [run for run in runs if run.arm == arm]
-        if own:
-            paths = [run.history["watched"][metric.name] for run in own]
-            best = fmean(pick(x for x in path if x is not None) for path in paths)
-            ends[arm] = fmean(path[-1] for path in paths), best
+        both = [_last_and_best(metric, run) for run in runs if run.arm == arm]
+        if both:
+            ends[arm] = tuple(fmean(column) for column in zip(*both, strict=True))
     rows: list[tuple[str, ...]] = []
     for arm, (last, best) in ends.items():
         leads = ("", "")
@@ -108,6 +102,15 @@ def _claims(spec: Spec, runs: Sequence[Record]) -> list[tuple[str, ...]]:
         row = (value_text(metric, last), value_text(metric, best))
         rows.append((arm, *row, difference_text(metric, best - last), *leads))
     return rows
+
+
+def _last_and_best(metric: Metric, run: Record) -> tuple[float, float]:
+    """The value that is judged, and the best that was seen on the way there."""
+    # Only a failed run has none, and of that nothing was watched.
+    last = cast(float, run.value)
+    path = run.history["watched"][metric.name] if run.status == "ok" else []
+    seen = [last, *(value for value in path if value is not None)]
+    return last, (max if metric.higher_is_better else min)(seen)
 
 
 def _spread(values: Sequence[float | None]) -> str:
