@@ -2,18 +2,16 @@
 
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from apalu_jax.experiments.data import files, one_class
 from apalu_jax.experiments.data.dataset import Dataset
 from apalu_jax.experiments.data.files import File, Source
-from apalu_jax.experiments.data.images import cached
 from apalu_jax.experiments.data.one_class import Pools
-from apalu_jax.experiments.data.pictures import decode, decode_masks, decoder
+from apalu_jax.experiments.data.pictures import decode, decode_masks, kept
 
 __all__ = ("SOURCE", "load")
 
@@ -82,19 +80,17 @@ def _read(path: Path, listed: set[str], size: int) -> Pools:
     with zipfile.ZipFile(path) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
 
-        def decoded(
-            part: str, decode: Callable[..., NDArray[np.uint8]], members: list[str]
-        ) -> NDArray[np.uint8]:
-            opened = (io.BytesIO(archive.read(member)) for member in members)
-            name = f"{path.stem}-{_ARCHIVE.sha256[:16]}-{decoder()}-{size}-{part}"
-            return cached(name, lambda: decode(opened, size))
+        def opened(members: list[str]) -> Iterator[io.BytesIO]:
+            return (io.BytesIO(archive.read(member)) for member in members)
 
         wanted = {f"{_GOOD}/{name}" for name in listed}
         tested = [name for name in names if name not in wanted]
         masks = [f"{name.removesuffix('.jpg')}.png" for name in tested]
+        normal = [name for name in names if name in wanted]
+        origin = f"{path.stem}-{_ARCHIVE.sha256[:16]}"
         return Pools(
-            decoded("train", decode, [name for name in names if name in wanted]),
-            decoded("test", decode, tested),
+            kept(f"{origin}-train", decode, opened(normal), size),
+            kept(f"{origin}-test", decode, opened(tested), size),
             np.array([not name.startswith(f"{_GOOD}/") for name in tested], np.int32),
-            decoded("masks", decode_masks, masks),
+            kept(f"{origin}-masks", decode_masks, opened(masks), size),
         )

@@ -11,20 +11,17 @@ One of them, "screw", may also be had in 256 x 256 pixels without masks, in one 
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data import files, one_class
 from apalu_jax.experiments.data.dataset import Dataset
 from apalu_jax.experiments.data.files import File, Source
-from apalu_jax.experiments.data.images import cached
 from apalu_jax.experiments.data.one_class import Pools
-from apalu_jax.experiments.data.pictures import decode, decode_masks, decoder
+from apalu_jax.experiments.data.pictures import decode, decode_masks, kept
 
 __all__ = ("CATEGORIES", "SOURCE", "load")
 
@@ -118,17 +115,11 @@ def _read_copy(category: str, data_dir: Path | None, size: int) -> Pools:
             raise ExperimentError(f"{mask} is missing from the copy of MVTec AD.")
     origin = f"mvtec-{category}-{_state(folder, [*normal, *tested, *given])}"
 
-    def decoded(
-        part: str, decode: Callable[..., NDArray[np.uint8]], paths: Sequence[Any]
-    ) -> NDArray[np.uint8]:
-        name = f"{origin}-{decoder()}-{size}-{part}"
-        return cached(name, lambda: decode(paths, size))
-
     return Pools(
-        decoded("train", decode, normal),
-        decoded("test", decode, tested),
+        kept(f"{origin}-train", decode, normal, size),
+        kept(f"{origin}-test", decode, tested, size),
         np.array([not is_good for is_good in good], np.int32),
-        decoded("masks", decode_masks, masks),
+        kept(f"{origin}-masks", decode_masks, masks, size),
     )
 
 

@@ -1,16 +1,16 @@
 """Image files of any sizes as arrays of one size."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments.data import one_class
-from apalu_jax.experiments.data.images import Images
+from apalu_jax.experiments.data.images import Images, cached
 
-__all__ = ("decode", "decode_masks", "decoder", "levelled")
+__all__ = ("decode", "decode_masks", "kept", "levelled")
 
 
 def decode(pictures: Iterable[Path | IO[bytes]], size: int) -> Images:
@@ -50,11 +50,25 @@ def decode_masks(
     return (masks >= 64).astype(np.uint8)
 
 
-def decoder() -> str:
-    """Name of what decodes, for a cache: another version may differ in a pixel."""
+def kept(
+    origin: str, decode: Callable[..., NDArray[np.uint8]], pictures: Any, size: int
+) -> NDArray[np.uint8]:
+    """What a function of this module decodes, from the cache if it is there.
+
+    Args:
+      origin: Says what the pictures are, for the name of a file.
+      decode: :func:`decode` or :func:`decode_masks`.
+      pictures: Its first argument.
+      size: Its second one.
+
+    Returns:
+      What it returns.
+    """
     import PIL
 
-    return f"pillow-{PIL.__version__}"
+    # Another version of Pillow may decode a pixel differently.
+    name = f"{origin}-pillow-{PIL.__version__}-{size}"
+    return cached(name, lambda: decode(pictures, size))
 
 
 def levelled(images: Images) -> Images:
