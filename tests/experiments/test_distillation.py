@@ -129,6 +129,8 @@ def test_maps_of_gradients_by_hand():
         *[(i, j) for i in (15, 16, 17) for j in (15, 16, 17)]
     }
     assert smooth.min() >= 0
+    # The highest pixel is cut down to its surroundings: no single one stands out.
+    assert (smooth[0] == smooth.max()).sum() == 9
     block = localization.coarse(np.arange(16).reshape(1, 4, 4), 2)
     assert block.tolist() == [[[5, 7], [13, 15]]]
     assert localization.pixel_auroc(np.array([0.1, np.nan]), np.array([0, 1])) != 0.5
@@ -164,6 +166,16 @@ def test_the_cloner_has_the_published_layers():
     assert [maps[i].shape[-1] for i in (3, 6, 9, 12)] == [
         block[-1] for block in scaled(0.25)[1:]
     ]
+
+
+def test_kernels_have_the_variance_of_xavier():
+    x = jnp.zeros((1, 32, 32, 3))
+    params = jax.jit(cloner(width=1.0, inner=16).init)(jax.random.key(0), x)["params"]
+    kernel = params["conv4_3"]["kernel"]
+    assert kernel.shape == (3, 3, 16, 512)
+    limit = np.sqrt(6 / (9 * (16 + 512)))
+    assert float(jnp.abs(kernel).max()) == pytest.approx(limit, rel=1e-3)
+    assert float(kernel.std()) == pytest.approx(limit / np.sqrt(3), rel=0.01)
 
 
 def test_relu_stays_where_maps_are_compared():

@@ -116,8 +116,15 @@ def test_a_resumed_run_has_the_same_records(continued, tmp_path, monkeypatch):
 
 
 def test_what_is_watched_and_exhibited(continued, tmp_path):
+    # A block for every seed: what is exhibited is that of the first one all the same.
     spec = continued(
-        watch_test=True, monitors=("log_loss",), epochs=3, controls=(), notes=3
+        watch_test=True,
+        monitors=("log_loss",),
+        epochs=3,
+        controls=(),
+        notes=3,
+        seeds=2,
+        seeds_per_block=1,
     )
     found = runner.run(spec, tmp_path)
     for record in found:
