@@ -79,9 +79,17 @@ def run(
 ) -> None:
     """Run an experiment; write its records and the report."""
     with one_line_errors(ExperimentError):
-        from apalu_jax.experiments import compilation, report, runner, specs, tuning
+        from apalu_jax.experiments import (
+            compilation,
+            heap,
+            report,
+            runner,
+            specs,
+            tuning,
+        )
 
         compilation.use_cache()
+        heap.keep_freed()
         spec = specs.load(name, preset, None if units is None else units.split(","))
         folder = out or Path("runs") / f"{name}-{preset}"
         chosen_seeds = None if seeds is None else _parse_seeds(seeds)

@@ -46,12 +46,13 @@ _NOTES = (
     "The same network, batch size, optimiser and number of steps, from the same "
     "weights on the same synthetic data, in float32 with a constant learning rate; "
     "every epoch draws a new order. A test compares the losses. Cases: {cases}.",
-    "JAX: the trainer of `apalu run`, with seeds vmapped where it vmaps them. PyTorch: "
-    "one seed after another, eager, its operations called as functions and its "
-    "optimisers by default; data are in memory and need no loader. apalu is there the "
-    "textbook with `torch.where`. The Elman network is the loop of `torch.nn.RNN` for "
-    "relu, and a loop in Python for apalu. PyTorch is timed with one thread and with "
-    "as many as it takes by default, in a process of its own; the faster is shown.",
+    "JAX: the trainer of `apalu run`, which keeps the memory that a step has freed, "
+    "with seeds vmapped where it vmaps them. PyTorch: one seed after another, eager, "
+    "its operations called as functions and its optimisers by default; data are in "
+    "memory and need no loader. apalu is there the textbook with `torch.where`. The "
+    "Elman network is the loop of `torch.nn.RNN` for relu, and a loop in Python for "
+    "apalu. PyTorch is timed with one thread and with as many as it takes by default, "
+    "in a process of its own; the faster is shown.",
     "A sample is the time of several epochs, over their steps and seeds; all take "
     "turns. Spread: between the quartiles, over the median. Seeds per hour: of whole "
     "runs, validation left out. To PyTorch: ratio of the seeds per hour.",

@@ -23,8 +23,8 @@ from apalu_jax.experiments.arms import Arm
 from apalu_jax.experiments.data.dataset import Dataset, Fold
 from apalu_jax.experiments.programs import (
     Program,
+    Stage,
     compile_program,
-    trained_alone,
 )
 from apalu_jax.experiments.specs import Spec
 from apalu_jax.experiments.tasks.task import Task
@@ -59,6 +59,8 @@ class Job(NamedTuple):
         on_share: Callable[[float], None],
     ) -> trainer.Trained:
         """Trains; see :func:`apalu_jax.experiments.trainer.train`."""
+        before = self.program.before
+        epochs = (before.epochs if before else 0) + self.noted[-1]
         return trainer.train(
             self.program,
             self.task,
@@ -68,7 +70,7 @@ class Job(NamedTuple):
             self.noted,
             self.watched,
             saving,
-            lambda done: on_share(done / self.noted[-1]),
+            lambda done: on_share(done / epochs),
         )
 
 
@@ -126,7 +128,9 @@ def _compiled(
     """The task of a setting and its program, that of the pretraining included."""
     together = setting["seeds_per_block"] > 1
 
-    def build(stage: Mapping[str, Any], before: Any = None) -> tuple[Task, Program]:
+    def build(
+        stage: Mapping[str, Any], before: Stage | None = None
+    ) -> tuple[Task, Program]:
         network = models.build(stage["model"], arm, outputs)
         task = tasks.build(stage["task"], network)
         program = compile_program(
@@ -135,14 +139,14 @@ def _compiled(
             batch_size=stage["batch_size"],
             epochs=stage["epochs"],
             together=together,
-            pretraining=before,
+            before=before,
         )
         return task, program
 
     first = setting["pretraining"]
     if first is None:
         return build(setting)
-    return build(setting, trained_alone(build(first)[1], first["epochs"]))
+    return build(setting, Stage(build(first)[1], first["epochs"]))
 
 
 def _noted(epochs: int, notes: int) -> list[int]:

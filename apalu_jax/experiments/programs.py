@@ -18,7 +18,7 @@ from apalu_jax import introspection
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.tasks.task import Task
 
-__all__ = ("Program", "TrainState", "compile_program", "trained_alone")
+__all__ = ("Program", "Stage", "TrainState", "compile_program")
 
 
 class TrainState(NamedTuple):
@@ -32,17 +32,27 @@ class Program(NamedTuple):
     """The compiled pieces of one arm, over a block of seeds.
 
     Attributes:
-      init: (seeds [s], train part) -> state.
+      before: The training that comes before; None for none.
+      init: (seeds [s], train part) -> state; where there is a training before, its last
+        variables are the third argument.
       epochs: (state, seeds, factors of the learning rate [s], number of the first epoch
         and of the last, train part) -> state, mean losses of the last epoch [s].
       predict: (variables, part) -> predictions.
       histograms: (variables, part) -> for each APALU, the histogram of its inputs.
     """
 
+    before: "Stage | None"
     init: Callable[..., TrainState]
     epochs: Callable[..., tuple[TrainState, Array]]
     predict: Callable[..., Any]
     histograms: Callable[..., dict[str, introspection.Histogram]]
+
+
+class Stage(NamedTuple):
+    """A whole training as what comes before another."""
+
+    program: Program
+    epochs: int
 
 
 def compile_program(
@@ -52,7 +62,7 @@ def compile_program(
     batch_size: int,
     epochs: int,
     together: bool,
-    pretraining: Callable[[Array, Any], Any] | None = None,
+    before: Stage | None = None,
 ) -> Program:
     """Prepares one arm; it compiles at first use.
 
@@ -64,8 +74,7 @@ def compile_program(
       epochs: Length of the run.
       together: Whether a block's seeds are vmapped; else it holds one seed, which runs
         without a vmap (a vmapped convolution is slow).
-      pretraining: What comes before: (seeds [s], train part) -> variables, see
-        :func:`trained_alone`; None for nothing.
+      before: The training that comes before, on the same train part; None for none.
 
     Returns:
       The compiled pieces.
@@ -104,37 +113,14 @@ def compile_program(
     # A convolution inside a loop of XLA's takes twice the time on CPU.
     loop = _stepped if not together and jax.default_backend() == "cpu" else _scanned
 
-    def init_all(seeds: Array, train: Any) -> TrainState:
-        before = (pretraining(seeds, train),) if pretraining else ()
-        # Not jitted: the draws' own compiled pieces then serve every arm.
-        state: TrainState = over_seeds(init)(seeds, train, *before)
-        return state
-
     return Program(
-        init=init_all,
+        before=before,
+        # Not jitted: the draws' own compiled pieces then serve every arm.
+        init=over_seeds(init),
         epochs=loop(step, draw, over_seeds),
         predict=jax.jit(over_seeds(task.predict)),
         histograms=jax.jit(over_seeds(task.histograms)),
     )
-
-
-def trained_alone(program: Program, epochs: int) -> Callable[[Array, Any], Any]:
-    """A whole training as what comes before another.
-
-    Args:
-      program: The training.
-      epochs: Its length.
-
-    Returns:
-      (seeds [s], train part) -> variables after the last epoch.
-    """
-
-    def variables(seeds: Array, train: Any) -> Any:
-        state = program.init(seeds, train)
-        ones = jnp.ones(len(seeds), jnp.float32)
-        return program.epochs(state, seeds, ones, 1, epochs, train)[0].variables
-
-    return variables
 
 
 def _scanned(step: Any, draw: Any, over_seeds: Any) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from apalu_jax import introspection
 from apalu_jax.experiments import ExperimentError, checkpoints
 from apalu_jax.experiments.data.dataset import Batch, Fold
-from apalu_jax.experiments.programs import Program, TrainState
+from apalu_jax.experiments.programs import Program, Stage, TrainState
 from apalu_jax.experiments.tasks.task import Task
 
 __all__ = ("Row", "Saving", "Trained", "seed_metrics", "stack", "train")
@@ -75,7 +75,8 @@ def train(
       watched: Whether the metrics of the test part are noted too.
       saving: The block's checkpoint, left there for the caller to remove once the
         results are safe.
-      on_epoch: Called with the number of epochs done.
+      on_epoch: Called with the number of epochs done, those of a training before
+        included.
 
     Returns:
       The trained block.
@@ -83,7 +84,7 @@ def train(
     Raises:
       ExperimentError: The checkpoint is damaged.
     """
-    started = time.monotonic()
+    checkpoint = _Checkpoint(saving)
     seed_array = jnp.asarray(seeds, jnp.uint32)
     factor_array = jnp.asarray(factors, jnp.float32)
     train_part = stack([fold.train for fold in folds])
@@ -91,20 +92,11 @@ def train(
     validation_part = stack(validation_parts)
     test_parts = [fold.test for fold in folds] if watched else []
     test_part = stack(test_parts) if watched else None
-    saved = checkpoints.load(saving.path)
-    if saved is None:
-        state = program.init(seed_array, train_part)
-        rows = [_note_activations(state)]
-    else:
-        shapes = jax.eval_shape(program.init, seed_array, train_part)
-        state = jax.tree.unflatten(jax.tree.structure(shapes), saved["state"])
-        rows = saved["rows"]
-        started -= saved["seconds"]
-    last_save = time.monotonic()
+    state, rows = _start(program, seed_array, train_part, checkpoint, on_epoch)
 
-    ends = [0, *noted]
+    ends, earlier = [0, *noted], program.before.epochs if program.before else 0
     for first, last in itertools.pairwise(ends[len(rows) - 1 :]):
-        on_epoch(first)
+        on_epoch(earlier + first)
         state, losses = program.epochs(
             state, seed_array, factor_array, first + 1, last, train_part
         )
@@ -117,17 +109,88 @@ def train(
             scores = seed_metrics(task, seen, test_parts, predictions)
             row |= {f"watched/{name}": values for name, values in scores.items()}
         rows.append(row)
-        if last < ends[-1] and time.monotonic() - last_save >= saving.every_s:
-            content = {
-                "state": [np.asarray(leaf) for leaf in jax.tree.leaves(state)],
-                "rows": rows,
-                "seconds": time.monotonic() - started,
-            }
-            checkpoints.save(saving.path, content)
-            last_save = time.monotonic()
-    on_epoch(ends[-1])
-    seconds = time.monotonic() - started
-    return Trained(state.variables, predictions, ends, rows, seconds)
+        if last < ends[-1]:
+            checkpoint.save_if_due(state, {"rows": rows})
+    on_epoch(earlier + ends[-1])
+    return Trained(state.variables, predictions, ends, rows, checkpoint.seconds())
+
+
+class _Checkpoint:
+    """A block's checkpoint, and the time that the block has taken so far."""
+
+    def __init__(self, saving: Saving) -> None:
+        self._path, self._every_s = saving
+        self.saved = checkpoints.load(self._path) or {}
+        self._last_save = self._started = time.monotonic()
+        self._started -= self.saved.get("seconds", 0.0)
+
+    def seconds(self) -> float:
+        """Of all sessions."""
+        return time.monotonic() - self._started
+
+    def restored(self, shapes: TrainState) -> TrainState:
+        """The state that was saved."""
+        structure = jax.tree.structure(shapes)
+        state: TrainState = jax.tree.unflatten(structure, self.saved["state"])
+        return state
+
+    def save_if_due(self, state: TrainState, content: dict[str, Any]) -> None:
+        """Saves, unless it is not long ago."""
+        if time.monotonic() - self._last_save < self._every_s:
+            return
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+        content = {"state": leaves, "seconds": self.seconds(), **content}
+        checkpoints.save(self._path, content)
+        self._last_save = time.monotonic()
+
+
+def _start(
+    program: Program,
+    seeds: Array,
+    part: dict[str, Array],
+    checkpoint: _Checkpoint,
+    on_epoch: Callable[[int], None],
+) -> tuple[TrainState, list[Row]]:
+    """What was saved, or the first state and the notes on it."""
+    if "rows" in checkpoint.saved:
+        shapes = _shapes(program, seeds, part)
+        return checkpoint.restored(shapes), checkpoint.saved["rows"]
+    before: tuple[dict[str, Any], ...] = ()
+    if program.before:
+        before = (_pretrained(program.before, seeds, part, checkpoint, on_epoch),)
+    state = program.init(seeds, part, *before)
+    return state, [_note_activations(state)]
+
+
+def _pretrained(
+    stage: Stage,
+    seeds: Array,
+    part: dict[str, Array],
+    checkpoint: _Checkpoint,
+    on_epoch: Callable[[int], None],
+) -> dict[str, Any]:
+    """The variables after the training that comes before."""
+    program, done = stage.program, 0
+    if checkpoint.saved:
+        state = checkpoint.restored(_shapes(program, seeds, part))
+        done = checkpoint.saved["pretrained"]
+    else:
+        state = program.init(seeds, part)
+    factors = jnp.ones(len(seeds), jnp.float32)
+    for number in range(done + 1, stage.epochs + 1):
+        on_epoch(number - 1)
+        state, losses = program.epochs(state, seeds, factors, number, number, part)
+        losses.block_until_ready()
+        checkpoint.save_if_due(state, {"pretrained": number})
+    return state.variables
+
+
+def _shapes(program: Program, seeds: Array, part: dict[str, Array]) -> TrainState:
+    before: tuple[dict[str, Any], ...] = ()
+    if program.before:
+        before = (_shapes(program.before.program, seeds, part).variables,)
+    shapes: TrainState = jax.eval_shape(program.init, seeds, part, *before)
+    return shapes
 
 
 def stack(parts: Sequence[Batch]) -> dict[str, Array]:

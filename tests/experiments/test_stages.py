@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from apalu_jax.experiments import jobs, records, runner, specs, tasks
+from apalu_jax.experiments import records, runner, specs, tasks
 from apalu_jax.experiments.jobs import preparation
 from apalu_jax.experiments.report import content
 from apalu_jax.experiments.tasks.classification import Classification
-from apalu_jax.experiments.trainer import Saving, train
+from apalu_jax.experiments.trainer import Saving
 
 from .conftest import tiny
 
@@ -60,56 +60,49 @@ def test_pretraining_is_a_training_of_its_own(continued):
     staged = continued(pretraining=BEFORE)
     seeds, saving = (0, 1, 2), Saving(Path("absent.msgpack"), np.inf)
     job = preparation(plain, None)("", "", "apalu", seeds)
-    alone = train(
-        job.program, job.task, seeds, [1.0] * 3, job.folds, [3], False, saving, print
-    )
+    alone = job.train(seeds, [1.0] * 3, saving, print)
     job = preparation(staged, None)("", "", "apalu", seeds)
-    part = jax.tree.map(lambda *a: np.stack(a), *(dict(f.train) for f in job.folds))
-    state = job.program.init(np.arange(3, dtype=np.uint32), part)
+    starts, shares = [], []
+    init = job.program.init
+
+    def noted(seeds, part, *before):
+        state = init(seeds, part, *before)
+        starts.append(jax.tree.map(np.array, state.variables))
+        return state
+
+    program = job.program._replace(init=noted)
+    job._replace(program=program).train(seeds, [1.0] * 3, saving, shares.append)
+    (start,) = starts
     for a, b in zip(
-        jax.tree.leaves(state.variables), jax.tree.leaves(alone.variables), strict=True
+        jax.tree.leaves(start), jax.tree.leaves(alone.variables), strict=True
     ):
         np.testing.assert_array_equal(a, b)
+    # Three epochs of the one and two of the other, each told once.
+    np.testing.assert_allclose(shares, [i / 5 for i in range(6)])
 
 
-def test_a_resumed_run_has_the_same_records(continued, tmp_path, monkeypatch):
-    """The last session does not pretrain again: it has a checkpoint."""
+@pytest.mark.parametrize("epoch", [2, 3, 4])
+def test_a_resumed_run_has_the_same_records(continued, tmp_path, epoch):
+    """Stopped in the pretraining or after it, it goes on from there."""
     spec = continued(pretraining=BEFORE, arms=("apalu",), controls=())
+    out = tmp_path / "cut"
 
     class Stop(Exception):
         pass
 
     def stop(block, share):
-        if 0 < share < 1:
+        if share == epoch / 5:
             raise Stop
 
     whole = runner.run(spec, tmp_path / "whole")
     with pytest.raises(Stop):
-        for _ in range(2):
-            runner.run(
-                spec,
-                tmp_path / "cut",
-                resume=True,
-                checkpoint_every_s=0.0,
-                progress=stop,
-            )
-    assert list((tmp_path / "cut" / "checkpoints").iterdir())
-    steps = []
-    trained_alone = jobs.trained_alone
-
-    def counted(program, epochs):
-        before = trained_alone(program, epochs)
-
-        def variables(seeds, train):
-            # A structure is found by tracing, which computes nothing.
-            steps.append(not isinstance(seeds, jax.core.Tracer))
-            return before(seeds, train)
-
-        return variables
-
-    monkeypatch.setattr(jobs, "trained_alone", counted)
-    resumed = runner.run(spec, tmp_path / "cut", resume=True)
-    assert steps and not any(steps)
+        runner.run(spec, out, checkpoint_every_s=0.0, progress=stop)
+    assert list((out / "checkpoints").iterdir())
+    shares = []
+    resumed = runner.run(
+        spec, out, resume=True, progress=lambda block, share: shares.append(share)
+    )
+    assert shares[0] == epoch / 5
     assert [replace(r, wall_s=0) for r in resumed] == [
         replace(r, wall_s=0) for r in whole
     ]

@@ -19,7 +19,7 @@ from apalu_jax.experiments import arms, data, optimizers
 from apalu_jax.experiments.data.dataset import Dataset
 from apalu_jax.experiments.data.images import cached
 from apalu_jax.experiments.models.vgg import Classifier
-from apalu_jax.experiments.programs import compile_program, trained_alone
+from apalu_jax.experiments.programs import compile_program
 from apalu_jax.experiments.sources.options import Options
 from apalu_jax.experiments.tasks import classification
 
@@ -108,7 +108,10 @@ def _train(
         lambda array: jnp.asarray(array)[None], dataset.fold(options.seed)
     )
     seeds = jnp.array([options.seed])
-    variables = trained_alone(program, options.epochs)(seeds, train)
+    state, _ = program.epochs(
+        program.init(seeds, train), seeds, jnp.ones(1), 1, options.epochs, train
+    )
+    variables = state.variables
     right = np.asarray(program.predict(variables, test)["accuracy"])
     flat, _ = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], variables))
     return np.append(np.asarray(flat), np.float32(right.mean()))
