@@ -15,8 +15,8 @@ def keep_freed() -> None:
 
     On CPU, XLA asks for the memory of a step anew each time. A block of more than 32 MB
     is one that glibc asks the system for and gives back at once, and the system clears
-    every page of it: for a small convolutional network with APALU that takes as long as
-    half of the step. The process holds on to the most that it has needed; there is no
+    every page of it, which for a small convolutional network with APALU is a third of
+    the step's time. The process holds on to the most that it has needed; there is no
     way back. Without effect where the C library is another one.
     """
     if platform.libc_ver()[0] != "glibc":

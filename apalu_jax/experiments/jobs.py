@@ -21,11 +21,7 @@ from apalu_jax.experiments import (
 )
 from apalu_jax.experiments.arms import Arm
 from apalu_jax.experiments.data.dataset import Dataset, Fold
-from apalu_jax.experiments.programs import (
-    Program,
-    Stage,
-    compile_program,
-)
+from apalu_jax.experiments.programs import Program, Stage, compile_program
 from apalu_jax.experiments.specs import Spec
 from apalu_jax.experiments.tasks.task import Task
 
@@ -59,8 +55,7 @@ class Job(NamedTuple):
         on_share: Callable[[float], None],
     ) -> trainer.Trained:
         """Trains; see :func:`apalu_jax.experiments.trainer.train`."""
-        before = self.program.before
-        epochs = (before.epochs if before else 0) + self.noted[-1]
+        epochs = self.program.earlier + self.noted[-1]
         return trainer.train(
             self.program,
             self.task,

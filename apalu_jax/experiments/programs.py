@@ -47,6 +47,11 @@ class Program(NamedTuple):
     predict: Callable[..., Any]
     histograms: Callable[..., dict[str, introspection.Histogram]]
 
+    @property
+    def earlier(self) -> int:
+        """Epochs of the training that comes before."""
+        return self.before.epochs if self.before else 0
+
 
 class Stage(NamedTuple):
     """A whole training as what comes before another."""

@@ -94,9 +94,9 @@ def train(
     test_part = stack(test_parts) if watched else None
     state, rows = _start(program, seed_array, train_part, checkpoint, on_epoch)
 
-    ends, earlier = [0, *noted], program.before.epochs if program.before else 0
+    ends = [0, *noted]
     for first, last in itertools.pairwise(ends[len(rows) - 1 :]):
-        on_epoch(earlier + first)
+        on_epoch(program.earlier + first)
         state, losses = program.epochs(
             state, seed_array, factor_array, first + 1, last, train_part
         )
@@ -111,7 +111,7 @@ def train(
         rows.append(row)
         if last < ends[-1]:
             checkpoint.save_if_due(state, {"rows": rows})
-    on_epoch(earlier + ends[-1])
+    on_epoch(program.earlier + ends[-1])
     return Trained(state.variables, predictions, ends, rows, checkpoint.seconds())
 
 

@@ -3,7 +3,10 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from apalu_jax.benchmarks import BenchmarkError, train
+from apalu_jax.cli import app
 from apalu_jax.experiments import heap
 
 PROGRAM = """
@@ -48,3 +51,17 @@ def test_another_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(heap.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(heap.ctypes, "CDLL", fail)
     heap.keep_freed()
+
+
+@pytest.mark.parametrize("command", [["run", "absent"], ["bench", "train"]])
+def test_commands_that_train_keep_it(monkeypatch, command):
+    """Before anything else: both fail soon after."""
+
+    def fail(**options):
+        raise BenchmarkError("stopped")
+
+    kept = []
+    monkeypatch.setattr(heap, "keep_freed", lambda: kept.append(True))
+    monkeypatch.setattr(train, "measure", fail)
+    assert CliRunner().invoke(app, command).exit_code
+    assert kept == [True]

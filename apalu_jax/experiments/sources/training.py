@@ -111,7 +111,6 @@ def _train(
     state, _ = program.epochs(
         program.init(seeds, train), seeds, jnp.ones(1), 1, options.epochs, train
     )
-    variables = state.variables
-    right = np.asarray(program.predict(variables, test)["accuracy"])
-    flat, _ = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], variables))
+    right = np.asarray(program.predict(state.variables, test)["accuracy"])
+    flat, _ = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], state.variables))
     return np.append(np.asarray(flat), np.float32(right.mean()))
