@@ -1,8 +1,11 @@
 """From records to figures."""
 
+import io
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,8 +25,12 @@ __all__ = ("Picture", "draw")
 _LAYERS = 12
 """Of networks with more activations, this many are shown."""
 
+# Reports are committed: a page of figures stays below some hundred kB.
+_DPI = 75
 
-class Picture(NamedTuple):
+
+@dataclass(frozen=True)
+class Picture:
     """A figure of a report.
 
     Attributes:
@@ -35,6 +42,14 @@ class Picture(NamedTuple):
     figure: Figure
     caption: str
     compact: bool
+
+    @cached_property
+    def png(self) -> bytes:
+        """The figure as a file, drawn once for all forms of the report."""
+        buffer = io.BytesIO()
+        options = {"optimize": True}
+        self.figure.savefig(buffer, format="png", dpi=_DPI, pil_kwargs=options)
+        return buffer.getvalue()
 
 
 def draw(

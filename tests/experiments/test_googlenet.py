@@ -52,6 +52,19 @@ def test_width_and_small_images():
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
 
 
+def test_later_blocks_can_be_left_out():
+    variables, (outputs, _) = shapes(side=8, blocks=3)
+    whole, _ = shapes(side=8)
+    params = variables["params"]
+    for name in ("Conv_21", "BatchNorm_21"):
+        leaves = (each["params"][name] for each in (variables, whole))
+        assert len({str(jax.tree.map(np.shape, leaf)) for leaf in leaves}) == 1
+    assert "Conv_22" not in params
+    # The third block gives 192 + 208 + 48 + 64 channels.
+    assert params["Dense_0"]["kernel"].shape == (512, 10)
+    assert outputs.shape == (2, 10)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 5, 4, 2), (1, 1, 1, 1)])
 def test_max_pool_is_the_pooling(shape, stride):

@@ -97,6 +97,13 @@ def test_width_multiplies_the_channels():
     assert params["Dense_0"]["kernel"].shape == (256, 10)
 
 
+def test_later_blocks_can_be_left_out():
+    params = spec(build(blocks=4))["params"]
+    assert params["Depthwise_3"]["kernel"].shape == (3, 3, 1, 128)
+    assert "Depthwise_4" not in params
+    assert params["Dense_0"]["kernel"].shape == (256, 10)
+
+
 def test_kernels_have_the_declared_variance():
     network = build("silu", init="gain")
     init = jax.jit(network.init)

@@ -408,6 +408,11 @@ def test_html_stands_alone(built, tmp_path):
         assert base64.b64decode(picture).startswith(b"\x89PNG")
 
 
+def test_figures_are_drawn_once(built):
+    picture = built.figures["intervals"]
+    assert picture.png is picture.png
+
+
 def test_declaration_is_printed(finished_run, built, tmp_path):
     spec, _, _ = finished_run
     text = report.write_html(built, tmp_path).read_text()

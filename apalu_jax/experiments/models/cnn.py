@@ -7,6 +7,7 @@ from jax import Array
 
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.convolution import Conv, Form
+from apalu_jax.experiments.models.kernels import scaled_normal
 
 __all__ = ("CNN", "build")
 
@@ -38,9 +39,7 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
         """Maps images [n, height, width, colours] to outputs [n, outputs]."""
-        init = nn.initializers.variance_scaling(
-            self.gain**2, "fan_in", "truncated_normal"
-        )
+        init = scaled_normal(self.gain)
         x = inputs
         for features, stride in zip(self.features, self.strides, strict=True):
             x = Conv(features, 3, init, stride, not self.normalize, self.conv)(x)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ActivationFactory
+from apalu_jax.experiments.models.kernels import scaled_normal
 
 __all__ = ("Coupling", "Flow", "Start", "Subnet", "build", "permutation")
 
@@ -46,9 +47,7 @@ class Subnet(nn.Module):
     def __call__(self, inputs: Array) -> Array:
         """Maps [n, d] to [n, outputs]."""
         x = inputs
-        draw = nn.initializers.variance_scaling(
-            self.gain**2, "fan_in", "truncated_normal"
-        )
+        draw = scaled_normal(self.gain)
         for _ in range(_HIDDEN):
             x = self.activation()(self._dense(x, self.width, draw))
         return self._dense(x, self.outputs, nn.initializers.zeros)

@@ -9,30 +9,26 @@ from jax import Array, lax
 
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.convolution import Conv, Form
+from apalu_jax.experiments.models.kernels import scaled_normal
 
 __all__ = ("GoogLeNet", "build", "max_pool")
 
 _STEM = 192
 
-# Channels of the branches of each inception block, by the stage it stands in: the 1x1
-# convolution; the 1x1 and the 3x3; the 1x1 and the two 3x3; the one behind the pooling.
-_STAGES = (
-    (
-        (64, 96, 128, 16, 32, 32),
-        (128, 128, 192, 32, 96, 64),
-    ),
-    (
-        (192, 96, 208, 16, 48, 64),
-        (160, 112, 224, 24, 64, 64),
-        (128, 128, 256, 24, 64, 64),
-        (112, 144, 288, 32, 64, 64),
-        (256, 160, 320, 32, 128, 128),
-    ),
-    (
-        (256, 160, 320, 32, 128, 128),
-        (384, 192, 384, 48, 128, 128),
-    ),
+# Channels of the branches of each inception block: the 1x1 convolution; the 1x1 and the
+# 3x3; the 1x1 and the two 3x3; the one behind the pooling.
+_BLOCKS = (
+    (64, 96, 128, 16, 32, 32),
+    (128, 128, 192, 32, 96, 64),
+    (192, 96, 208, 16, 48, 64),
+    (160, 112, 224, 24, 64, 64),
+    (128, 128, 256, 24, 64, 64),
+    (112, 144, 288, 32, 64, 64),
+    (256, 160, 320, 32, 128, 128),
+    (256, 160, 320, 32, 128, 128),
+    (384, 192, 384, 48, 128, 128),
 )
+_HALVED = (2, 7)  # in front of these blocks
 
 
 class GoogLeNet(nn.Module):
@@ -53,6 +49,7 @@ class GoogLeNet(nn.Module):
       conv: Form of the convolutions, see
         :func:`~apalu_jax.experiments.models.convolution.convolve`.
       dtype: Of the computation; parameters and statistics are float32.
+      blocks: How many of the blocks there are; the later ones are left out.
 
     References:
       C. Szegedy et al., `Going Deeper with Convolutions
@@ -65,13 +62,12 @@ class GoogLeNet(nn.Module):
     width: float = 1.0
     conv: Form = "lax"
     dtype: Any = jnp.float32
+    blocks: int = len(_BLOCKS)
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
         """Maps images [n, height, width, colours] to float32 outputs [n, outputs]."""
-        init = nn.initializers.variance_scaling(
-            self.gain**2, "fan_in", "truncated_normal"
-        )
+        init = scaled_normal(self.gain)
 
         def layer(x: Array, features: int, size: int) -> Array:
             x = Conv(
@@ -100,10 +96,9 @@ class GoogLeNet(nn.Module):
             return jnp.concatenate(branches, axis=-1)
 
         x = layer(inputs, _STEM, 3)
-        for i, stage in enumerate(_STAGES):
-            x = max_pool(x, stride=2) if i else x
-            for features in stage:
-                x = inception(x, features)
+        for i, features in enumerate(_BLOCKS[: self.blocks]):
+            x = max_pool(x, stride=2) if i in _HALVED else x
+            x = inception(x, features)
         x = x.mean(axis=(1, 2))
         return nn.Dense(self.outputs, dtype=self.dtype)(x).astype(jnp.float32)
 
@@ -144,6 +139,7 @@ def build(
     width: float = 1.0,
     conv: Form = "lax",
     dtype: str = "float32",
+    blocks: int = len(_BLOCKS),
 ) -> GoogLeNet:
     """Builds the network; for the arguments see :class:`GoogLeNet`."""
-    return GoogLeNet(outputs, activation, gain, width, conv, jnp.dtype(dtype))
+    return GoogLeNet(outputs, activation, gain, width, conv, jnp.dtype(dtype), blocks)

@@ -6,6 +6,7 @@ from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments.arms import ActivationFactory
+from apalu_jax.experiments.models.kernels import scaled_normal
 
 __all__ = ("MLP", "build")
 
@@ -30,9 +31,7 @@ class MLP(nn.Module):
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
         """Maps inputs [n, ...] to outputs [n, outputs]; the same in training."""
         x = inputs.reshape(len(inputs), -1)
-        hidden_init = nn.initializers.variance_scaling(
-            self.gain**2, "fan_in", "truncated_normal"
-        )
+        hidden_init = scaled_normal(self.gain)
         for features in self.features:
             x = self.activation()(nn.Dense(features, kernel_init=hidden_init)(x))
         return nn.Dense(self.outputs)(x)

@@ -9,6 +9,7 @@ from jax import Array
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.convolution import Conv, Form
 from apalu_jax.experiments.models.depthwise import Depthwise
+from apalu_jax.experiments.models.kernels import scaled_normal
 
 __all__ = ("MobileNet", "build")
 
@@ -45,6 +46,7 @@ class MobileNet(nn.Module):
         :func:`~apalu_jax.experiments.models.convolution.convolve`; with "patches" the
         depthwise ones are sums of shifted products on every platform.
       dtype: Of the computation; parameters and statistics are float32.
+      blocks: How many of the blocks there are; the later ones are left out.
 
     References:
       A. G. Howard et al., `MobileNets: Efficient Convolutional Neural Networks for
@@ -57,13 +59,12 @@ class MobileNet(nn.Module):
     width: float = 1.0
     conv: Form = "lax"
     dtype: Any = jnp.float32
+    blocks: int = len(_BLOCKS)
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
         """Maps images [n, height, width, colours] to float32 outputs [n, outputs]."""
-        init = nn.initializers.variance_scaling(
-            self.gain**2, "fan_in", "truncated_normal"
-        )
+        init = scaled_normal(self.gain)
 
         def convolve(x: Array, features: int, size: int) -> Array:
             return Conv(
@@ -84,7 +85,7 @@ class MobileNet(nn.Module):
             return self.activation()(x)
 
         x = activate(convolve(inputs, _STEM, 3))
-        for features, stride in _BLOCKS:
+        for features, stride in _BLOCKS[: self.blocks]:
             x = activate(Depthwise(stride, init, self.conv == "patches", self.dtype)(x))
             x = activate(convolve(x, features, 1))
         x = x.mean(axis=(1, 2))
@@ -99,6 +100,7 @@ def build(
     width: float = 1.0,
     conv: Form = "lax",
     dtype: str = "float32",
+    blocks: int = len(_BLOCKS),
 ) -> MobileNet:
     """Builds the network; for the arguments see :class:`MobileNet`."""
-    return MobileNet(outputs, activation, gain, width, conv, jnp.dtype(dtype))
+    return MobileNet(outputs, activation, gain, width, conv, jnp.dtype(dtype), blocks)

@@ -6,11 +6,11 @@ from math import sqrt
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
-from jax.nn.initializers import Initializer
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.cells import CELLS, candidate_last
+from apalu_jax.experiments.models.kernels import scaled_normal
 
 __all__ = ("Recurrent", "RecurrentLayer", "build")
 
@@ -45,7 +45,7 @@ class RecurrentLayer(nn.Module):
         cell = CELLS[self.cell]
         kernel = self.param(
             "kernel",
-            candidate_last(_draw(1.0), _draw(self.gain), cell.blocks),
+            candidate_last(scaled_normal(1.0), scaled_normal(self.gain), cell.blocks),
             (inputs.shape[-1], cell.blocks * self.features),
         )
         projected = inputs @ kernel
@@ -115,7 +115,7 @@ class Recurrent(nn.Module):
         x = x[-1]
         for features in self.dense:
             activation, gain = in_dense if self.placement == "candidate" else placed
-            x = activation()(nn.Dense(features, kernel_init=_draw(gain))(x))
+            x = activation()(nn.Dense(features, kernel_init=scaled_normal(gain))(x))
         return nn.Dense(self.outputs)(x)
 
 
@@ -160,7 +160,3 @@ def build(
         batch_norm,
         dropout,
     )
-
-
-def _draw(gain: float) -> Initializer:
-    return nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")

@@ -8,6 +8,7 @@ from jax import Array
 
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.convolution import Conv, Form
+from apalu_jax.experiments.models.kernels import scaled_normal
 from apalu_jax.experiments.models.pooling import halve
 
 __all__ = ("Autoencoder", "Encoder", "build")
@@ -45,14 +46,14 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
         """Maps images [n, 28, 28, 1] to [n, 32]."""
-        init = _draw(self.gain)
+        init = scaled_normal(self.gain)
         x = inputs
         for features in (8, 4):
             x = Conv(features, 5, init, form=self.conv)(x)
             x = _Norm(use_running_average=not train)(x)
             x = halve(self.activation()(x))
         x = x.reshape(len(x), -1)
-        return nn.Dense(_CODE, use_bias=False, kernel_init=_draw(1.0))(x)
+        return nn.Dense(_CODE, use_bias=False, kernel_init=scaled_normal(1.0))(x)
 
 
 class Autoencoder(nn.Module):
@@ -77,11 +78,11 @@ class Autoencoder(nn.Module):
         # What is transposed there with a padding of 3 gives 14 x 14 from 16 x 16: the
         # outermost row on every side is cut.
         for features, cut in ((4, 0), (8, 1)):
-            x = Conv(features, 5, _draw(self.gain), form=self.conv)(x)
+            x = Conv(features, 5, scaled_normal(self.gain), form=self.conv)(x)
             x = x[:, cut : x.shape[1] - cut, cut : x.shape[2] - cut]
             x = _Norm(use_running_average=not train)(x)
             x = _double(self.activation()(x))
-        return nn.sigmoid(Conv(1, 5, _draw(1.0), form=self.conv)(x))
+        return nn.sigmoid(Conv(1, 5, scaled_normal(1.0), form=self.conv)(x))
 
 
 def build(
@@ -106,10 +107,6 @@ def build(
     """
     kind = Autoencoder if decoder else Encoder
     return kind(activation, gain, conv)
-
-
-def _draw(gain: float) -> nn.initializers.Initializer:
-    return nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
 
 
 def _double(x: Array) -> Array:

@@ -2,11 +2,9 @@
 
 import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
@@ -14,9 +12,6 @@ from apalu_jax.experiments.report.content import Report
 from apalu_jax.experiments.report.sections import Cells, Section
 
 __all__ = ("markdown_table", "to_table", "write_html", "write_markdown")
-
-# Reports are committed: a page of figures stays below some hundred kB.
-_DPI = 75
 
 
 def to_table(cells: Cells, title: str = "") -> Table:
@@ -69,7 +64,7 @@ def write_markdown(report: Report, out: Path) -> Path:
     lines += ["## Figures", ""] if report.figures else []
     for name, picture in report.figures.items():
         if picture.compact:
-            (out / "figures" / f"{name}.png").write_bytes(_png(picture.figure))
+            (out / "figures" / f"{name}.png").write_bytes(picture.png)
             lines += [f"![{name}](figures/{name}.png)", "", picture.caption, ""]
     lines += ["## Declared before the run", ""]
     lines += [f"- {name}: {text}" for name, text in report.declaration]
@@ -98,7 +93,7 @@ def write_html(report: Report, out: Path) -> Path:
     )
     pictures = "".join(
         f'<figure><img alt="{escape(name)}" src="data:image/png;base64,'
-        f'{base64.b64encode(_png(picture.figure)).decode()}">'
+        f'{base64.b64encode(picture.png).decode()}">'
         f"<figcaption>{escape(picture.caption)}</figcaption></figure>\n"
         for name, picture in report.figures.items()
     )
@@ -162,9 +157,3 @@ def _html_table(cells: Cells) -> str:
 def _html_list(notes: Sequence[str]) -> str:
     items = "".join(f"<li>{html.escape(note)}</li>\n" for note in notes)
     return f"<ul>{items}</ul>\n" if items else ""
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, pil_kwargs={"optimize": True})
-    return buffer.getvalue()

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from apalu_jax.experiments import ExperimentError, arms
 from apalu_jax.experiments.data import files
 from apalu_jax.experiments.models import alexnet, vgg
+from apalu_jax.experiments.models.kernels import scaled_normal
 from apalu_jax.experiments.sources import training
 from apalu_jax.experiments.sources.options import Options
 
@@ -133,15 +134,12 @@ def _build(options: Options) -> nn.Module:
     if options.network == "vgg":
         blocks = vgg.scaled(options.width)
         if options.weights == "cifar10":
-            init = nn.initializers.variance_scaling(
-                arm.gain**2, "fan_in", "truncated_normal"
-            )
             return vgg.VGG(
                 arm.activation,
                 blocks,
                 normalize="all",
                 use_bias=False,
-                kernel_init=init,
+                kernel_init=scaled_normal(arm.gain),
             )
         return vgg.VGG(arm.activation, blocks, kernel_init=nn.initializers.zeros)
     if options.network != "alexnet":

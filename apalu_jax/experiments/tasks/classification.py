@@ -15,7 +15,11 @@ from jax import Array
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.dataset import Batch
 from apalu_jax.experiments.tasks.augmentation import augment
-from apalu_jax.experiments.tasks.inputs import in_chunks, input_histograms
+from apalu_jax.experiments.tasks.inputs import (
+    draw_variables,
+    in_chunks,
+    input_histograms,
+)
 from apalu_jax.experiments.tasks.task import Task
 from apalu_jax.introspection import Histogram
 
@@ -55,8 +59,7 @@ class Classification(Task):
         self, key: Array, batch: Any, pretrained: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Draws the variables."""
-        inputs = self._scale(batch["inputs"][:1])
-        return dict(self.network.init(key, inputs, train=False))
+        return draw_variables(self.network, key, self._scale(batch["inputs"][:1]))
 
     def loss(
         self, variables: Mapping[str, Any], batch: Any, key: Array

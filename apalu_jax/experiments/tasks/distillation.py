@@ -13,7 +13,11 @@ from jax import Array
 from apalu_jax.experiments.data.dataset import Batch
 from apalu_jax.experiments.models.vgg import COMPARED
 from apalu_jax.experiments.tasks.detection import CHANCE, Detector
-from apalu_jax.experiments.tasks.inputs import in_chunks, input_histograms
+from apalu_jax.experiments.tasks.inputs import (
+    draw_variables,
+    in_chunks,
+    input_histograms,
+)
 from apalu_jax.experiments.tasks.localization import (
     coarse,
     pixel_auroc,
@@ -69,7 +73,7 @@ class Distillation(Detector):
         self, key: Array, batch: Any, pretrained: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Draws the variables."""
-        return dict(self.network.init(key, _scale(batch["inputs"][:1]), train=False))
+        return draw_variables(self.network, key, _scale(batch["inputs"][:1]))
 
     def loss(
         self, variables: Mapping[str, Any], batch: Any, key: Array

@@ -11,7 +11,11 @@ from jax import Array
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.tasks.detection import Detector
-from apalu_jax.experiments.tasks.inputs import in_chunks, input_histograms
+from apalu_jax.experiments.tasks.inputs import (
+    draw_variables,
+    in_chunks,
+    input_histograms,
+)
 from apalu_jax.introspection import Histogram
 
 __all__ = ("Likelihood", "build")
@@ -52,7 +56,7 @@ class Likelihood(Detector):
         self, key: Array, batch: Any, pretrained: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Draws the variables."""
-        return dict(self.network.init(key, batch["inputs"][0, :1], train=False))
+        return draw_variables(self.network, key, batch["inputs"][0])
 
     def loss(
         self, variables: Mapping[str, Any], batch: Any, key: Array

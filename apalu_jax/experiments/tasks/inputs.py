@@ -15,7 +15,22 @@ from apalu_jax.introspection import (
     histogram_merge,
 )
 
-__all__ = ("in_chunks", "input_histograms")
+__all__ = ("draw_variables", "in_chunks", "input_histograms")
+
+
+def draw_variables(network: nn.Module, key: Array, inputs: Array) -> dict[str, Any]:
+    """Draws a network's variables without running it, so that nothing else compiles.
+
+    Args:
+      network: Called as ``network(inputs, train=False)``.
+      key: Of the draw.
+      inputs: Examples, along axis 0, of which only the first one's shape counts.
+
+    Returns:
+      The variables, as ``network.init`` gives them.
+    """
+    one = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
+    return dict(network.lazy_init(key, one, train=False))
 
 
 def in_chunks(fn: Callable[[Any], Any], examples: Any, chunk: int) -> Any:

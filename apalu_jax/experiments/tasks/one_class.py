@@ -13,7 +13,11 @@ from jax import Array
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.dataset import Batch
 from apalu_jax.experiments.tasks.detection import CHANCE, Detector, median_ratio
-from apalu_jax.experiments.tasks.inputs import in_chunks, input_histograms
+from apalu_jax.experiments.tasks.inputs import (
+    draw_variables,
+    in_chunks,
+    input_histograms,
+)
 from apalu_jax.introspection import Histogram
 
 __all__ = ("Objective", "OneClass", "build")
@@ -80,7 +84,7 @@ class OneClass(Detector):
         Returns:
           The variables; "sphere" holds centre, radius and the number of steps.
         """
-        drawn = self.network.init(key, batch["inputs"][:1], train=False)
+        drawn = draw_variables(self.network, key, batch["inputs"])
         if pretrained is not None:
             drawn = {name: pretrained[name]["encoder"] for name in drawn}
         embeddings = self._embed(drawn, batch["inputs"])

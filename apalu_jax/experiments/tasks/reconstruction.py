@@ -9,7 +9,11 @@ from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments.tasks.detection import Detector
-from apalu_jax.experiments.tasks.inputs import in_chunks, input_histograms
+from apalu_jax.experiments.tasks.inputs import (
+    draw_variables,
+    in_chunks,
+    input_histograms,
+)
 from apalu_jax.introspection import Histogram
 
 __all__ = ("Reconstruction", "build")
@@ -35,7 +39,7 @@ class Reconstruction(Detector):
         self, key: Array, batch: Any, pretrained: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Draws the variables."""
-        return dict(self.network.init(key, batch["inputs"][:1], train=False))
+        return draw_variables(self.network, key, batch["inputs"])
 
     def loss(
         self, variables: Mapping[str, Any], batch: Any, key: Array

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.dataset import Batch
-from apalu_jax.experiments.tasks.inputs import input_histograms
+from apalu_jax.experiments.tasks.inputs import draw_variables, input_histograms
 from apalu_jax.experiments.tasks.task import Task
 from apalu_jax.introspection import Histogram
 
@@ -44,7 +44,7 @@ class Regression(Task):
         self, key: Array, batch: Any, pretrained: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Draws the variables."""
-        return dict(self.network.init(key, batch["inputs"][:1], train=False))
+        return draw_variables(self.network, key, batch["inputs"])
 
     def loss(
         self, variables: Mapping[str, Any], batch: Any, key: Array

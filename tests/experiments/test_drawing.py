@@ -1,0 +1,80 @@
+"""How variables are drawn: the numbers of Flax, from few compiled programs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from apalu_jax.experiments import models
+from apalu_jax.experiments.arms import ARMS
+from apalu_jax.experiments.models.kernels import scaled_normal
+from apalu_jax.experiments.tasks.inputs import draw_variables
+
+# One more than a power of two, a power of two, and one.
+SHAPES = [(3, 3, 1, 7), (1, 1, 480, 6), (16, 8), (13, 5), (1, 1)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("gain", [np.sqrt(2), 0.37])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kernels_are_those_of_variance_scaling(shape, gain, dtype):
+    key = jax.random.key(7)
+    flax = nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
+    got = scaled_normal(gain)(key, shape, dtype)
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got, flax(key, shape, dtype))
+
+
+def test_kernels_of_many_shapes_share_a_program(monkeypatch):
+    original, drawn = jax.random.truncated_normal, []
+
+    def noting(key, lower, upper, shape, dtype):
+        drawn.append(shape)
+        return original(key, lower, upper, shape, dtype)
+
+    monkeypatch.setattr(jax.random, "truncated_normal", noting)
+    for channels in range(5, 9):
+        scaled_normal(1.0)(jax.random.key(0), (3, 3, 8, channels))
+    assert drawn == [(512,), (512,), (512,), (1024,)]
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({"name": "mlp", "features": [9]}, (4,)),
+        ({"name": "cnn", "features": [4], "strides": [2]}, (6, 6, 3)),
+        ({"name": "recurrent", "cell": "gru", "features": [4]}, (5, 3)),
+        ({"name": "mobilenet", "width": 0.0625, "blocks": 1}, (4, 4, 3)),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
+)
+def test_variables_are_those_of_init(options, shape):
+    network = models.build({"init": "he", **options}, ARMS["apalu"], 3)
+    examples = jnp.zeros((2, *shape))
+    keys = jax.random.split(jax.random.key(0))
+
+    def init(key):
+        return dict(network.init(key, examples[:1], train=False))
+
+    def draw(key):
+        return draw_variables(network, key, examples)
+
+    alone = draw(keys[0])
+    assert jax.tree.structure(alone) == jax.tree.structure(init(keys[0]))
+    jax.tree.map(np.testing.assert_array_equal, alone, init(keys[0]))
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.vmap(draw)(keys), jax.vmap(init)(keys)
+    )
+
+
+def test_the_network_is_not_run_to_draw_it():
+    class Watched(nn.Module):
+        @nn.compact
+        def __call__(self, inputs, *, train):
+            x = nn.Dense(3)(inputs)
+            assert isinstance(x, jax.core.Tracer)
+            return x
+
+    variables = draw_variables(Watched(), jax.random.key(0), jnp.zeros((1, 2)))
+    assert variables["params"]["Dense_0"]["kernel"].shape == (2, 3)
