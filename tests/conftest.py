@@ -1,14 +1,18 @@
 """Settings of the whole suite: eight host devices on CPU, and no inherited flags."""
 
 import os
+from pathlib import Path
 
 # Before jax starts. Eight devices let pmap, shard_map and shardings be tested anywhere.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
-# What a test compiles is not kept.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# What one worker has compiled, the others and the next run need not compile again.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    Path(__file__).parents[1] / ".pytest_cache" / "d" / "compiled"
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
 import jax
 import pytest
