@@ -23,7 +23,11 @@ def test_kernels_are_those_of_variance_scaling(shape, gain, dtype):
     flax = nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
     got = scaled_normal(gain)(key, shape, dtype)
     assert got.dtype == dtype
-    np.testing.assert_array_equal(got, flax(key, shape, dtype))
+    # Another shape is another program, which may round otherwise: 2 units in the last
+    # place with jax 0.8.1, none with 0.10.2.
+    want = np.asarray(flax(key, shape, dtype), "f4")
+    unit = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(np.asarray(got, "f4"), want, rtol=2 * unit, atol=0)
 
 
 def test_kernels_of_many_shapes_share_a_program(monkeypatch):

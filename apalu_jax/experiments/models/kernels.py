@@ -19,8 +19,10 @@ def scaled_normal(gain: float) -> nn.initializers.Initializer:
     """Draws kernels of standard deviation ``gain / sqrt(fan_in)``.
 
     The numbers are those of ``nn.initializers.variance_scaling(gain**2, "fan_in",
-    "truncated_normal")``. They are drawn flat, and as many as the next power of two, so
-    that the kernels of a network, of many shapes, share a few compiled programs.
+    "truncated_normal")``, but for the last bits where XLA rounds otherwise in another
+    shape (seen with jax 0.8.1: 2 units in the last place). They are drawn flat, and as
+    many as the next power of two, so that the kernels of a network, of many shapes,
+    share a few compiled programs.
 
     Args:
       gain: A positive number.
