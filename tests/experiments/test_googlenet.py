@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from apalu_jax import introspection
-from apalu_jax.experiments import models
+from apalu_jax.experiments import ExperimentError, models
 from apalu_jax.experiments.arms import ARMS
 from apalu_jax.experiments.models.googlenet import max_pool
 
@@ -41,6 +41,20 @@ def test_size_and_sites_are_those_of_the_paper():
     )
 
 
+def test_work_is_that_of_the_paper():
+    """Multiplications for an image, which tell where the images are halved."""
+    options = {"name": "googlenet", "init": "he"}
+    network = models.build(options, ARMS["relu"], 10)
+    image = jnp.zeros((1, 32, 32, 3))
+    variables = jax.eval_shape(network.init, jax.random.key(0), image)
+    work = sum(
+        equation.outvars[0].aval.size * np.prod(equation.invars[1].aval.shape[:-1])
+        for equation in jax.make_jaxpr(network.apply)(variables, image).eqns
+        if equation.primitive.name == "conv_general_dilated"
+    )
+    assert work == pytest.approx(1.522e9, rel=5e-4)
+
+
 def test_width_and_small_images():
     variables, (outputs, _) = shapes(width=0.125, side=16, dtype="bfloat16")
     params = variables["params"]
@@ -63,6 +77,12 @@ def test_later_blocks_can_be_left_out():
     # The third block gives 192 + 208 + 48 + 64 channels.
     assert params["Dense_0"]["kernel"].shape == (512, 10)
     assert outputs.shape == (2, 10)
+
+
+@pytest.mark.parametrize("blocks", [0, 10])
+def test_no_more_blocks_than_there_are(blocks):
+    with pytest.raises(ExperimentError, match=rf"from 1 to 9, got {blocks}"):
+        shapes(side=8, blocks=blocks)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import lax
 
 from apalu_jax import introspection
-from apalu_jax.experiments import models
+from apalu_jax.experiments import ExperimentError, models
 from apalu_jax.experiments.arms import ARMS
 from apalu_jax.experiments.models.depthwise import depthwise
 
@@ -102,6 +102,12 @@ def test_later_blocks_can_be_left_out():
     assert params["Depthwise_3"]["kernel"].shape == (3, 3, 1, 128)
     assert "Depthwise_4" not in params
     assert params["Dense_0"]["kernel"].shape == (256, 10)
+
+
+@pytest.mark.parametrize("blocks", [0, 14])
+def test_no_more_blocks_than_there_are(blocks):
+    with pytest.raises(ExperimentError, match=rf"from 1 to 13, got {blocks}"):
+        spec(build(blocks=blocks))
 
 
 def test_kernels_have_the_declared_variance():

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from apalu_jax.experiments import ExperimentError, records, report, tuning
@@ -408,9 +409,18 @@ def test_html_stands_alone(built, tmp_path):
         assert base64.b64decode(picture).startswith(b"\x89PNG")
 
 
-def test_figures_are_drawn_once(built):
-    picture = built.figures["intervals"]
-    assert picture.png is picture.png
+def test_figures_are_drawn_once(finished_run, tmp_path, monkeypatch):
+    spec, _, found = finished_run
+    fresh, savefig, drawn = report.build(spec, found), Figure.savefig, []
+
+    def noting(figure, *args, **options):
+        drawn.append(figure)
+        savefig(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", noting)
+    report.write_markdown(fresh, tmp_path)
+    report.write_html(fresh, tmp_path)
+    assert len(drawn) == len(set(drawn)) == len(fresh.figures)
 
 
 def test_declaration_is_printed(finished_run, built, tmp_path):

@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax import Array, lax
 
 from apalu_jax.experiments.arms import ActivationFactory
+from apalu_jax.experiments.models.blocks import first_blocks
 from apalu_jax.experiments.models.convolution import Conv, Form
 from apalu_jax.experiments.models.kernels import scaled_normal
 
@@ -49,7 +50,8 @@ class GoogLeNet(nn.Module):
       conv: Form of the convolutions, see
         :func:`~apalu_jax.experiments.models.convolution.convolve`.
       dtype: Of the computation; parameters and statistics are float32.
-      blocks: How many of the blocks there are; the later ones are left out.
+      blocks: How many of the blocks there are, see
+        :func:`~apalu_jax.experiments.models.blocks.first_blocks`.
 
     References:
       C. Szegedy et al., `Going Deeper with Convolutions
@@ -96,7 +98,7 @@ class GoogLeNet(nn.Module):
             return jnp.concatenate(branches, axis=-1)
 
         x = layer(inputs, _STEM, 3)
-        for i, features in enumerate(_BLOCKS[: self.blocks]):
+        for i, features in enumerate(first_blocks(_BLOCKS, self.blocks)):
             x = max_pool(x, stride=2) if i in _HALVED else x
             x = inception(x, features)
         x = x.mean(axis=(1, 2))

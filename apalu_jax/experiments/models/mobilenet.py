@@ -7,6 +7,7 @@ from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments.arms import ActivationFactory
+from apalu_jax.experiments.models.blocks import first_blocks
 from apalu_jax.experiments.models.convolution import Conv, Form
 from apalu_jax.experiments.models.depthwise import Depthwise
 from apalu_jax.experiments.models.kernels import scaled_normal
@@ -46,7 +47,8 @@ class MobileNet(nn.Module):
         :func:`~apalu_jax.experiments.models.convolution.convolve`; with "patches" the
         depthwise ones are sums of shifted products on every platform.
       dtype: Of the computation; parameters and statistics are float32.
-      blocks: How many of the blocks there are; the later ones are left out.
+      blocks: How many of the blocks there are, see
+        :func:`~apalu_jax.experiments.models.blocks.first_blocks`.
 
     References:
       A. G. Howard et al., `MobileNets: Efficient Convolutional Neural Networks for
@@ -85,7 +87,7 @@ class MobileNet(nn.Module):
             return self.activation()(x)
 
         x = activate(convolve(inputs, _STEM, 3))
-        for features, stride in _BLOCKS[: self.blocks]:
+        for features, stride in first_blocks(_BLOCKS, self.blocks):
             x = activate(Depthwise(stride, init, self.conv == "patches", self.dtype)(x))
             x = activate(convolve(x, features, 1))
         x = x.mean(axis=(1, 2))
