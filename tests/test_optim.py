@@ -1,9 +1,7 @@
-import subprocess
-import sys
+"""The optimiser kit: decay, positivity, scaling, freezing."""
+
 from functools import partial
 
-import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +11,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apalu_jax import linen
-from apalu_jax import nnx as apalu_nnx
-from apalu_jax.introspection.finding import flatten_with_paths
 from apalu_jax.optim import (
-    describe_groups,
     freeze,
     keep_positive,
     label_params,
@@ -25,172 +19,7 @@ from apalu_jax.optim import (
     weight_decay_mask,
 )
 
-X = jnp.linspace(-2.0, 2.0, 12).reshape(4, 3)
-
-
-class Block(nn.Module):
-    constraint: str | None = None
-
-    @nn.compact
-    def __call__(self, x, _=None):
-        x = linen.APALU(constraint=self.constraint, name="act")(
-            nn.Dense(3, use_bias=False)(x)
-        )
-        return x, None
-
-
-class Model(nn.Module):
-    """Every way in which Linen stores the parameters: alone, per feature, stacked."""
-
-    constraint: str | None = None
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.BatchNorm(True, use_bias=False, use_scale=False)(x)
-        x, _ = Block(self.constraint)(x)
-        x = linen.APALU(feature_axes=-1, name="features")(
-            nn.Dense(3, use_bias=False)(x)
-        )
-        stack = nn.scan(
-            Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=2
-        )
-        return stack(self.constraint, name="stack")(x)[0]
-
-
-class Slope(nnx.Module):
-    """An activation of the user's own, with a parameter of another name."""
-
-    def __init__(self):
-        self.slope = apalu_nnx.ActivationParam(jnp.float32(0.25))
-
-    def __call__(self, x):
-        return jnp.where(x > 0, x, self.slope[...] * x)
-
-
-class Affine(nnx.Module):
-    """Ordinary parameters that happen to be called a and b."""
-
-    def __init__(self):
-        self.a, self.b = nnx.Param(jnp.ones(3)), nnx.Param(jnp.zeros(3))
-
-    def __call__(self, x):
-        return self.a[...] * x + self.b[...]
-
-
-def linen_variables(constraint=None):
-    return Model(constraint).init(jax.random.key(0), X)
-
-
-PARAMS = linen_variables()["params"]
-
-
-def nnx_model():
-    rngs = nnx.Rngs(0)
-    return nnx.Sequential(
-        nnx.Linear(3, 3, rngs=rngs),
-        apalu_nnx.APALU(),
-        nnx.Linear(3, 3, rngs=rngs),
-        apalu_nnx.APALU(3, constraint="softplus"),
-    )
-
-
-def activations(tree, labels=None):
-    """The activation leaves of a tree by path, as NumPy arrays."""
-    labels = label_params(tree) if labels is None else labels
-    return {
-        path: np.asarray(leaf)
-        for (path, leaf), label in zip(
-            flatten_with_paths(tree)[0], jax.tree.leaves(labels), strict=True
-        )
-        if label == "activation"
-    }
-
-
-PATHS = {
-    "Block_0/act/a",
-    "Block_0/act/b",
-    "features/a",
-    "features/b",
-    "stack/act/a",
-    "stack/act/b",
-}
-
-
-@pytest.mark.parametrize("constraint", [None, "softplus"])
-@pytest.mark.parametrize("wrap", [dict, flax.core.freeze])
-def test_labels_of_linen_variables(wrap, constraint):
-    variables = wrap(linen_variables(constraint))
-    labels = label_params(variables)
-    assert jax.tree.structure(labels) == jax.tree.structure(variables)
-    raw = "" if constraint is None else "_raw"
-    expected = {f"params/{path}" + (raw if "act" in path else "") for path in PATHS}
-    assert set(activations(variables)) == expected
-    assert set(activations(variables["params"])) == {
-        path.removeprefix("params/") for path in expected
-    }
-    assert set(jax.tree.leaves(labels)) == {"activation", "weights"}
-
-
-def test_labels_of_boxed_parameters():
-    a_init = nn.with_partitioning(nn.initializers.constant(0.5), ("model",))
-    module = nn.Sequential(
-        [nn.Dense(3), linen.APALU((a_init, a_init), feature_axes=-1)]
-    )
-    variables = module.init(jax.random.key(0), X)
-    assert isinstance(variables["params"]["layers_1"]["a"], nn.Partitioned)
-    labels = label_params(variables)
-    assert jax.tree.structure(labels) == jax.tree.structure(variables)
-    assert set(activations(variables)) == {"params/layers_1/a", "params/layers_1/b"}
-
-
-def test_labels_of_nnx_state_go_by_type():
-    model = nnx.Sequential(Affine(), apalu_nnx.APALU(), Slope())
-    state = nnx.state(model, nnx.Param)
-    assert set(activations(state)) == {"layers/1/a", "layers/1/b", "layers/2/slope"}
-    assert len(jax.tree.leaves(label_params(state))) == len(jax.tree.leaves(state))
-
-
-def test_labels_of_a_lone_activation():
-    params = linen.APALU().init(jax.random.key(0), X)["params"]
-    assert label_params(params) == {"a": "activation", "b": "activation"}
-    assert (
-        jax.tree.leaves(label_params(nnx.state(apalu_nnx.APALU())))
-        == ["activation"] * 2
-    )
-
-
-@pytest.mark.parametrize(
-    "tree", [linen_variables(), nnx.state(nnx_model())], ids=["linen", "nnx"]
-)
-def test_predicate_overrides(tree):
-    def predicate(path, leaf):
-        return path.endswith("kernel") and jnp.ndim(leaf) == 2
-
-    found = activations(tree, label_params(tree, predicate))
-    assert found and all(path.endswith("kernel") for path in found)
-
-
-def test_nothing_found_raises():
-    with pytest.raises(ValueError, match="exactly {a, b}.*predicate.*got dense/kernel"):
-        label_params({"dense": {"kernel": jnp.ones(3)}})
-    with pytest.raises(ValueError, match="without leaves"):
-        weight_decay_mask({})
-    # More than the pair, or less, is no activation.
-    for names in ("a", "abc"):
-        with pytest.raises(ValueError):
-            freeze({"layer": {name: jnp.ones(()) for name in names}})
-    with pytest.raises(ValueError, match="got layers/0/a, layers/0/b"):
-        keep_positive().init(nnx.state(nnx.Sequential(Affine())))
-    with pytest.raises(TypeError, match="state.*module Sequential"):
-        label_params(nnx_model())
-
-
-def test_linen_users_do_not_import_nnx():
-    code = (
-        "import sys, apalu_jax.optim as o; o.label_params({'a': 1.0, 'b': 1.0});"
-        "sys.exit('flax' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+from .test_optim_labels import PARAMS, PATHS, Affine, Slope, activations, nnx_model
 
 
 def muon(lr, mask):
@@ -210,7 +39,11 @@ OPTIMISERS = {
     "lion": lambda lr, mask: optax.lion(lr, weight_decay=0.1, mask=mask),
     "muon": muon,
 }
+
+
 optimisers = pytest.mark.parametrize("name", OPTIMISERS)
+
+
 decay_cases = pytest.mark.parametrize(
     ("name", "form"), [*((name, "function") for name in OPTIMISERS), ("adamw", "tree")]
 )
@@ -470,108 +303,3 @@ def test_frozen_by_partition_takes_no_state():
     assert sum(sizes) == 2 * n_weights + 1
     after = train(tx, PARAMS, jax.tree.map(jnp.ones_like, PARAMS))
     assert_unchanged(activations(PARAMS), activations(after))
-
-
-def kit(learning_rate=1e3):
-    """All transformations of the module in one chain."""
-    return optax.chain(
-        optax.adamw(learning_rate, mask=weight_decay_mask),
-        scale_activation_updates(0.5),
-        keep_positive(),
-    )
-
-
-WRAPPED = {
-    "chain": kit,
-    "inject_hyperparams": lambda: optax.inject_hyperparams(kit)(learning_rate=1e3),
-    "inject_factor": lambda: optax.chain(
-        kit(),
-        optax.inject_hyperparams(scale_activation_updates)(factor=1.0),
-        keep_positive(),
-    ),
-    "MultiSteps": lambda: optax.MultiSteps(kit(), 2).gradient_transformation(),
-    "apply_if_finite": lambda: optax.apply_if_finite(kit(), 3),
-    "partition": lambda: optax.partition(
-        {"weights": optax.sgd(1.0), "activation": optax.chain(kit(), keep_positive())},
-        label_params,
-    ),
-    "frozen": lambda: optax.chain(kit(), freeze(PARAMS)),
-}
-
-
-@pytest.mark.parametrize("make", WRAPPED.values(), ids=WRAPPED)
-def test_works_in_wrappers_and_keeps_dtypes(make):
-    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
-    gradients = jax.tree.map(jnp.ones_like, params)
-    tx = make()
-    traces = []
-
-    @jax.jit
-    def step(params, state):
-        traces.append(None)
-        updates, state = tx.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state
-
-    state = tx.init(params)
-    for _ in range(3):
-        before, (params, state) = (params, state), step(params, state)
-        assert jax.tree.map(jnp.result_type, before) == jax.tree.map(
-            jnp.result_type, (params, state)
-        )
-    assert len(traces) == 1
-    assert np.all(params["Dense_0"]["kernel"] < 0)
-    for value in activations(params).values():
-        assert np.all(value.astype(np.float64) >= 1e-3)
-
-
-def test_seeds_in_parallel_equal_one_by_one():
-    keys = jax.random.split(jax.random.key(1), 3)
-    seeds = jax.vmap(lambda key: Model().init(key, X)["params"])(keys)
-    # The labels do not depend on the leading axis of a stack of models.
-    assert label_params(seeds) == label_params(PARAMS)
-
-    def run(params):
-        return train(kit(1e-2), params, params, steps=2)
-
-    together = jax.jit(jax.vmap(run))(seeds)
-    one_by_one = jax.lax.map(run, seeds)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), together, one_by_one)
-
-
-def test_state_survives_serialisation():
-    tx = kit()
-    state = tx.init(PARAMS)
-    updates, state = tx.update(jax.tree.map(jnp.ones_like, PARAMS), state, PARAMS)
-    encoded = flax.serialization.to_bytes(state)
-    restored = flax.serialization.from_bytes(tx.init(PARAMS), encoded)
-    assert jax.tree.structure(restored) == jax.tree.structure(state)
-    jax.tree.map(np.testing.assert_array_equal, restored, state)
-
-
-def test_tree_map_params_reaches_the_state():
-    """Shardings of an optimiser's state are derived by this function of optax."""
-    tx = kit()
-    names = jax.tree.map(lambda _: "spec", PARAMS)
-    mapped = optax.tree_map_params(
-        tx,
-        lambda _, name: name,
-        tx.init(PARAMS),
-        names,
-        transform_non_params=lambda _: "other",
-        is_leaf=lambda node: isinstance(node, optax.MaskedNode),
-    )
-    leaves = jax.tree.leaves(mapped)
-    assert leaves.count("spec") >= 2 * len(jax.tree.leaves(PARAMS))
-    assert set(leaves) == {"spec", "other"}
-
-
-def test_describe_groups():
-    lines = describe_groups(PARAMS).splitlines()
-    assert lines[0].split() == ["path", "shape", "dtype", "group"]
-    rows = {line.split()[0]: line.split()[-1] for line in lines[1:-2]}
-    assert rows.keys() == {path for path, _ in flatten_with_paths(PARAMS)[0]}
-    assert {path for path, group in rows.items() if group == "activation"} == PATHS
-    assert lines[-2] == "activation: 12 parameters in 6 leaves"
-    state = describe_groups(nnx.state(nnx_model(), nnx.Param)).splitlines()
-    assert "layers/3/a_raw" in describe_groups(nnx.state(nnx_model()))
-    assert state[-1] == "weights: 24 parameters in 4 leaves"

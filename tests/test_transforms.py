@@ -12,7 +12,10 @@ from jax import lax
 from apalu_jax import APALUParams, apalu, apalu_reference
 
 RESIDUALS = ["input", "output"]
+
+
 ROWS, COLUMNS = 8, 6
+
 
 # shape of a and b for x of shape (ROWS, COLUMNS), and what of it a row sees
 PARAMS = {
@@ -162,6 +165,8 @@ POLICIES = {
         "dots_with_no_batch_dims_saveable",
     )
 }
+
+
 TRANSFORMS = {
     f.__name__: f
     for f in (
@@ -236,8 +241,12 @@ SETTINGS = {
     "debug key reuse": lambda: jax.debug_key_reuse(True),
     "checking leaks": lambda: jax.checking_leaks(),
 }
+
+
 if hasattr(jax, "allow_f16_reductions"):  # younger than the lowest JAX supported
     SETTINGS["no half reductions"] = lambda: jax.allow_f16_reductions(False)
+
+
 FLAGS = [
     name for name in ("jax_custom_vjp3", "jax_remat3") if name in jax.config.values
 ]
@@ -334,39 +343,3 @@ def test_reference_has_forward_mode():
     _, (first, second) = jet.jet(apalu_reference, (0.5,), ((1.0, 0.0),))
     np.testing.assert_allclose(first, jax.grad(apalu)(0.5), rtol=1e-5)
     np.testing.assert_allclose(second, jax.grad(jax.grad(apalu))(0.5), rtol=1e-5)
-
-
-# Buffers and export.
-
-
-def test_donated_buffers():
-    x, params = inputs("scalar")
-    want = apalu(x, params)
-    step = jax.jit(apalu, donate_argnums=0)
-    given = x + 0
-    np.testing.assert_array_equal(step(given, params), want)
-    assert given.is_deleted()
-
-
-@pytest.mark.parametrize("residual", RESIDUALS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_export_round_trip(residual, dtype):
-    x, params = inputs("channel", dtype)
-    f = partial(apalu, residual=residual)
-    (batch,) = jax.export.symbolic_shape("batch")
-    structure = jax.ShapeDtypeStruct
-    exported = jax.export.export(jax.jit(f), platforms=["cpu", "cuda", "tpu"])(
-        structure((batch, COLUMNS), x.dtype),
-        jax.tree.map(lambda p: structure(p.shape, p.dtype), params),
-    )
-    again = jax.export.deserialize(exported.serialize(vjp_order=1))
-    np.testing.assert_array_equal(again.call(x, params), f(x, params))
-    got = jax.grad(loss(again.call), (0, 1))(x, params)
-    assert_close(got, jax.jit(both_grads(f))(x, params))
-
-
-def test_no_large_constant_and_no_second_copy():
-    """Traces on an input that no memory could hold."""
-    huge = jax.ShapeDtypeStruct((10**6, 10**6), jnp.bfloat16)
-    out = jax.eval_shape(jax.grad(lambda x: apalu(x).sum().astype(jnp.float32)), huge)
-    assert out.shape == huge.shape and out.dtype == huge.dtype

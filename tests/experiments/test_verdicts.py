@@ -6,7 +6,7 @@ from apalu_jax.experiments import statistics, verdicts
 from apalu_jax.experiments.specs import Claim, Published
 
 from .conftest import tiny
-from .test_statistics import RMSE, make_runs
+from .test_summary import RMSE, make_runs
 
 # Ten seeds: noise that pairs take away, and noise that they do not.
 SHARED = [0.8 + 0.01 * (s % 4) for s in range(10)]

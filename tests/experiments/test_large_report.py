@@ -1,0 +1,288 @@
+"""A report over variants, units and metrics, and several results together."""
+
+import json
+import re
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from apalu_jax.experiments import ExperimentError, records, report, tuning
+from apalu_jax.experiments.report import baselines
+from apalu_jax.experiments.specs import Claim, Grid, Published
+from apalu_jax.experiments.tuning import Tuning
+
+from .conftest import tiny
+from .test_report import FIGURES, LEARNED
+from .test_summary import RMSE, UNITS, make_runs, make_units
+
+CLAIM = Claim(text="APALU is better.", source="table 1", arms=("relu",))
+VARIANTS = {"same": {}, "gain": {"model": {"init": "gain"}}}
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Two variants, units and metrics, a claim and a search; splits overlap."""
+    spec = tiny(
+        units=UNITS,
+        variants=VARIANTS,
+        also=(RMSE,),
+        claim=CLAIM,
+        tuning=Grid(factors=(0.5, 1.0), seeds=2),
+    )
+    runs = [
+        replace(run, variant=variant, activations=learned(run), history=noted(run))
+        for variant in VARIANTS
+        for run in make_units(also=lambda value: 2 - value)
+    ]
+    searches = [
+        Tuning(
+            arm=arm,
+            variant="same",
+            unit=unit,
+            factor=0.5,
+            scores={"0.5": [0.5, 0.6], "1.0": [0.4, None]},
+            runs=4,
+            wall_s=2.5,
+            config_hash=spec.config_hash,
+        )
+        for arm in ("relu", "apalu")
+        for unit in UNITS
+    ]
+    return spec, runs, searches
+
+
+TABLE = ("a table", "")
+SITES = [f"block_{i}/APALU_0" for i in range(20)]
+
+
+def learned(run):
+    """Of every APALU of a deep network the quartiles over its channels."""
+    if run.arm != "apalu":
+        return {}
+    ends = {"a": [[0.55] * 3, [0.5, 0.6, 0.7]], "b": [[0.065] * 3, [0.1, 0.2, 0.3]]}
+    counts = {"low": -4.0, "high": 4.0, "counts": [1, 5, 5, 1]}
+    inputs = {**counts, "below": 0, "above": 0, "nan": 0}
+    return {site: {**ends, "inputs": inputs} for site in SITES}
+
+
+def noted(run):
+    """Notes at the start and after two of ten epochs."""
+    return {
+        **run.history,
+        "epochs": [0, 5, 10],
+        "train": {"loss": [2.0, 1.0]},
+        "validation": {"accuracy": [0.4, run.value]},
+        "activations": {
+            site: {name: [*ends[name], ends[name][1]] for name in "ab"}
+            for site, ends in learned(run).items()
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def large_report(large):
+    return report.build(*large)
+
+
+def test_a_section_per_metric_and_variant(large_report):
+    assert [section.title for section in large_report.sections] == [
+        "Test accuracy, variant same",
+        "Test accuracy, variant gain",
+        "Test rmse, variant same",
+        "Test rmse, variant gain",
+    ]
+    arms, units = large_report.sections[0].tables
+    relu = dict(zip(arms.header, arms.rows[0], strict=True))
+    assert relu["apalu - arm, percentage points"] == "+2.50"
+    assert relu["mean rank"] == "2.00"
+    assert relu["p, sign flip"] == "0.2500"
+    assert relu["p"] != relu["p, sign flip"]
+    assert units.header == ("unit", "seeds", "relu", "apalu-frozen")
+    assert units.rows[0][:2] == ("small", "3")
+    assert units.rows[0][2].startswith("+2.00 (")
+    assert units.rows[1][2:][1] == "-"
+    notes = " ".join(large_report.sections[0].notes)
+    assert "corrected resampled t test" in notes
+    assert "variance factor 1/n + 0.25." in notes
+    assert "averaged over units" in notes
+
+
+def test_relative_differences_are_shown_in_percent(large_report):
+    arms, _ = large_report.sections[2].tables
+    relu = dict(zip(arms.header, arms.rows[0], strict=True))
+    values = {"relu": [0.5, 0.6, 0.7, 0.1, 0.2, 0.3], "apalu": [0.51, 0.62, 0.73]}
+    values["apalu"] += [0.13, 0.22, 0.34]
+    means = {arm: np.mean(np.log(2 - np.array(v))) for arm, v in values.items()}
+    shown = 100 * np.expm1(means["apalu"] - means["relu"])
+    assert relu["apalu - arm, % of the arm's value"] == f"{shown:.2f}"
+    assert relu["test rmse, mean ± sd"].startswith(f"{np.exp(means['relu']):.4g} ± ")
+    assert "margin ±2.02 %" in " ".join(large_report.sections[2].notes)
+
+
+def test_spread_over_units_is_not_one_of_the_arm(large):
+    spec, runs, _ = large
+    built = report.build(replace(spec, pair_by="unit"), runs)
+    arms = built.sections[2].tables[0]
+    relu = dict(zip(arms.header, arms.rows[0], strict=True))
+    assert float(relu["test rmse, mean"]) > 0
+
+
+def test_search_and_its_cost(large_report):
+    (search,) = large_report.others
+    (cells,) = search.tables
+    assert cells.header == ("", "relu", "apalu", "apalu-frozen", "runs", "seconds")
+    assert cells.rows == [
+        ("same / small", "0.5", "0.5", "-", "8", "5"),
+        ("same / large", "0.5", "0.5", "-", "8", "5"),
+    ]
+    text = " ".join(search.notes)
+    assert "It cost 16 runs and 10 seconds; 4 of 4 searches ended at an end" in text
+    assert "4 factors diverged" in text
+
+
+def test_baselines_stand_beside_published_figures(large):
+    spec, runs, _ = large
+    where = {"arm": "relu", "source": "a table", "unit": "large"}
+    published = (
+        Published(metric="accuracy", low=0.21, high=0.25, **where),
+        Published(metric="accuracy", low=0.2, high=0.2, comment="longer", **where),
+        Published(metric="rmse", low=1.5, high=1.7, variant="gain", **where),
+        Published(metric="rmse", low=1.0, high=1.5, arm="relu", source="all"),
+    )
+    spec = replace(spec, published=published)
+    (section,) = report.build(spec, runs).others
+    here = "20.00 (n = 3)"
+    assert section.tables[0].rows == [
+        ("relu, same, large", "accuracy, %", "21.00 to 25.00", here, "-1.00", *TABLE),
+        ("relu, same, large", "accuracy, %", "20.00", here, "0", "a table", "longer"),
+        ("relu, gain, large", "rmse", "1.5 to 1.7", "1.8 (n = 3)", "0.1", *TABLE),
+        ("relu, same", "rmse", "1 to 1.5", "1.6 (n = 6)", "0.1", "all", ""),
+    ]
+    assert report.build(spec, []).others == []
+    accuracy, rmse = spec.metrics
+    assert baselines.published_range(spec, "same", accuracy, "relu") == "-"
+    assert baselines.published_range(spec, "same", rmse, "relu") == "1 to 1.5"
+    overall = Published(metric="accuracy", low=0.2, high=0.3, arm="relu", source="all")
+    spec = replace(spec, published=(overall,))
+    assert baselines.published_range(spec, "same", accuracy, "relu") == "20.00 to 30.00"
+    assert baselines.published_range(spec, "gain", accuracy, "relu") == "-"
+
+
+def test_pages_of_a_large_report(large_report, tmp_path):
+    text = report.write_markdown(large_report, tmp_path).read_text()
+    first = text.index("**Claim: APALU is better. (table 1)**")
+    verdict = text.index("**Verdict (variant same): not resolved. At 0.05")
+    assert first < verdict < text.index("## Test accuracy, variant same")
+    assert "## Search for a learning rate" in text
+    pictures = re.findall(r"!\[\w+\]\((.*?)\)", text)
+    names = [f"{name}_same" for name in FIGURES] + LEARNED
+    assert pictures == [f"figures/{name}.png" for name in names]
+    sizes = [(tmp_path / picture).stat().st_size for picture in pictures]
+    assert sum(sizes) < 600_000
+    page = report.write_html(large_report, tmp_path)
+    assert page.stat().st_size < 3_000_000
+    text = page.read_text()
+    assert re.findall(r"<details( open)?>", text) == [" open", *[""] * 4]
+    # The other variant too, but the learned shapes of the first one alone.
+    assert text.count("data:image/png") == 3 * 2 + 2
+    assert text.index("Verdict (variant same)") < text.index("<details")
+
+
+def test_figures_of_a_deep_network(large_report):
+    shapes = large_report.figures["shapes_apalu"]
+    titles = [axes.get_title() for axes in shapes.figure.axes if axes.get_title()]
+    found = [title.split("\n")[0] for title in titles]
+    assert len(found) == 12
+    assert (found[0], found[-1]) == (SITES[0], SITES[-1])
+    assert "12 of 20 layers, evenly spaced" in shapes.caption
+    assert "quartiles over its channels" in shapes.caption
+    assert "of same, small" in shapes.caption
+    evolution = large_report.figures["evolution_apalu"].figure.axes[0]
+    np.testing.assert_allclose(evolution.lines[1].get_ydata(), [0.55, 0.6, 0.6])
+    np.testing.assert_array_equal(evolution.lines[1].get_xdata(), [0, 5, 10])
+    curves = large_report.figures["learning_curves_same"].figure.axes[0]
+    assert curves.get_title() == "relu"
+    np.testing.assert_array_equal(curves.lines[1].get_xdata(), [5, 10])
+
+
+def write_result(folder, spec, runs, searches=()):
+    folder.mkdir()
+    (folder / "spec.json").write_text(spec.to_json())
+    stamped = [replace(run, config_hash=spec.config_hash) for run in runs]
+    records.append(folder / records.FILE_NAME, stamped)
+    lines = [json.dumps(asdict(search)) + "\n" for search in searches]
+    (folder / tuning.FILE_NAME).write_text("".join(lines))
+
+
+@pytest.fixture
+def collection(large, tmp_path):
+    write_result(tmp_path / "a", *large)
+    seeds = range(10)
+    runs = make_runs(
+        {
+            "relu": [0.2 + s / 1000 for s in seeds],
+            "gelu": [0.4 - s / 1000 for s in seeds],
+            "apalu": [0.5 + s / 500 for s in seeds],
+        }
+    )
+    spec = tiny(
+        arms=("relu", "gelu", "apalu"), controls=(), seeds=10, claim=CLAIM, name="b"
+    )
+    write_result(tmp_path / "b", spec, runs)
+    (tmp_path / "elsewhere").mkdir()
+    return tmp_path
+
+
+def test_verdicts_over_a_collection(large, collection):
+    folders = report.find(collection)
+    assert folders == [collection / "a", collection / "b"]
+    assert report.find(folders[0]) == folders[:1]
+    results = [report.read(folder) for folder in folders]
+    assert results[0].tunings == large[2]
+    (cells,) = report.overview(results).tables
+    first, second = cells.rows
+    assert [reason.split(":")[0] for reason in report.reasons(results)] == [
+        *("digits", "b")
+    ]
+    assert first[:3] == ("digits (smoke, same)", CLAIM.text, "not resolved")
+    assert second[:8] == (
+        *("b (smoke)", CLAIM.text, "supported"),
+        "accuracy, % (differences in percentage points)",
+        *("50.90", "relu, 20.45", "-", "gelu, 39.55"),
+    )
+    assert second[8] == "10"
+    assert second[9].startswith("+11.35 (+")
+    # The baseline is the arm of which something is published.
+    figure = Published(
+        arm="gelu", metric="accuracy", low=0.4, high=0.5, source="somewhere"
+    )
+    published = replace(results[1].spec, published=(figure,))
+    (cells,) = report.overview([results[1]._replace(spec=published)]).tables
+    assert cells.rows[0][5:7] == ("gelu, 39.55", "40.00 to 50.00")
+    # A claim that some level is reached is shown in the metric that it is about.
+    level = replace(CLAIM, level=1.0, metric="rmse")
+    spec = replace(results[0].spec, claim=level)
+    (cells,) = report.overview([results[0]._replace(spec=spec)]).tables
+    assert cells.rows[0][3].startswith("rmse")
+    with pytest.raises(ExperimentError, match="no folder in it has one"):
+        report.find(collection / "elsewhere")
+
+
+def test_readme_holds_the_verdicts(collection):
+    results = [report.read(folder) for folder in report.find(collection)]
+    readme = collection / "README.md"
+    other = "<!-- table: ops -->\nkept\n<!-- end -->\n"
+    readme.write_text(f"{other}<!-- table: verdicts -->\nold\n<!-- end -->\nafter\n")
+    assert report.update_readme(readme, results, check=True)
+    assert "old" in readme.read_text()
+    assert report.update_readme(readme, results)
+    text = readme.read_text()
+    assert text.startswith(other)
+    assert text.endswith("<!-- end -->\nafter\n")
+    assert "| b (smoke) | APALU is better. | supported |" in text
+    assert "old" not in text
+    assert not report.update_readme(readme, results, check=True)
+    readme.write_text(other)
+    with pytest.raises(ExperimentError, match="must mark the place"):
+        report.update_readme(readme, results)
