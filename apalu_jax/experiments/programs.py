@@ -15,7 +15,7 @@ import optax
 from jax import Array
 
 from apalu_jax import introspection
-from apalu_jax.experiments import ExperimentError, heap
+from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.tasks.task import Task
 
 __all__ = ("Program", "Stage", "TrainState", "compile_program")
@@ -167,7 +167,6 @@ def _stepped(step: Any, draw: Any, over_seeds: Any) -> Callable[..., Any]:
 
     draws_of = jax.jit(over_seeds(draw, (0, None, 0)))
 
-    @heap.uncollected()
     def epochs(
         state: TrainState, seeds: Array, factors: Any, first: int, last: int, train: Any
     ) -> tuple[TrainState, Array]:

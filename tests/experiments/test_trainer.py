@@ -1,4 +1,3 @@
-import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,23 +181,6 @@ def test_seeds_and_epochs_have_draws_of_their_own():
     assert all(sorted(order) == list(range(12)) for order in orders)
     assert len({tuple(order) for order in orders}) == 4
     assert all(tuple(order) != tuple(range(12)) for order in orders)
-
-
-def test_nobody_looks_for_cycles_between_steps():
-    def make_optimizer(params, steps, factor):
-        enabled.append(gc.isenabled())
-        return optax.sgd(factor)
-
-    enabled = []
-    program = compile_program(
-        Recorder(), make_optimizer, batch_size=4, epochs=1, together=False
-    )
-    seeds, part = jnp.zeros(1, jnp.uint32), {"index": jnp.arange(12)[None]}
-    state = program.init(seeds, part)
-    program.epochs(state, seeds, jnp.ones(1), 1, 1, part)
-    # Asked for by the first draw, and by the step while it is traced.
-    assert enabled == [True, False]
-    assert gc.isenabled()
 
 
 def test_every_epoch_is_told_its_number():
