@@ -8,7 +8,6 @@ __all__ = ("keep_freed",)
 # Numbers of mallopt's parameters in glibc's malloc.h.
 _TRIM_THRESHOLD = -1
 _MMAP_MAX = -4
-_ARENA_MAX = -8
 
 
 def keep_freed() -> None:
@@ -17,14 +16,11 @@ def keep_freed() -> None:
     On CPU, XLA asks for the memory of a step anew each time. A block of more than 32 MB
     is one that glibc asks the system for and gives back at once, and the system clears
     every page of it, which for a small convolutional network with APALU is a third of
-    the step's time. A heap of a thread's own is given back too, as soon as it is empty:
-    threads that start later take from the one heap that is kept. The process holds on
-    to the most that it has needed; there is no way back. Without effect where the C
-    library is another one.
+    the step's time. The process holds on to the most that it has needed; there is no
+    way back. Without effect where the C library is another one.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
     libc.mallopt(_MMAP_MAX, 0)
     libc.mallopt(_TRIM_THRESHOLD, -1)
-    libc.mallopt(_ARENA_MAX, 1)
