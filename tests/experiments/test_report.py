@@ -113,6 +113,24 @@ def test_metric_without_percent(finished_run):
     assert rows(report.build(spec, found))[1][2].startswith("0.")
 
 
+def test_the_differences_without_each_unit_stand_with_their_decision():
+    units = {f"u{i}": {} for i in range(7)}
+    spec = tiny(units=units, pair_by="unit", seeds=2, seeds_per_block=2)
+    runs = []
+    for i, unit in enumerate(units):
+        # One unit is against: without it six of six agree, p = 2/64.
+        ahead = 0.01 * (i + 1) if i < 6 else -0.2
+        columns = {"relu": [0.5] * 2, "apalu": [0.5 + ahead] * 2}
+        runs += make_runs(columns, unit=unit)
+    cells = report.build(spec, runs).sections[0].tables[2]
+    assert cells.header == ("left out", "relu", "apalu-frozen")
+    *rest, last = cells.rows
+    assert re.fullmatch(r"\+3\.50 \(\+\d\.\d\d to \+\d\.\d\d\) \*", last[1])
+    assert [row[0] for row in rest] == list(units)[:6]
+    assert not any("*" in row[1] for row in rest)
+    assert {row[2] for row in cells.rows} == {"-"}
+
+
 def test_markdown_shows_its_figures(built, tmp_path):
     text = report.write_markdown(built, tmp_path).read_text()
     assert "| relu | 3 |" in text

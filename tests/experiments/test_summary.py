@@ -148,6 +148,27 @@ def test_seeds_are_averaged_within_the_unit():
     assert comparison.p == comparison.p_sign_flip == 0.5
     assert table.test_to_train == 0.0
     assert table.units["large"]["relu"].n == 3
+    # What is left of two is no sample.
+    assert table.without == {}
+
+
+def test_each_unit_is_left_out_in_turn():
+    # The reference is ahead by 1, 3 and 8 %, and behind gelu by 1 % in every unit.
+    arms = ("relu", "gelu", "apalu")
+    spec = tiny(units={"u": {}, "v": {}, "w": {}}, pair_by="unit", arms=arms)
+    runs = []
+    for unit, ahead in (("u", 0.01), ("v", 0.03), ("w", 0.08)):
+        values = {"relu": 0.5, "gelu": 0.51 + ahead, "apalu": 0.5 + ahead}
+        columns = {arm: [value] * 3 for arm, value in values.items()}
+        runs += make_runs(columns, unit=unit)
+    table = statistics.summarize(spec, runs)
+    means = {unit: row["relu"].mean for unit, row in table.without.items()}
+    assert means == pytest.approx({"u": 0.055, "v": 0.045, "w": 0.02})
+    assert table.without["w"]["relu"].n == 2
+    assert table.without["w"]["gelu"].mean == pytest.approx(-0.01)
+    # Of two pairs the sign flips give 2/4, doubled over the family and cut at 1.
+    assert table.without["w"]["relu"].p_holm == 1.0
+    assert statistics.summarize(replace(spec, pair_by="seed"), runs).without == {}
 
 
 def test_where_seeds_lack_units_is_said():

@@ -13,6 +13,7 @@ from apalu_jax.experiments.statistics.numbers import (
     shown_unit,
     value_text,
 )
+from apalu_jax.experiments.statistics.power import LEVEL
 from apalu_jax.experiments.tuning import Tuning
 
 __all__ = ("Cells", "Section", "judged", "tuned")
@@ -41,7 +42,7 @@ class Section(NamedTuple):
 
 
 def judged(spec: Spec, table: Table) -> Section:
-    """One metric in one variant: every arm, and the differences in each unit.
+    """One metric in one variant: every arm, and the differences by unit.
 
     Args:
       spec: The experiment.
@@ -56,6 +57,8 @@ def judged(spec: Spec, table: Table) -> Section:
     tables = [_arms(spec, table)]
     if table.units:
         tables.append(_units(spec, table))
+    if table.without:
+        tables.append(_without(spec, table))
     return Section(title, tables, notes.reading(spec, table))
 
 
@@ -208,6 +211,25 @@ def _units(spec: Spec, table: Table) -> Cells:
         "not adjusted)"
     )
     return Cells(title, ("unit", "seeds", *others), rows)
+
+
+def _without(spec: Spec, table: Table) -> Cells:
+    others = [arm for arm in spec.all_arms if arm != spec.reference]
+    rows = []
+    for unit, row in table.without.items():
+        compared = [row.get(arm) for arm in others]
+        cells = [_difference(table, c) + " *" * _is_found(c) for c in compared]
+        rows.append((unit, *cells))
+    title = (
+        f"{spec.reference} - arm over all units but one (mean and 95 % interval; *: "
+        f"told apart at {LEVEL} after Holm's adjustment)"
+    )
+    return Cells(title, ("left out", *others), rows)
+
+
+def _is_found(comparison: Comparison | None) -> bool:
+    p = comparison.p_holm if comparison else None
+    return p is not None and p <= LEVEL
 
 
 def _difference(table: Table, comparison: Comparison | None) -> str:

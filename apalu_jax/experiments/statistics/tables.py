@@ -64,6 +64,8 @@ class Table:
       metric: The metric.
       arms: A summary per declared arm that has a run, arms first, controls last.
       units: From units to the reference - arm within them, by arm; empty with one unit.
+      without: From units to the reference - arm over all others, by arm: what does not
+        hang on one of them; empty unless units are paired, three at least.
       ranks: Average ranks over the units; None with fewer than two.
       test_to_train: What the comparisons are corrected for: the largest of the units'
         ratios; 0 where units are paired.
@@ -74,6 +76,7 @@ class Table:
     metric: Metric
     arms: tuple[ArmSummary, ...]
     units: Mapping[str, Mapping[str, Comparison]]
+    without: Mapping[str, Mapping[str, Comparison]]
     ranks: Ranks | None
     test_to_train: float
     family: int
@@ -114,8 +117,14 @@ def summarize(
     compared = _compare(spec, metric, values, spec.pair_by, ratio)
     compared = _adjusted(spec, _with_gaps(spec, values, compared))
     units = {
-        unit: _compare(spec, metric, _within(unit, values), "seed", overlap[unit])
+        unit: _compare(spec, metric, _at({unit}, values), "seed", overlap[unit])
         for unit in (spec.unit_names if len(spec.unit_names) > 1 else ())
+    }
+    rest = {unit: set(spec.unit_names) - {unit} for unit in spec.unit_names}
+    without = {
+        unit: _adjusted(spec, _compare(spec, metric, _at(others, values), "unit", 0.0))
+        for unit, others in (rest.items() if spec.pair_by == "unit" else ())
+        if len(others) > 1
     }
     return Table(
         variant=variant,
@@ -126,6 +135,7 @@ def summarize(
             if runs[arm]
         ),
         units={unit: row for unit, row in units.items() if row},
+        without={unit: row for unit, row in without.items() if row},
         ranks=rank({a: v for a, v in values.items() if v}, metric.higher_is_better),
         test_to_train=ratio,
         family=len(spec.arms) - 1,
@@ -153,9 +163,9 @@ def _compare(
     return found
 
 
-def _within(unit: str, values: _Values) -> _Values:
+def _at(units: set[str], values: _Values) -> _Values:
     return {
-        arm: {place: value for place, value in column.items() if place[0] == unit}
+        arm: {place: value for place, value in column.items() if place[0] in units}
         for arm, column in values.items()
     }
 
