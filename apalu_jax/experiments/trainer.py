@@ -21,7 +21,7 @@ from apalu_jax.experiments.data.dataset import Batch, Fold
 from apalu_jax.experiments.programs import Program, Stage, TrainState
 from apalu_jax.experiments.tasks.task import Task
 
-__all__ = ("Row", "Saving", "Trained", "seed_metrics", "stack", "train")
+__all__ = ("Row", "Saving", "Trained", "seed_metrics", "shapes", "stack", "train")
 
 Row = dict[str, NDArray[Any]]
 """What is noted after an epoch: path in the history -> one entry per seed."""
@@ -153,8 +153,8 @@ def _start(
 ) -> tuple[TrainState, list[Row]]:
     """What was saved, or the first state and the notes on it."""
     if "rows" in checkpoint.saved:
-        shapes = _shapes(program, seeds, part)
-        return checkpoint.restored(shapes), checkpoint.saved["rows"]
+        state = checkpoint.restored(shapes(program, seeds, part))
+        return state, checkpoint.saved["rows"]
     before: tuple[dict[str, Any], ...] = ()
     if program.before:
         before = (_pretrained(program.before, seeds, part, checkpoint, on_epoch),)
@@ -172,7 +172,7 @@ def _pretrained(
     """The variables after the training that comes before."""
     program, done = stage.program, 0
     if checkpoint.saved:
-        state = checkpoint.restored(_shapes(program, seeds, part))
+        state = checkpoint.restored(shapes(program, seeds, part))
         done = checkpoint.saved["pretrained"]
     else:
         state = program.init(seeds, part)
@@ -185,12 +185,22 @@ def _pretrained(
     return state.variables
 
 
-def _shapes(program: Program, seeds: Array, part: dict[str, Array]) -> TrainState:
+def shapes(program: Program, seeds: Any, part: Any) -> TrainState:
+    """What an arm starts from, as shapes, without drawing it.
+
+    Args:
+      program: The arm, with the training before it.
+      seeds: [s], or their shape.
+      part: The train part, the seeds along axis 0, or its shapes.
+
+    Returns:
+      A ``jax.ShapeDtypeStruct`` for each leaf.
+    """
     before: tuple[dict[str, Any], ...] = ()
     if program.before:
-        before = (_shapes(program.before.program, seeds, part).variables,)
-    shapes: TrainState = jax.eval_shape(program.init, seeds, part, *before)
-    return shapes
+        before = (shapes(program.before.program, seeds, part).variables,)
+    state: TrainState = jax.eval_shape(program.init, seeds, part, *before)
+    return state
 
 
 def stack(parts: Sequence[Batch]) -> dict[str, Array]:

@@ -121,7 +121,7 @@ def sides(metric: Metric, table: Table) -> tuple[list[str], list[str], list[str]
         comparison = summary.comparison
         if comparison is None or comparison.p_holm is None:
             continue
-        if comparison.p_holm > LEVEL:
+        if not comparison.is_told_apart:
             unresolved.append(summary.arm)
         elif (comparison.mean > 0) == metric.higher_is_better:
             better.append(summary.arm)

@@ -217,19 +217,16 @@ def _without(spec: Spec, table: Table) -> Cells:
     others = [arm for arm in spec.all_arms if arm != spec.reference]
     rows = []
     for unit, row in table.without.items():
-        compared = [row.get(arm) for arm in others]
-        cells = [_difference(table, c) + " *" * _is_found(c) for c in compared]
+        cells = [
+            _difference(table, c) + (" *" if c and c.is_told_apart else "")
+            for c in map(row.get, others)
+        ]
         rows.append((unit, *cells))
     title = (
         f"{spec.reference} - arm over all units but one (mean and 95 % interval; *: "
         f"told apart at {LEVEL} after Holm's adjustment)"
     )
     return Cells(title, ("left out", *others), rows)
-
-
-def _is_found(comparison: Comparison | None) -> bool:
-    p = comparison.p_holm if comparison else None
-    return p is not None and p <= LEVEL
 
 
 def _difference(table: Table, comparison: Comparison | None) -> str:

@@ -53,6 +53,11 @@ class Comparison:
     p_holm: float | None = None
     note: str = ""
 
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether the adjusted p-value decides; outside the family it never does."""
+        return self.p_holm is not None and self.p_holm <= LEVEL
+
 
 def compare(
     differences: ArrayLike,

@@ -120,12 +120,6 @@ def summarize(
         unit: _compare(spec, metric, _at({unit}, values), "seed", overlap[unit])
         for unit in (spec.unit_names if len(spec.unit_names) > 1 else ())
     }
-    rest = {unit: set(spec.unit_names) - {unit} for unit in spec.unit_names}
-    without = {
-        unit: _adjusted(spec, _compare(spec, metric, _at(others, values), "unit", 0.0))
-        for unit, others in (rest.items() if spec.pair_by == "unit" else ())
-        if len(others) > 1
-    }
     return Table(
         variant=variant,
         metric=metric,
@@ -135,7 +129,7 @@ def summarize(
             if runs[arm]
         ),
         units={unit: row for unit, row in units.items() if row},
-        without={unit: row for unit, row in without.items() if row},
+        without=_without_each(spec, metric, values),
         ranks=rank({a: v for a, v in values.items() if v}, metric.higher_is_better),
         test_to_train=ratio,
         family=len(spec.arms) - 1,
@@ -160,6 +154,21 @@ def _compare(
                 comparisons=len(spec.arms) - 1,
                 test_to_train=test_to_train,
             )
+    return found
+
+
+def _without_each(
+    spec: Spec, metric: Metric, values: _Values
+) -> dict[str, dict[str, Comparison]]:
+    """The comparisons over all units but one, for every one that has a pair left."""
+    if spec.pair_by != "unit" or len(spec.unit_names) < 3:
+        return {}
+    found = {}
+    for unit in spec.unit_names:
+        others = set(spec.unit_names) - {unit}
+        row = _compare(spec, metric, _at(others, values), "unit", 0.0)
+        if row:
+            found[unit] = _adjusted(spec, row)
     return found
 
 
