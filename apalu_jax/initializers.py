@@ -1,4 +1,4 @@
-r"""Where APALU's parameters start and how the Flax modules hold them.
+r"""Initial values of APALU's parameters.
 
 APALU is linear in its parameters, :math:`f = a\,p + b\,n` with
 :math:`p(x) = x + x\,\sigma(1.702\,x)` on :math:`x \ge 0` and :math:`n(x) = e^x - 1` on
@@ -6,34 +6,21 @@ APALU is linear in its parameters, :math:`f = a\,p + b\,n` with
 moment of the output two multiplications.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import erfc, exp, sqrt
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.core import Tracer
-from jax.nn.initializers import Initializer
 from jax.typing import ArrayLike, DTypeLike
 
 from apalu_jax._rules import GATE
 from apalu_jax.functional import APALUParams, ParamsLike
 
-__all__ = (
-    "PRESETS",
-    "broadcast_params",
-    "effective_params",
-    "init_like",
-    "parameter_names",
-    "resolve_params",
-    "variance_gain",
-)
+__all__ = ("PRESETS", "init_like", "variance_gain")
 
-Constraint: TypeAlias = Literal["softplus"] | None
-ParamsInit: TypeAlias = str | APALUParams | tuple[Initializer, Initializer]
 
 PRESETS: Mapping[str, APALUParams] = MappingProxyType(
     {
@@ -179,154 +166,10 @@ def variance_gain(params: ParamsLike) -> Array:
       1.3468
     """
     a, b = (params["a"], params["b"]) if isinstance(params, Mapping) else params
-    a, b = (jnp.asarray(p, _at_least_float32(jnp.result_type(p))) for p in (a, b))
+    a, b = (jnp.asarray(p, at_least_float32(jnp.result_type(p))) for p in (a, b))
     return 1 / jnp.hypot(_POSITIVE_RMS * a, _NEGATIVE_RMS * b)
 
 
-def parameter_names(constraint: Constraint) -> tuple[str, str]:
-    """The names under which the modules store ``a`` and ``b``.
-
-    Raises:
-      ValueError: If ``constraint`` is neither None nor ``"softplus"``.
-    """
-    if constraint is None:
-        return "a", "b"
-    if constraint == "softplus":
-        return "a_raw", "b_raw"
-    raise ValueError(f"`constraint` must be None or 'softplus', got {constraint!r}.")
-
-
-def resolve_params(
-    params_init: ParamsInit, constraint: Constraint = None
-) -> tuple[Initializer, Initializer]:
-    """Turn what a user may give as initial values into two initializers.
-
-    Args:
-      params_init: A name in :data:`PRESETS`, an :class:`APALUParams` of numbers or
-        arrays, or a pair of initializers ``(key, shape, dtype) -> Array``.
-      constraint: Under ``"softplus"`` the initializers give the raw parameters, whose
-        softplus are the values asked for.
-
-    Returns:
-      The initializers of ``a`` and ``b``, or of ``a_raw`` and ``b_raw``.
-
-    Raises:
-      ValueError: If ``params_init`` is something else, the constraint is unknown, or
-        an initial value is not positive under ``"softplus"``. What an initializer
-        gives can be checked only outside of ``jax.jit``. The initializers returned
-        raise where arrays do not have the parameter's shape.
-
-    Examples:
-      >>> import jax, jax.numpy as jnp
-      >>> a_init, b_init = resolve_params("smooth")
-      >>> a_init(jax.random.key(0), (2,), jnp.float32)
-      Array([0.5, 0.5], dtype=float32)
-    """
-    parameter_names(constraint)
-    if isinstance(params_init, str) and params_init in PRESETS:
-        params_init = PRESETS[params_init]
-    if isinstance(params_init, APALUParams):
-        if constraint is not None:
-            _check_positive("a", params_init.a)
-            _check_positive("b", params_init.b)
-        params_init = _constant("a", params_init.a), _constant("b", params_init.b)
-    if not (
-        isinstance(params_init, tuple)
-        and len(params_init) == 2
-        and all(map(callable, params_init))
-    ):
-        raise ValueError(
-            f"`params_init` must be one of {', '.join(PRESETS)}, an APALUParams or a "
-            f"pair of initializers, got {params_init!r}."
-        )
-    if constraint is None:
-        return params_init
-    a_init, b_init = params_init
-    return _raw_initializer("a", a_init), _raw_initializer("b", b_init)
-
-
-def _constant(name: str, value: ArrayLike) -> Initializer:
-    def init(key: Array, shape: Sequence[int], dtype: DTypeLike) -> Array:
-        if np.shape(value) not in ((), tuple(shape)):
-            raise ValueError(
-                f"`params_init` must hold numbers or arrays of shape {tuple(shape)}, "
-                f"got {name} of shape {np.shape(value)}."
-            )
-        return jnp.full(shape, value, dtype)
-
-    return cast(Initializer, init)
-
-
-def _check_positive(name: str, value: ArrayLike) -> None:
-    if not isinstance(value, Tracer) and not np.all(np.asarray(value) > 0):
-        raise ValueError(
-            "`params_init` must be positive under constraint='softplus', got "
-            f"{name}={value}."
-        )
-
-
-def _raw_initializer(name: str, init: Initializer) -> Initializer:
-    """An initializer of the raw parameter whose softplus is what ``init`` gives."""
-
-    def raw_init(key: Array, shape: Sequence[int], dtype: DTypeLike) -> Any:
-        def inverse_softplus(value: Array) -> Array:
-            _check_positive(name, value)
-            # log(exp(v) - 1), in the form that neither cancels nor overflows.
-            return (value + jnp.log(-jnp.expm1(-value))).astype(dtype)
-
-        # The tree is one array, or Flax's box of an array and its partitioning.
-        values = init(key, shape, _at_least_float32(dtype))
-        return jax.tree.map(inverse_softplus, values)
-
-    return cast(Initializer, raw_init)
-
-
-def effective_params(stored: Mapping[str, Any]) -> APALUParams:
-    """The values of ``a`` and ``b`` from the parameters that a module stores.
-
-    Args:
-      stored: ``{"a": ..., "b": ...}``, returned as they are, or ``{"a_raw": ...,
-        "b_raw": ...}``, whose softplus is returned, in at least float32.
-
-    Returns:
-      The parameters as :func:`apalu_jax.apalu` takes them, in the shapes stored. Those
-      from raw parameters are positive for every finite raw value.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> a, b = effective_params({"a_raw": jnp.zeros(()), "b_raw": jnp.ones(())})
-      >>> print(f"a={a:.4f} b={b:.4f}")
-      a=0.6931 b=1.3133
-    """
-    if "a_raw" not in stored:
-        return APALUParams(stored["a"], stored["b"])
-    return APALUParams(_softplus(stored["a_raw"]), _softplus(stored["b_raw"]))
-
-
-def _softplus(raw: Array) -> Array:
-    raw = jnp.asarray(raw, _at_least_float32(raw.dtype))
-    # Below -87 float32 has no exp(raw); the floor keeps the value positive.
-    return jnp.maximum(jax.nn.softplus(raw), np.finfo(raw.dtype).tiny)
-
-
-def _at_least_float32(dtype: DTypeLike) -> np.dtype:
+def at_least_float32(dtype: DTypeLike) -> np.dtype:
+    """float64 for float64, float32 for anything narrower."""
     return np.dtype("float64" if jnp.dtype(dtype) == "float64" else "float32")
-
-
-def broadcast_params(
-    params: APALUParams, axes: Sequence[int], ndim: int
-) -> APALUParams:
-    """Reshape parameters stored per feature so that they broadcast to the input.
-
-    Args:
-      params: Arrays whose axis ``i`` runs along axis ``axes[i]`` of the input.
-      axes: Distinct, non-negative axes of the input.
-      ndim: The number of the input's dimensions.
-
-    Returns:
-      Arrays of ``ndim`` dimensions, of size 1 along the other axes.
-    """
-    others = [axis for axis in range(ndim) if axis not in axes]
-    order = np.argsort(axes).tolist()
-    a, b = (jnp.expand_dims(jnp.transpose(p, order), others) for p in params)
-    return APALUParams(a, b)

@@ -9,9 +9,9 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from apalu_jax import initializers
+from apalu_jax import _params
+from apalu_jax._params import Constraint, ParamsInit
 from apalu_jax.functional import APALUParams, Residual, apalu, check_residual
-from apalu_jax.initializers import Constraint, ParamsInit
 
 __all__ = ("APALU",)
 
@@ -59,7 +59,7 @@ class APALU(nn.Module):
 
     def __post_init__(self) -> None:
         """Checks the attributes."""
-        initializers.resolve_params(self.params_init, self.constraint)
+        _params.resolve_params(self.params_init, self.constraint)
         check_residual(self.residual)
         super().__post_init__()
 
@@ -84,15 +84,15 @@ class APALU(nn.Module):
             axes = normalize_axis_tuple(self.feature_axes, len(shape), "feature_axes")
 
         sizes = tuple(shape[axis] for axis in axes)
-        names = initializers.parameter_names(self.constraint)
-        inits = initializers.resolve_params(self.params_init, self.constraint)
+        names = _params.parameter_names(self.constraint)
+        inits = _params.resolve_params(self.params_init, self.constraint)
         stored = {
             name: self.param(name, init, sizes, self.param_dtype)
             for name, init in zip(names, inits, strict=True)
         }
-        params = initializers.effective_params(stored)
+        params = _params.effective_params(stored)
         if axes:
-            params = initializers.broadcast_params(params, axes, len(shape))
+            params = _params.broadcast_params(params, axes, len(shape))
         return apalu(x, params, residual=self.residual)
 
     def effective_params(self) -> APALUParams:
@@ -112,4 +112,4 @@ class APALU(nn.Module):
           >>> print(f"{a:.4f} {b:.4f}")
           0.5000 0.7500
         """
-        return initializers.effective_params(nn.unbox(self.variables["params"]))
+        return _params.effective_params(nn.unbox(self.variables["params"]))

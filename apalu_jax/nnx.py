@@ -14,9 +14,9 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from apalu_jax import initializers
+from apalu_jax import _params
+from apalu_jax._params import Constraint, ParamsInit
 from apalu_jax.functional import APALUParams, Residual, apalu, check_residual
-from apalu_jax.initializers import Constraint, ParamsInit
 
 __all__ = ("APALU", "ActivationParam")
 
@@ -119,8 +119,8 @@ class APALU(nnx.Module):
 
         constants = isinstance(params_init, str | APALUParams)
         for name, init, metadata in zip(
-            initializers.parameter_names(constraint),
-            initializers.resolve_params(params_init, constraint),
+            _params.parameter_names(constraint),
+            _params.resolve_params(params_init, constraint),
             (a_metadata, b_metadata),
             strict=True,
         ):
@@ -157,8 +157,8 @@ class APALU(nnx.Module):
           >>> print(f"{a:.3f} {b:.3f}")
           0.550 0.065
         """
-        names = initializers.parameter_names(self.constraint)
-        return initializers.effective_params(
+        names = _params.parameter_names(self.constraint)
+        return _params.effective_params(
             {name: getattr(self, name)[...] for name in names}
         )
 
@@ -170,7 +170,7 @@ class APALU(nnx.Module):
                 f"`x` must have the sizes {self.features} along its axes "
                 f"{self.feature_axes}, got shape {shape}."
             )
-        return initializers.broadcast_params(params, axes, len(shape))
+        return _params.broadcast_params(params, axes, len(shape))
 
 
 def _as_tuple(sizes: int | Sequence[int]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import jax
 
-from apalu_jax.initializers import parameter_names
+from apalu_jax._params import parameter_names
 
 __all__ = ("Predicate", "activation_mask", "flatten_with_paths", "is_pair", "join_keys")
 

@@ -9,8 +9,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from apalu_jax._params import effective_params
 from apalu_jax.functional import APALUParams
-from apalu_jax.initializers import effective_params, variance_gain
+from apalu_jax.initializers import variance_gain
 from apalu_jax.introspection.finding import is_nnx_module, is_pair, join_keys
 
 __all__ = (
