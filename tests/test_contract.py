@@ -142,7 +142,7 @@ def test_bad_params(f, params, error, message):
 
 
 def test_bad_residual():
-    message = "`residual` must be one of ['input', 'output'], got 'x'."
+    message = "`residual` must be one of input, output, autodiff, got 'x'."
     with pytest.raises(ValueError, match=re.escape(message)):
         apalu(1.0, residual="x")
 
