@@ -25,6 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from apalu_jax._kernels import CPU, XLA, Kernels, horner, scaled
 from apalu_jax._reverse_only import reverse_only
@@ -188,6 +190,19 @@ def _summed_axes(param: Array, ct: Array) -> tuple[int, ...]:
     return tuple(i for i, n in enumerate(ct.shape) if sizes[i] != n)
 
 
+def share_sharding(x: Array, *params: Array) -> Array:
+    """`x`, also sharded by type along the axes where a parameter of its rank is.
+
+    Binary operations of JAX do the same, but a selection needs equal shardings.
+    """
+    for sharding in (jax.typeof(p).sharding for p in params if p.ndim):
+        own = jax.typeof(x).sharding
+        spec = [i or j for i, j in zip(own.spec, sharding.spec, strict=True)]
+        if spec != [*own.spec]:
+            x = jax.sharding.reshard(x, NamedSharding(sharding.mesh, P(*spec)))
+    return x
+
+
 def _place(ct: Array, primal: Array) -> Array:
     """Give a cotangent the type of its primal on a mesh.
 
@@ -198,7 +213,7 @@ def _place(ct: Array, primal: Array) -> Array:
     if surplus:
         ct = lax.psum(ct, surplus)
     sharding = jax.typeof(primal).sharding
-    explicit = jax.sharding.AxisType.Explicit in sharding.mesh.axis_types
+    explicit = AxisType.Explicit in sharding.mesh.axis_types
     if explicit and jax.typeof(ct).sharding != sharding:
         ct = jax.sharding.reshard(ct, sharding)
     return ct

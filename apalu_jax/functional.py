@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from apalu_jax._rules import RULES, plain_value, value
+from apalu_jax._rules import RULES, plain_value, share_sharding, value
 
 __all__ = ("APALUParams", "apalu", "apalu_reference")
 
@@ -236,7 +236,7 @@ def _align(x: ArrayLike, a: ArrayLike, b: ArrayLike) -> tuple[Array, Array, Arra
     a, b = (
         p.reshape((1,) * (x.ndim - p.ndim) + p.shape) if p.ndim else p for p in (a, b)
     )
-    return x, a, b
+    return share_sharding(x, a, b), a, b
 
 
 def _inexact(value: ArrayLike) -> Array:
