@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import jax
 
-from apalu_jax.introspection.finding import join_keys
+from apalu_jax._trees import join_keys
 from apalu_jax.introspection.histograms import (
     Histogram,
     histogram_init,
