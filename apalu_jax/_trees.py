@@ -70,7 +70,7 @@ def activation_mask(tree: Any, predicate: Predicate | None = None) -> Any:
       {'act': {'apalu_a': True, 'apalu_b': True}, 'kernel': False}
     """
     leaves, treedef = leaves_with_paths(tree)
-    if jax.tree_util.treedef_is_leaf(treedef) and not _is_variable(tree):
+    if jax.tree_util.all_leaves([tree]):
         raise ValueError(
             "`tree` must hold parameters by name, got a single array of shape "
             f"{np.shape(tree)}. optax.inject_hyperparams hands the step to every "

@@ -38,11 +38,11 @@ import numpy as np
 import optax
 from jax import Array
 from jax.core import Tracer
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
+from apalu_jax._numbers import round_up, wider
 from apalu_jax._tables import align_columns
 from apalu_jax._trees import Predicate, activation_mask, leaves_with_paths
-from apalu_jax.initializers import at_least_float32
 
 __all__ = (
     "Predicate",
@@ -188,26 +188,13 @@ def _mask_without_raw(tree: Any, predicate: Predicate | None) -> Any:
 def _at_least(floor: float | Array, update: ArrayLike, param: ArrayLike) -> Array:
     """The update, or the step that takes ``param`` to ``floor`` if that is larger."""
     update, param = jnp.asarray(update), jnp.asarray(param)
-    bound = _round_up(floor, param.dtype)
-    # JAX promotes no dtypes implicitly where jax_numpy_dtype_promotion="strict".
-    dtype = np.promote_types(*map(at_least_float32, (update.dtype, param.dtype)))
-    step = (bound.astype(dtype) - param.astype(dtype)).astype(update.dtype)
+    dtype = wider(update.dtype, param.dtype)
+    bound = jnp.asarray(round_up(floor, param.dtype), dtype)
+    step = (bound - param.astype(dtype)).astype(update.dtype)
     # One value up, `param + step` reaches the bound in exact arithmetic, and so after
     # any rounding too: the bound is a number of the parameter's dtype. Testing the sum
     # instead would fail where the compiler fuses it with the update's multiplication.
     return jnp.maximum(update, jnp.nextafter(step, jnp.asarray(jnp.inf, step.dtype)))
-
-
-def _round_up(floor: float | Array, dtype: DTypeLike) -> Array:
-    """The smallest number of a dtype that is at least ``floor``."""
-    if isinstance(floor, Tracer):
-        wide = np.promote_types(*map(at_least_float32, (floor.dtype, dtype)))
-        bound = floor.astype(dtype)
-        is_below = bound.astype(wide) < floor.astype(wide)
-    else:
-        bound = jnp.asarray(np.asarray(floor, dtype))
-        is_below = jnp.asarray(float(bound) < float(floor))
-    return jnp.where(is_below, jnp.nextafter(bound, jnp.asarray(jnp.inf, dtype)), bound)
 
 
 def scale_activation_updates(

@@ -316,16 +316,24 @@ def snapshot(tree: Any, step: ArrayLike) -> Snapshot:
       >>> history.params["act"].a
       Array([0.5, 1.5, 2.5], dtype=float32)
     """
-    dtype = jnp.result_type(step)
-    if not jnp.issubdtype(dtype, jnp.integer):
-        raise ValueError(f"`step` must be an integer, got one of dtype {dtype}.")
-    # jnp.asarray wraps a NumPy integer that is too large, without a word.
-    if not isinstance(step, Tracer) and np.any(np.asarray(step) > jnp.iinfo(dtype).max):
+    return Snapshot(_integer(step), collect(tree))
+
+
+def _integer(step: ArrayLike) -> Array:
+    exact = step if isinstance(step, Tracer) else np.asarray(step)
+    if not jnp.issubdtype(exact.dtype, jnp.integer):
+        raise ValueError(f"`step` must be an integer, got {step!r}.")
+    if isinstance(exact, Tracer):
+        return exact
+    # Without jax_enable_x64 jnp.asarray wraps a large NumPy integer without a word.
+    kept = exact.astype(jax.dtypes.canonicalize_dtype(exact.dtype))
+    if not np.array_equal(kept, exact):
+        limits = jnp.iinfo(kept.dtype)
         raise ValueError(
-            f"`step` must be at most {jnp.iinfo(dtype).max} unless jax_enable_x64 is "
+            f"`step` must be between {limits.min} and {limits.max}, or jax_enable_x64 "
             f"set, got {step}."
         )
-    return Snapshot(jnp.asarray(step, dtype), collect(tree))
+    return jnp.asarray(kept)
 
 
 def stack_snapshots(snapshots: Sequence[Snapshot]) -> Snapshot:
