@@ -27,7 +27,8 @@ def round_up(value: float | Array, dtype: DTypeLike) -> Array | np.ndarray:
         wide = wider(value.dtype, dtype)
         up = jnp.nextafter(rounded, jnp.asarray(jnp.inf, dtype))
         return jnp.where(rounded.astype(wide) < value.astype(wide), up, rounded)
-    nearest = np.asarray(value, dtype)
+    with np.errstate(over="ignore"):
+        nearest = np.asarray(value, dtype)
     return (
         np.nextafter(nearest, np.asarray(np.inf, dtype))
         if float(nearest) < float(value)

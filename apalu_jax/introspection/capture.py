@@ -1,13 +1,14 @@
 """Count the inputs of a model's activations while the model runs."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from apalu_jax._trees import join_keys
 from apalu_jax.introspection.histograms import (
@@ -28,6 +29,10 @@ _NAME = "input_histogram"
 _VARIABLE = "to_nnx__input_histogram"
 _PATH = "to_nnx__input_histogram_path"
 
+_LINEN_REMEDY = (
+    f"carry the collection {_COLLECTION!r} through nn.scan and nn.vmap by "
+    "`variable_axes`"
+)
 _NNX_REMEDY = "call its activations inside of flax.nnx's transformations, not of jax's"
 
 _called: ContextVar[set[str]] = ContextVar("called")
@@ -98,10 +103,11 @@ def capture_linen(
         module: Any = context.module
         bridged = getattr(module, "nnx_class", None)
         kind = bridged if isinstance(bridged, type) else type(module)
+        result = next_fn(*args, **kwargs)
         if context.method_name == "__call__" and issubclass(kind, classes):
             called.append("/".join(module.path) or kind.__name__)
             # nnx.bridge.ToLinen takes what is in its scope for the NNX module's state.
-            beside = kind is bridged and module.parent is not None
+            beside = kind is bridged and isinstance(module.parent, nn.Module)
             kept = (module.parent if beside else module).sow(
                 _COLLECTION,
                 f"{module.name}/{_NAME}" if beside else _NAME,
@@ -110,12 +116,8 @@ def capture_linen(
                 reduce_fn=histogram_update,
             )
             if not kept:
-                raise _lost(
-                    called[-1:],
-                    f"carry the collection {_COLLECTION!r} through nn.scan and nn.vmap "
-                    "by `variable_axes`",
-                )
-        return next_fn(*args, **kwargs)
+                raise _lost(called[-1:], _LINEN_REMEDY)
+        return result
 
     with nn.intercept_methods(intercept):
         try:
@@ -129,7 +131,9 @@ def capture_linen(
             raise _lost(
                 called, "call each of them in every branch of nn.cond or in none"
             ) from error
-    return _check_found(_by_path(written.get(_COLLECTION, {})), classes)
+    histograms = _by_path(written.get(_COLLECTION, {}))
+    _check_called(histograms, classes)
+    return histograms
 
 
 def capture_nnx(
@@ -160,7 +164,7 @@ def capture_nnx(
     Returns:
       A mapping of the path of each module, as :func:`collect` has it, to its histogram.
       Its ``calls`` are the module's calls: more than one where places share it or a
-      loop calls it, none in a branch not taken.
+      loop calls it, none where it is not called, as in a branch not taken.
 
     Raises:
       ValueError: If no module of these classes is called, or the counts of one are lost
@@ -181,11 +185,31 @@ def capture_nnx(
     from apalu_jax.nnx import APALU
 
     classes: Any = (APALU, LinenAPALU) if sites is None else sites
-    bins = _bins(empty)
-
     copy = nnx.clone(model)
-    found: dict[str, Any] = {}
-    for keys, module in list(nnx.iter_modules(copy)):
+    found = _prepare_sites(copy, classes, _bins(empty))
+    before = {path: _words(module) for path, module in found.items()}
+    called: set[str] = set()
+    token = _called.set(called)
+    try:
+        copy(*args, **kwargs)
+    finally:
+        _called.reset(token)
+    touched = {path for path, m in found.items() if _words(m) is not before[path]}
+    if called - touched:
+        raise _lost(called - touched, _NNX_REMEDY)
+    _check_called(touched, classes)
+    histograms = {path: _histogram(module) for path, module in found.items()}
+    return {path: h for path, h in histograms.items() if h is not None}
+
+
+def _prepare_sites(model: Any, classes: Any, bins: Bins) -> dict[str, Any]:
+    """Make the sites of an NNX model count, and return them by path."""
+    from flax import nnx
+
+    from apalu_jax.nnx import APALU
+
+    found = {}
+    for keys, module in list(nnx.iter_modules(model)):
         if isinstance(getattr(module, "to_nnx__module", module), classes):
             path = "/".join(map(str, keys))
             found[path] = module
@@ -195,22 +219,7 @@ def capture_nnx(
             if isinstance(module, APALU):
                 # Control flow of NNX carries variables that are there from the start.
                 setattr(module, _VARIABLE, _variable(_zeros(module, bins)))
-    before = {path: _histogram(module) for path, module in found.items()}
-    called: set[str] = set()
-    token = _called.set(called)
-    try:
-        copy(*args, **kwargs)
-    finally:
-        _called.reset(token)
-    after = {path: _histogram(module) for path, module in found.items()}
-    counted = {
-        path: histogram
-        for path, histogram in after.items()
-        if histogram is not None and histogram is not before[path]
-    }
-    if called - counted.keys():
-        raise _lost(called - counted.keys(), _NNX_REMEDY)
-    return _check_found(counted, classes)
+    return found
 
 
 # Cached, since a new class for every call would make nnx.scan compile every time.
@@ -257,6 +266,11 @@ def _variable(counts: Histogram) -> Any:
     return nnx.variable_type_from_name(_COLLECTION, allow_register=True)(counts)
 
 
+def _words(module: Any) -> Array | None:
+    histogram = _histogram(module)
+    return None if histogram is None else histogram.words
+
+
 def _histogram(module: Any) -> Histogram | None:
     variable = getattr(module, _VARIABLE, None)
     return None if variable is None else variable.get_value()
@@ -281,14 +295,11 @@ def _by_path(tree: Any) -> dict[str, Histogram]:
     }
 
 
-def _check_found(
-    histograms: dict[str, Histogram], classes: Any
-) -> dict[str, Histogram]:
-    if not histograms:
+def _check_called(paths: Collection[str], classes: Any) -> None:
+    if not paths:
         raise ValueError(
             f"`model` must call a module of `sites`, {classes}, but does not."
         )
-    return histograms
 
 
 def _lost(paths: Iterable[str], remedy: str) -> ValueError:
