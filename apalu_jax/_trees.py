@@ -51,12 +51,15 @@ class Leaf(NamedTuple):
     name: str = ""
 
 
-def activation_mask(tree: Any, predicate: Predicate | None = None) -> Any:
+def activation_mask(
+    tree: Any, predicate: Predicate | None = None, *, raw: bool = True
+) -> Any:
     """Mark the parameters of activations in a tree.
 
     Args:
       tree: Parameters of a model: see :mod:`apalu_jax.optim`.
-      predicate: If given, its answer alone decides.
+      predicate: If given, its answer alone decides, instead of the names.
+      raw: Whether to mark the raw parameters of ``constraint="softplus"`` too.
 
     Returns:
       A tree of ``tree``'s structure with True for the parameters of activations and
@@ -76,11 +79,15 @@ def activation_mask(tree: Any, predicate: Predicate | None = None) -> Any:
             f"{np.shape(tree)}. optax.inject_hyperparams hands the step to every "
             "function that `static_args` does not name, as in static_args=('mask',)."
         )
-    if predicate is None:
-        return treedef.unflatten([leaf.module is not None for leaf in leaves])
-    return treedef.unflatten(
-        [bool(predicate(leaf.path, leaf.value)) for leaf in leaves]
-    )
+
+    def is_marked(leaf: Leaf) -> bool:
+        if leaf.name.endswith("_raw") and not raw:
+            return False
+        if predicate is None:
+            return leaf.module is not None
+        return bool(predicate(leaf.path, leaf.value))
+
+    return treedef.unflatten(map(is_marked, leaves))
 
 
 def leaves_with_paths(tree: Any) -> tuple[list[Leaf], Any]:

@@ -14,7 +14,8 @@ The parameters are known by the names under which this package's modules store t
 (``apalu_a`` and ``apalu_b``, with ``_raw`` under ``constraint="softplus"``) and, for
 the plain function, by the type :class:`~apalu_jax.APALUParams`. The tree may be any
 pytree: variables of Flax Linen, state of Flax NNX with or without its types, an Equinox
-module, a ``TrainState``, dataclasses and NamedTuples, boxed or abstract.
+module, a ``TrainState``, dataclasses and NamedTuples, boxed or abstract. Only what lies
+below a key or attribute ``opt_state`` is never taken for one.
 
 An argument ``predicate(path, leaf)`` decides instead where it is given. The path joins
 keys, indices and attribute names, as in ``"params/block_0/act/apalu_a"``; the leaf has
@@ -171,18 +172,7 @@ def keep_positive(
             )
         return jax.tree.map(lambda u, p: _at_least(floor, u, p), updates, params)
 
-    return _masked(optax.stateless(limit), predicate, _mask_without_raw)
-
-
-def _mask_without_raw(tree: Any, predicate: Predicate | None) -> Any:
-    leaves, treedef = leaves_with_paths(tree)
-    found = jax.tree.leaves(activation_mask(tree, predicate))
-    return treedef.unflatten(
-        [
-            selected and not leaf.name.endswith("_raw")
-            for selected, leaf in zip(found, leaves, strict=True)
-        ]
-    )
+    return _masked(optax.stateless(limit), predicate, raw=False)
 
 
 def _at_least(floor: float | Array, update: ArrayLike, param: ArrayLike) -> Array:
@@ -225,7 +215,9 @@ def scale_activation_updates(
         raise ValueError(f"`factor` must be finite and not negative, got {factor!r}.")
 
     def scale(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
-        return jax.tree.map(lambda u: jnp.asarray(factor, u.dtype) * u, updates)
+        return jax.tree.map(
+            lambda u: jnp.asarray(factor, jnp.result_type(u)) * u, updates
+        )
 
     return _masked(optax.stateless(scale), predicate)
 
@@ -300,13 +292,11 @@ def _is_number(value: object, holds: Callable[[Any], Any]) -> bool:
 
 
 def _masked(
-    inner: optax.GradientTransformation,
-    predicate: Predicate | None,
-    mask: Callable[[Any, Predicate | None], Any] = activation_mask,
+    inner: optax.GradientTransformation, predicate: Predicate | None, raw: bool = True
 ) -> optax.GradientTransformationExtraArgs:
     if predicate is not None and not callable(predicate):
         raise ValueError(
-            f"`predicate` must be a function of (path, leaf), got a "
+            "`predicate` must be a function of (path, leaf), got a "
             f"{type(predicate).__name__}."
         )
-    return optax.masked(inner, lambda tree: mask(tree, predicate))
+    return optax.masked(inner, lambda tree: activation_mask(tree, predicate, raw=raw))

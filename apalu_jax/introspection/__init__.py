@@ -16,16 +16,16 @@ from apalu_jax.introspection.histograms import histogram_merge as histogram_merg
 from apalu_jax.introspection.histograms import histogram_update as histogram_update
 from apalu_jax.introspection.parameters import Description as Description
 from apalu_jax.introspection.parameters import ParamIssue as ParamIssue
-from apalu_jax.introspection.parameters import Snapshot as Snapshot
 from apalu_jax.introspection.parameters import check_params as check_params
 from apalu_jax.introspection.parameters import collect as collect
 from apalu_jax.introspection.parameters import describe as describe
 from apalu_jax.introspection.parameters import (
     format_descriptions as format_descriptions,
 )
-from apalu_jax.introspection.parameters import snapshot as snapshot
 from apalu_jax.introspection.parameters import split_layers as split_layers
-from apalu_jax.introspection.parameters import stack_snapshots as stack_snapshots
+from apalu_jax.introspection.snapshots import Snapshot as Snapshot
+from apalu_jax.introspection.snapshots import snapshot as snapshot
+from apalu_jax.introspection.snapshots import stack_snapshots as stack_snapshots
 
 
 def __getattr__(name: str) -> Any:
