@@ -366,3 +366,25 @@ def test_capture_through_bridges():
     found = capture_nnx(model, X)
     assert found.keys() == collect(model).keys() == {"layers/0", "layers/1"}
     assert all(h.counts.sum() == X.size for h in found.values())
+
+
+def test_capture_says_what_a_bridge_hides():
+    """Activations in a bridged network are out of reach, and are not left out."""
+    net = nn.Sequential([nn.Dense(3), linen.APALU()])
+    bridged = nnx.bridge.ToNNX(net, rngs=nnx.Rngs(0)).lazy_init(X)
+    model = nnx.Sequential(bridged, apalu_nnx.APALU())
+    with pytest.raises(ValueError, match="one by one.* layers/0/layers_1 are lost"):
+        capture_nnx(model, X)
+
+    class Mlp(nnx.Module):
+        def __init__(self, *, rngs):
+            self.act = apalu_nnx.APALU()
+            self.out = nnx.Linear(3, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.out(self.act(x))
+
+    model = nn.Sequential([nnx.bridge.to_linen(Mlp, name="mlp"), linen.APALU()])
+    variables = model.init(jax.random.key(0), X)
+    with pytest.raises(ValueError, match="one by one.* layers_0/act are lost"):
+        capture_linen(model, variables, X)

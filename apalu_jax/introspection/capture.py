@@ -61,8 +61,8 @@ def capture_linen(
         collections such as ``batch_stats`` is dropped.
       *args: Arguments of the call.
       sites: Class, or tuple of classes, of the modules whose first argument is counted;
-        :class:`apalu_jax.linen.APALU`, and :class:`apalu_jax.nnx.APALU` inside of
-        ``nnx.bridge.to_linen``, if None.
+        :class:`apalu_jax.linen.APALU`, and :class:`apalu_jax.nnx.APALU` that
+        ``nnx.bridge.to_linen`` wraps itself, if None.
       empty: A histogram with the bins to use; :func:`histogram_init` if None.
       **kwargs: Further arguments of ``model.apply``, such as ``rngs`` or ``train``.
 
@@ -104,7 +104,9 @@ def capture_linen(
         bridged = getattr(module, "nnx_class", None)
         kind = bridged if isinstance(bridged, type) else type(module)
         result = next_fn(*args, **kwargs)
-        if context.method_name == "__call__" and issubclass(kind, classes):
+        if context.method_name != "__call__":
+            return result
+        if issubclass(kind, classes):
             called.append("/".join(module.path) or kind.__name__)
             # nnx.bridge.ToLinen takes what is in its scope for the NNX module's state.
             beside = kind is bridged and isinstance(module.parent, nn.Module)
@@ -117,6 +119,8 @@ def capture_linen(
             )
             if not kept:
                 raise _lost(called[-1:], _LINEN_REMEDY)
+        elif bridged and issubclass(NnxAPALU, classes):
+            _check_bridged("/".join(module.path), module.variables, "to_linen")
         return result
 
     with nn.intercept_methods(intercept):
@@ -146,7 +150,8 @@ def capture_nnx(
     """Capture histograms of the inputs of an NNX model's activations in one call.
 
     Works under ``nnx.jit`` and ``jax.jit``, on meshes, and through the transformations
-    of ``flax.nnx``, ``nnx.cond`` and ``nnx.fori_loop`` included. Layers stacked by
+    of ``flax.nnx``; through its control flow, such as ``nnx.cond`` and
+    ``nnx.fori_loop``, for :class:`apalu_jax.nnx.APALU` alone. Layers stacked by
     ``nnx.vmap`` and run by ``nnx.scan`` give a histogram for each layer, stacked, which
     :func:`split_layers` splits. Calls inside of JAX's own transformations, such as
     ``jax.lax.scan`` over split and merged modules, reach copies of the sites and cannot
@@ -156,8 +161,8 @@ def capture_nnx(
       model: A ``flax.nnx.Module``. The call is made on a copy; it is not changed.
       *args: Arguments of the call.
       sites: Class, or tuple of classes, of the modules whose first argument is counted;
-        :class:`apalu_jax.nnx.APALU`, and :class:`apalu_jax.linen.APALU` inside of
-        ``nnx.bridge.ToNNX``, if None.
+        :class:`apalu_jax.nnx.APALU`, and :class:`apalu_jax.linen.APALU` that
+        ``nnx.bridge.ToNNX`` wraps itself, if None.
       empty: A histogram with the bins to use; :func:`histogram_init` if None.
       **kwargs: Further arguments of the call.
 
@@ -206,12 +211,13 @@ def _prepare_sites(model: Any, classes: Any, bins: Bins) -> dict[str, Any]:
     """Make the sites of an NNX model count, and return them by path."""
     from flax import nnx
 
+    from apalu_jax.linen import APALU as LinenAPALU
     from apalu_jax.nnx import APALU
 
     found = {}
     for keys, module in list(nnx.iter_modules(model)):
+        path = "/".join(map(str, keys))
         if isinstance(getattr(module, "to_nnx__module", module), classes):
-            path = "/".join(map(str, keys))
             found[path] = module
             cls: Any = type(module)
             module.__class__ = _recording(cls, bins)
@@ -219,6 +225,8 @@ def _prepare_sites(model: Any, classes: Any, bins: Bins) -> dict[str, Any]:
             if isinstance(module, APALU):
                 # Control flow of NNX carries variables that are there from the start.
                 setattr(module, _VARIABLE, _variable(_zeros(module, bins)))
+        elif hasattr(module, "to_nnx__module") and issubclass(LinenAPALU, classes):
+            _check_bridged(path, module, "ToNNX")
     return found
 
 
@@ -300,6 +308,13 @@ def _check_called(paths: Collection[str], classes: Any) -> None:
         raise ValueError(
             f"`model` must call a module of `sites`, {classes}, but does not."
         )
+
+
+def _check_bridged(path: str, tree: Any, bridge: str) -> None:
+    """Refuse a network of the other kind of module, whose sites are out of reach."""
+    lost = [f"{path}/{site}".strip("/") for site in collect(tree)]
+    if lost:
+        raise _lost(lost, f"bridge activations one by one with nnx.bridge.{bridge}")
 
 
 def _lost(paths: Iterable[str], remedy: str) -> ValueError:
