@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from apalu_jax._trees import join_keys
 from apalu_jax.introspection.histograms import (
@@ -274,9 +273,8 @@ def _variable(counts: Histogram) -> Any:
     return nnx.variable_type_from_name(_COLLECTION, allow_register=True)(counts)
 
 
-def _words(module: Any) -> Array | None:
-    histogram = _histogram(module)
-    return None if histogram is None else histogram.words
+def _words(module: Any) -> Any:
+    return getattr(_histogram(module), "words", None)
 
 
 def _histogram(module: Any) -> Histogram | None:
