@@ -1,12 +1,17 @@
-"""Models with activations in every way that Flax stores them, and what is in them."""
+"""Models with activations in every way that they are stored, and a loop to train."""
 
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
+import equinox as eqx
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
+from flax.training.train_state import TrainState
 
 from apalu_jax import linen
 from apalu_jax import nnx as apalu_nnx
@@ -73,3 +78,128 @@ def activations(tree: Any, predicate: Any = None) -> dict[str, np.ndarray]:
         for leaf, label in zip(leaves, labels, strict=True)
         if label == "activation"
     }
+
+
+def train(tx, params, gradients, steps=3):
+    """Parameters after some steps with the same gradients, in one compiled scan."""
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(gradients, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    def run(params):
+        return jax.lax.scan(step, (params, tx.init(params)), length=steps)[0][0]
+
+    return jax.jit(run)(params)
+
+
+PAIR = {"apalu_a": jnp.float32(0.5), "apalu_b": jnp.float32(0.25)}
+KERNEL = jnp.ones((3, 3))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Policy:
+    act: Any
+    kernel: Any
+
+
+class Networks(NamedTuple):
+    policy: Any
+    value: Any
+
+
+@flax.struct.dataclass
+class Nodes:
+    act: Any
+    kernel: Any
+
+
+class Act(eqx.Module):
+    apalu_a: jax.Array
+    apalu_b: jax.Array
+    name: str = eqx.field(static=True, default="act")
+
+
+class Mlp(eqx.Module):
+    layers: list[Any]
+    act: Act
+
+
+def equinox_model():
+    layer = eqx.nn.Linear(3, 3, key=jax.random.key(0))
+    return Mlp([layer, Act(**PAIR)], Act(**PAIR))
+
+
+class Gain(nn.Module):
+    """A parameter beside the activation's, in its own scope."""
+
+    def setup(self):
+        self.inner = linen.APALU()
+        nn.share_scope(self, self.inner)
+        self.gain = self.param("gain", nn.initializers.ones, ())
+
+    def __call__(self, x):
+        return self.gain * self.inner(x)
+
+
+class Subclass(linen.APALU):
+    @nn.compact
+    def __call__(self, x):
+        gain = self.param("gain", nn.initializers.ones, ())
+        return gain * linen.APALU.__call__(self, x)
+
+
+class NnxSubclass(apalu_nnx.APALU):
+    def __init__(self):
+        super().__init__()
+        self.gain = nnx.Param(jnp.ones(()))
+
+
+class Adapter(nnx.Module):
+    """Ordinary parameters that happen to be called a and b."""
+
+    def __init__(self):
+        self.a, self.b = nnx.Param(-jnp.ones((3, 2))), nnx.Param(jnp.ones((2, 3)))
+
+
+def siblings():
+    net = nn.Sequential([Gain(name="gain"), Subclass(name="sub")])
+    return net.init(jax.random.key(0), X)
+
+
+def boxed(init):
+    a_init = init(nn.initializers.constant(0.5), ("model",))
+    module = nn.Sequential(
+        [nn.Dense(3), linen.APALU((a_init, a_init), feature_axes=-1)]
+    )
+    return module.init(jax.random.key(0), X)
+
+
+class Bridged(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        act = nnx.bridge.to_linen(apalu_nnx.APALU, 3, name="act")
+        return act(nn.Dense(3)(x))
+
+
+def to_nnx():
+    net = nn.Sequential([nn.Dense(3), linen.APALU()])
+    nets = [
+        nnx.bridge.ToNNX(m, rngs=nnx.Rngs(0)).lazy_init(X) for m in (linen.APALU(), net)
+    ]
+    return nnx.Sequential(*nets, apalu_nnx.APALU())
+
+
+def arrays_of(model):
+    """The state as nnx.Optimizer hands it to optax at an update."""
+    return jax.tree.map(
+        lambda variable: variable.get_value(),
+        nnx.state(model),
+        is_leaf=lambda node: isinstance(node, nnx.Variable),
+    )
+
+
+def train_state(params):
+    return TrainState.create(apply_fn=None, params=params, tx=optax.adam(0.1))

@@ -19,7 +19,7 @@ from apalu_jax.optim import (
     weight_decay_mask,
 )
 
-from .kit import PARAMS, PATHS, activations, nnx_model
+from .kit import PARAMS, PATHS, activations, nnx_model, train
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -49,20 +49,6 @@ optimizers = pytest.mark.parametrize("name", OPTIMIZERS)
 decay_cases = pytest.mark.parametrize(
     ("name", "form"), [*((name, "function") for name in OPTIMIZERS), ("adamw", "tree")]
 )
-
-
-def train(tx, params, gradients, steps=3):
-    """Parameters after some steps with the same gradients, in one compiled scan."""
-
-    def step(carry, _):
-        params, state = carry
-        updates, state = tx.update(gradients, state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    def run(params):
-        return jax.lax.scan(step, (params, tx.init(params)), length=steps)[0][0]
-
-    return jax.jit(run)(params)
 
 
 def train_nnx(tx, model, gradient, steps=3):

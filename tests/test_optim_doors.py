@@ -24,17 +24,21 @@ from apalu_jax.optim import (
     weight_decay_mask,
 )
 
-from .kit import PARAMS, activations, linen_variables, nnx_model
-from .test_trees import (
+from . import kit
+from .kit import (
     PAIR,
+    PARAMS,
     Bridged,
     Mlp,
     Networks,
     Nodes,
     Policy,
     X,
+    activations,
     arrays_of,
     equinox_model,
+    linen_variables,
+    nnx_model,
     siblings,
     to_nnx,
 )
@@ -46,17 +50,8 @@ FLOOR = 0.125
 
 def train(tx: Any, params: Any, gradient: float, steps: int = 2) -> Any:
     """Parameters after some steps with the same gradient everywhere."""
-
-    @jax.jit
-    def step(params: Any, state: Any) -> Any:
-        gradients = jax.tree.map(lambda p: jnp.full_like(p, gradient), params)
-        updates, state = tx.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state
-
-    state = tx.init(params)
-    for _ in range(steps):
-        params, state = step(params, state)
-    return params
+    gradients = jax.tree.map(lambda p: jnp.full_like(p, gradient), params)
+    return kit.train(tx, params, gradients, steps)
 
 
 def train_equinox(tx: Any, model: Mlp, gradient: float) -> Any:

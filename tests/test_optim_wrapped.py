@@ -17,8 +17,7 @@ from apalu_jax.optim import (
     weight_decay_mask,
 )
 
-from .kit import PARAMS, Model, X, activations
-from .test_optim import train
+from .kit import PARAMS, Model, X, activations, train
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
