@@ -18,23 +18,7 @@ from apalu_jax import _params
 from apalu_jax._params import Constraint, ParamsInit
 from apalu_jax.functional import APALUParams, Residual, apalu, check_residual
 
-__all__ = ("APALU", "ActivationParam")
-
-
-class ActivationParam(nnx.Param[Array]):
-    """A trainable parameter of an activation function.
-
-    It is an :class:`flax.nnx.Param`, so it trains with the weights under
-    ``wrt=nnx.Param``; its own type selects exactly the activations' parameters.
-
-    Examples:
-      >>> from flax import nnx
-      >>> model = nnx.Sequential(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), APALU())
-      >>> len(jax.tree.leaves(nnx.state(model, nnx.Param)))
-      4
-      >>> len(jax.tree.leaves(nnx.state(model, ActivationParam)))
-      2
-    """
+__all__ = ("APALU",)
 
 
 class APALU(nnx.Module):
@@ -45,7 +29,7 @@ class APALU(nnx.Module):
     ``param_dtype`` whatever the input's dtype is.
 
     Attributes:
-      a: The scale of the non-negative branch, an :class:`ActivationParam`; under
+      a: The scale of the non-negative branch, an :class:`flax.nnx.Param`; under
         ``constraint="softplus"`` ``a_raw``, whose softplus it is.
       b: The scale of the negative branch; ``b_raw`` likewise.
 
@@ -126,7 +110,7 @@ class APALU(nnx.Module):
         ):
             key: Any = None if constants or rngs is None else rngs.params()
             value = init(key, self.features, param_dtype)
-            setattr(self, name, ActivationParam(value, **metadata))
+            setattr(self, name, nnx.Param(value, **metadata))
 
     def __call__(self, x: ArrayLike) -> Array:
         """Applies the activation.

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from apalu_jax import optim
+from apalu_jax._trees import join_keys
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import Arm
-from apalu_jax.introspection.finding import join_keys
 
 __all__ = ("build",)
 
@@ -82,7 +82,7 @@ def build(
     if "clip_norm" in options:
         steps.insert(0, optax.clip_by_global_norm(options["clip_norm"]))
     if arm.frozen:
-        steps.append(optim.freeze(params, arm.owns))
+        steps.append(optim.freeze(arm.owns))
     elif arm.bounds:
         steps.append(_keep_within(arm.bounds, arm))
     elif arm.positive:
