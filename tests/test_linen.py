@@ -19,12 +19,17 @@ X = jax.random.normal(jax.random.key(1), (2, 3, 4, 5)) * 3
 def test_parameters_of_a_layer():
     variables = APALU().init(KEY, X)
     assert set(variables) == {"params"}
-    assert variables["params"] == {"a": jnp.float32(0.55), "b": jnp.float32(0.065)}
+    assert variables["params"] == {
+        "apalu_a": jnp.float32(0.55),
+        "apalu_b": jnp.float32(0.065),
+    }
     raw = APALU("smooth", constraint="softplus").init(KEY, X)
-    assert set(raw["params"]) == {"a_raw", "b_raw"}
-    np.testing.assert_allclose(raw["params"]["a_raw"], np.log(np.expm1(0.5)), rtol=1e-6)
+    assert set(raw["params"]) == {"apalu_a_raw", "apalu_b_raw"}
     np.testing.assert_allclose(
-        raw["params"]["b_raw"], np.log(np.expm1(0.75)), rtol=1e-6
+        raw["params"]["apalu_a_raw"], np.log(np.expm1(0.5)), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        raw["params"]["apalu_b_raw"], np.log(np.expm1(0.75)), rtol=1e-6
     )
 
 
@@ -42,18 +47,18 @@ def test_shapes_are_those_of_layer_norm(axes, constraint):
 def test_a_pair_per_feature(axes):
     module = APALU(feature_axes=axes)
     rng = np.random.default_rng(0)
-    shape = module.init(KEY, X)["params"]["a"].shape
+    shape = module.init(KEY, X)["params"]["apalu_a"].shape
     a, b = rng.uniform(0.1, 2, (2, *shape)).astype(np.float32)
-    y = module.apply({"params": {"a": a, "b": b}}, X)
+    y = module.apply({"params": {"apalu_a": a, "apalu_b": b}}, X)
     axes = (axes,) if isinstance(axes, int) else axes
     for index in [(0, 0, 0, 0), (1, 2, 3, 4), (0, 1, 2, 3), (1, 0, 3, 1)]:
         at = tuple(index[axis] for axis in axes)
-        single = {"params": {"a": a[at], "b": b[at]}}
+        single = {"params": {"apalu_a": a[at], "apalu_b": b[at]}}
         np.testing.assert_array_equal(y[index], APALU().apply(single, X[index]))
 
 
 def test_feature_axes_that_the_input_lacks():
-    assert APALU(feature_axes=()).init(KEY, X)["params"]["a"].shape == ()
+    assert APALU(feature_axes=()).init(KEY, X)["params"]["apalu_a"].shape == ()
     with pytest.raises(ValueError, match="feature_axes: axis 4 is out of bounds"):
         APALU(feature_axes=(1, 4)).init(KEY, X)
     with pytest.raises(ValueError, match="repeated axis in `feature_axes`"):
@@ -117,7 +122,7 @@ def test_integers_are_not_truncated_parameters():
 
 def test_half_precision_does_not_round_the_parameters():
     a = np.linspace(0.5, 0.6, 50, dtype=np.float32)
-    variables = {"params": {"a": a, "b": a}}
+    variables = {"params": {"apalu_a": a, "apalu_b": a}}
     x = jnp.full(50, 3, jnp.bfloat16)
     y = APALU(feature_axes=-1).apply(variables, x)
     exact = 3 * a.astype(float) * (1 + 1 / (1 + np.exp(-1.702 * 3)))
@@ -166,7 +171,7 @@ def test_partitioning(constraint):
 def test_random_initializers_use_the_key():
     pair = (nn.initializers.uniform(), nn.initializers.uniform())
     params = APALU(pair, feature_axes=-1).init(KEY, X)["params"]
-    assert len({*map(float, params["a"]), *map(float, params["b"])}) == 10
+    assert len({*map(float, params["apalu_a"]), *map(float, params["apalu_b"])}) == 10
 
 
 class Shared(nn.Module):
@@ -184,7 +189,7 @@ def test_one_instance_is_one_pair():
     assert len(jax.tree.leaves(variables)) == 4
     sequential = nn.Sequential([nn.Dense(4), APALU(), nn.Dense(4), APALU("gelu")])
     params = sequential.init(KEY, X)["params"]
-    assert params["layers_1"]["a"] != params["layers_3"]["a"]
+    assert params["layers_1"]["apalu_a"] != params["layers_3"]["apalu_a"]
 
 
 def test_state_round_trip():

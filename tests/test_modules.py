@@ -14,7 +14,7 @@ from flax import nnx
 import apalu_jax.linen
 import apalu_jax.nnx
 from apalu_jax import APALUParams, apalu
-from apalu_jax.initializers import effective_params
+from apalu_jax._params import effective_params, parameter_names
 
 KEY = jax.random.key(0)
 DEPTH, WIDTH = 3, 8
@@ -49,7 +49,7 @@ def test_linen_is_nnx_is_the_function(x_dtype, param_dtype, axes, constraint, re
     shape, along = {None: ((), ()), -1: ((5,), (5,)), (1, -1): ((4, 5), (4, 1, 5))}[
         axes
     ]
-    names = ("a", "b") if constraint is None else ("a_raw", "b_raw")
+    names = parameter_names(constraint)
     keys = jax.random.split(KEY)
     stored = {
         name: jax.random.uniform(key, shape, param_dtype, 0.1, 2)
@@ -63,7 +63,7 @@ def test_linen_is_nnx_is_the_function(x_dtype, param_dtype, axes, constraint, re
     )
     nnx_module = apalu_jax.nnx.APALU(
         shape or None,
-        feature_axes=-1 if axes is None else axes,
+        feature_axes=axes,
         constraint=constraint,
         residual=residual,
         param_dtype=param_dtype,
@@ -139,7 +139,10 @@ def apply_linen(model, params, *args):
 
 
 def linen_params(p):
-    return {"Dense_0": {"kernel": p["w"]}, "APALU_0": {"a": p["a"], "b": p["b"]}}
+    return {
+        "Dense_0": {"kernel": p["w"]},
+        "APALU_0": {"apalu_a": p["a"], "apalu_b": p["b"]},
+    }
 
 
 def linen_sequential(p, h):
@@ -148,7 +151,7 @@ def linen_sequential(p, h):
         layers.append(nn.Dense(WIDTH, use_bias=False))
         layers.append(apalu_jax.linen.APALU(feature_axes=-1))
         params[f"layers_{2 * i}"] = {"kernel": p["w"][i]}
-        params[f"layers_{2 * i + 1}"] = {"a": p["a"][i], "b": p["b"][i]}
+        params[f"layers_{2 * i + 1}"] = {"apalu_a": p["a"][i], "apalu_b": p["b"][i]}
     return apply_linen(nn.Sequential(layers), params, h)
 
 
@@ -193,7 +196,10 @@ def nnx_blocks(p):
         return NNXBlock(rngs)
 
     graphdef, state = nnx.split(create(nnx.Rngs(0)))
-    given = {"dense": {"kernel": p["w"]}, "activation": {"a": p["a"], "b": p["b"]}}
+    given = {
+        "dense": {"kernel": p["w"]},
+        "activation": {"apalu_a": p["a"], "apalu_b": p["b"]},
+    }
     shapes = jax.tree.map(jnp.shape, nnx.to_pure_dict(state))
     assert shapes == jax.tree.map(jnp.shape, given)
     nnx.replace_by_pure_dict(state, given)

@@ -9,7 +9,7 @@ from jax.nn import initializers
 
 from apalu_jax import APALUParams
 from apalu_jax.initializers import PRESETS
-from apalu_jax.nnx import APALU, ActivationParam
+from apalu_jax.nnx import APALU
 
 # Newer releases of Flax renamed the key and keep the old name as a deprecated property.
 RENAMED = hasattr(nnx.Variable, "sharding_names")
@@ -23,12 +23,15 @@ def stored(module):
 
 def test_parameters_of_a_layer():
     activation = APALU()
-    assert type(activation.a) is type(activation.b) is ActivationParam
-    assert stored(activation) == {"a": jnp.float32(0.55), "b": jnp.float32(0.065)}
+    assert type(activation.apalu_a) is type(activation.apalu_b) is nnx.Param
+    assert stored(activation) == {
+        "apalu_a": jnp.float32(0.55),
+        "apalu_b": jnp.float32(0.065),
+    }
     raw = stored(APALU(params_init="smooth", constraint="softplus"))
-    assert set(raw) == {"a_raw", "b_raw"}
-    np.testing.assert_allclose(raw["a_raw"], np.log(np.expm1(0.5)), rtol=1e-6)
-    np.testing.assert_allclose(raw["b_raw"], np.log(np.expm1(0.75)), rtol=1e-6)
+    assert set(raw) == {"apalu_a_raw", "apalu_b_raw"}
+    np.testing.assert_allclose(raw["apalu_a_raw"], np.log(np.expm1(0.5)), rtol=1e-6)
+    np.testing.assert_allclose(raw["apalu_b_raw"], np.log(np.expm1(0.75)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("constraint", [None, "softplus"])
@@ -47,7 +50,7 @@ def test_a_pair_per_feature(features, axes, shape, constraint):
     module = APALU(features, feature_axes=axes, constraint=constraint)
     assert [p.shape for p in stored(module).values()] == [shape, shape]
     rng = np.random.default_rng(0)
-    for p in jax.tree.leaves(module, is_leaf=lambda p: isinstance(p, ActivationParam)):
+    for p in jax.tree.leaves(module, is_leaf=lambda p: isinstance(p, nnx.Param)):
         p[...] = jnp.asarray(rng.uniform(0.1, 2, shape), jnp.float32)
     y = module(X)
     single = APALU(constraint=constraint)
@@ -137,20 +140,11 @@ def test_metadata_and_sharding():
             constraint="softplus",
             a_metadata={SHARDING: ("model",), "note": "slope"},
         )
-    assert module.a_raw.note == "slope"
-    assert not hasattr(module.b_raw, "note")
+    assert module.apalu_a_raw.note == "slope"
+    assert not hasattr(module.apalu_b_raw, "note")
     specs = nnx.get_partition_spec(nnx.state(module))
-    assert specs["a_raw"].get_value() == jax.sharding.PartitionSpec("model")
-    assert module.a_raw[...].sharding.spec == jax.sharding.PartitionSpec("model")
-
-
-def test_selection_by_type():
-    rngs = nnx.Rngs(0)
-    model = nnx.Sequential(nnx.Linear(5, 4, rngs=rngs), APALU(4), nnx.PReLU())
-    paths = {path for path, _ in nnx.to_flat_state(nnx.state(model, ActivationParam))}
-    assert paths == {("layers", 1, "a"), ("layers", 1, "b")}
-    others = nnx.state(model, nnx.All(nnx.Param, nnx.Not(ActivationParam)))
-    assert len(jax.tree.leaves(others)) == 3
+    assert specs["apalu_a_raw"].get_value() == jax.sharding.PartitionSpec("model")
+    assert module.apalu_a_raw[...].sharding.spec == jax.sharding.PartitionSpec("model")
 
 
 def test_constants_leave_the_random_streams_alone():
@@ -164,7 +158,7 @@ def test_constants_leave_the_random_streams_alone():
 def test_initializers():
     random = (initializers.uniform(), initializers.uniform())
     module = APALU(5, params_init=random, rngs=nnx.Rngs(0))
-    assert len({*map(float, module.a[...]), *map(float, module.b[...])}) == 10
+    assert len({*map(float, module.a), *map(float, module.b)}) == 10
     constant = (initializers.constant(0.5), initializers.constant(0.75))
     assert stored(APALU(params_init=constant)) == stored(APALU(params_init="smooth"))
 
@@ -202,9 +196,9 @@ def test_one_instance_is_one_pair():
     shared = APALU()
     model = nnx.Sequential(shared, shared, APALU())
     assert len(jax.tree.leaves(nnx.state(model))) == 4
-    shared.a[...] = jnp.float32(2)
-    assert model.layers[0].a[...] == model.layers[1].a[...] == 2
-    assert model.layers[2].a[...] == jnp.float32(0.55)
+    shared.apalu_a[...] = jnp.float32(2)
+    assert model.layers[0].a == model.layers[1].a == 2
+    assert model.layers[2].a == jnp.float32(0.55)
 
 
 def test_state_round_trip():
