@@ -21,6 +21,7 @@ from apalu_jax.initializers import (
     did_you_mean,
     is_real,
     mapped_pair,
+    unwrapped,
 )
 
 Value: TypeAlias = ArrayLike | Initializer
@@ -103,8 +104,7 @@ def freeze_init(params_init: ParamsInit) -> APALUParams:
 
 
 def _freeze_value(name: str, value: Any) -> Any:
-    if hasattr(value, "__jax_array__"):
-        value = value.__jax_array__()  # such as a flax.nnx.Param
+    value = unwrapped(value)
     if callable(value) or isinstance(value, Tracer | FrozenArray):
         return value
     if not is_real(value):
@@ -116,7 +116,7 @@ def _freeze_value(name: str, value: Any) -> Any:
     return FrozenArray(array) if array.ndim else array.item()
 
 
-def initializers(
+def resolve_params(
     params_init: ParamsInit, constraint: Constraint, residual: Residual
 ) -> tuple[Initializer, Initializer]:
     """Turn initial values, as a user may give them, into two initializers.
@@ -138,7 +138,7 @@ def initializers(
         be.
 
     Examples:
-      >>> a_init, b_init = initializers("smooth", None, "input")
+      >>> a_init, b_init = resolve_params("smooth", None, "input")
       >>> a_init(jax.random.key(0), (2,), jnp.float32)
       Array([0.5, 0.5], dtype=float32)
     """

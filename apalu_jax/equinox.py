@@ -32,7 +32,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from apalu_jax import _params
-from apalu_jax._initial_values import ParamsInit, initializers
+from apalu_jax._initial_values import ParamsInit, resolve_params
 from apalu_jax._params import Constraint
 from apalu_jax.functional import APALUParams, Residual
 
@@ -127,7 +127,7 @@ class APALU(eqx.Module):
             ``residual="output"`` needs it to be.
         """
         self.features, self.feature_axes = _params.feature_sizes(features, feature_axes)
-        inits = initializers(params_init, constraint, residual)
+        inits = resolve_params(params_init, constraint, residual)
         if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(f"`dtype` must be a floating one, got {dtype}.")
         self.constraint = constraint

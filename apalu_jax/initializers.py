@@ -242,6 +242,7 @@ def _pair(params: ParamsLike) -> tuple[ArrayLike, ArrayLike]:
             "`params` must be an APALUParams or a mapping with the keys 'a' and 'b', "
             f"got {describe(params)}."
         )
+    params = APALUParams(*map(unwrapped, params))
     for name, value in params._asdict().items():
         if not is_real(value):
             raise TypeError(
@@ -266,11 +267,17 @@ def mapped_pair(name: str, mapping: Mapping[str, Any]) -> APALUParams:
 
 
 def is_real(value: object) -> bool:
-    """True for real numbers, arrays of them and what JAX takes for such an array."""
-    if isinstance(value, bool | int | float):
-        return True
-    dtype = getattr(value, "dtype", np.dtype(object))
-    return any(jnp.issubdtype(dtype, k) for k in (np.floating, np.integer, np.bool_))
+    """True for a real number and for an array of them."""
+    if isinstance(value, Array | np.ndarray | np.generic):
+        kinds = (np.floating, np.integer, np.bool_)
+        return any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
+    return isinstance(value, int | float)
+
+
+def unwrapped(value: Any) -> Any:
+    """The array in what JAX takes for one, such as a :class:`flax.nnx.Param`."""
+    unwrap = getattr(value, "__jax_array__", None)
+    return value if unwrap is None else unwrap()
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -283,8 +290,8 @@ def describe(value: object) -> str:
     """An argument that is not what it should be, in a few words and without values."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"an array of shape {tuple(value.shape)} and dtype {value.dtype}"
+    if isinstance(value, Array | np.ndarray):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
     if value is None or isinstance(value, str | int | float):
         return repr(value)
     return f"an object of type {type(value).__name__}"

@@ -32,7 +32,7 @@ from jax.typing import ArrayLike, DTypeLike
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from apalu_jax import _params
-from apalu_jax._initial_values import ParamsInit, freeze_init, initializers
+from apalu_jax._initial_values import ParamsInit, freeze_init, resolve_params
 from apalu_jax._params import Constraint
 from apalu_jax.functional import APALUParams, Residual
 
@@ -95,7 +95,7 @@ class APALU(nn.Module):
             self.params_init = freeze_init(self.params_init)
         if self.feature_axes is not None:
             self.feature_axes = _params.integers("feature_axes", self.feature_axes)
-        initializers(self.params_init, self.constraint, self.residual)
+        resolve_params(self.params_init, self.constraint, self.residual)
         super().__post_init__()
 
     @nn.compact
@@ -122,7 +122,7 @@ class APALU(nn.Module):
 
         sizes = tuple(shape[axis] for axis in axes)
         names = _params.parameter_names(self.constraint)
-        inits = initializers(self.params_init, self.constraint, self.residual)
+        inits = resolve_params(self.params_init, self.constraint, self.residual)
         stored = {
             name: self.param(name, init, sizes, self.param_dtype)
             for name, init in zip(names, inits, strict=True)

@@ -36,7 +36,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from apalu_jax import _params
-from apalu_jax._initial_values import ParamsInit, freeze_init, initializers
+from apalu_jax._initial_values import ParamsInit, freeze_init, resolve_params
 from apalu_jax._params import Constraint
 from apalu_jax.functional import APALUParams, Residual
 
@@ -120,7 +120,7 @@ class APALU(nnx.Module):
             makes another one and none is trained.
         """
         self.features, self.feature_axes = _params.feature_sizes(features, feature_axes)
-        inits = initializers(params_init, constraint, residual)
+        inits = resolve_params(params_init, constraint, residual)
         _warn_inside_a_call()
         self.constraint: Constraint = constraint
         self.residual: Residual = residual
