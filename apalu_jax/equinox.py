@@ -38,13 +38,10 @@ from apalu_jax.functional import APALUParams, Residual
 
 try:
     import equinox as eqx
-except ModuleNotFoundError as error:
-    if error.name != "equinox":
-        raise
-    raise ModuleNotFoundError(
-        "apalu_jax.equinox needs Equinox: pip install 'apalu-jax[equinox]'",
-        name="equinox",
-    ) from None
+except ImportError as error:
+    raise ImportError(
+        'apalu_jax.equinox needs Equinox: pip install "apalu-jax[equinox]".'
+    ) from error
 
 __all__ = ("APALU",)
 

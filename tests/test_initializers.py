@@ -1,15 +1,18 @@
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apalu_jax import APALUParams, apalu
-from apalu_jax.initializers import PRESETS, init_like, variance_gain
+from apalu_jax.initializers import _FUNCTIONS, PRESETS, init_like, variance_gain
+from apalu_jax.nnx import APALU
 
 KEY = jax.random.key(0)
 
@@ -76,6 +79,34 @@ def test_presets_are_the_fits_to_the_functions_of_jax(name):
     params, _ = init_like(lambda x: getattr(jax.nn, name)(x, **options))
     np.testing.assert_allclose(params, PRESETS[name], rtol=5e-7)
     assert all(type(p) is float for p in params)
+
+
+@pytest.mark.parametrize("name", _FUNCTIONS)
+def test_fit_by_name(name):
+    try:
+        expected = init_like(getattr(jax.nn, name))
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            init_like(name)
+    else:
+        assert init_like(name) == expected
+    sample = np.linspace(-2, 3, 9)
+    assert init_like("elu", sample) == init_like(jax.nn.elu, sample)
+
+
+@pytest.mark.parametrize(
+    ("fn", "error", "message"),
+    [
+        ("gleu", ValueError, "`fn` must be one of celu, .*'gleu', did you mean 'gelu'"),
+        ("softmax", ValueError, "got 'softmax', did you mean 'softplus'"),
+        ("qqq", ValueError, "if it is a name, got 'qqq'.$"),
+        (0.5, TypeError, "`fn` must be a function or the name of one, got 0.5"),
+        (np.ones(3), TypeError, r"got an array of shape \(3,\)"),
+    ],
+)
+def test_names_without_a_fit(fn, error, message):
+    with pytest.raises(error, match=message):
+        init_like(fn)
 
 
 def test_published_presets():
@@ -171,6 +202,59 @@ def test_gain_of_arrays_under_jit(dtype):
     assert gain.shape == (2,) and gain.dtype == jnp.float32
     expected = [variance_gain(APALUParams(0.5, 0.25)), variance_gain(APALUParams(2, 1))]
     np.testing.assert_allclose(gain, expected, rtol=3e-7)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (0.5, jnp.ones(3)),
+        (jnp.ones((2, 1)), jnp.ones(3)),
+        (jnp.ones(3, jnp.bfloat16), np.ones((2, 3))),
+        (np.float32(0.5), nnx.Param(jnp.ones(3))),
+        (True, jnp.arange(3)),
+    ],
+)
+@pytest.mark.parametrize("x64", [False, True])
+def test_gain_of_what_the_function_takes(a, b, x64):
+    strict = jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")
+    with jax.enable_x64(x64), strict[0], strict[1]:
+        gain = variance_gain({"a": a, "b": b})
+    a, b = np.broadcast_arrays(np.asarray(a, float), np.asarray(b, float))
+    expected = [
+        variance_gain(APALUParams(*p)) for p in zip(a.flat, b.flat, strict=True)
+    ]
+    assert gain.shape == a.shape
+    np.testing.assert_allclose(gain.ravel(), expected, rtol=3e-7)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_gain_of_zeros_is_infinite(jit):
+    params = APALUParams(jnp.array([0.0, 0.5]), jnp.zeros(2))
+    gain = (jax.jit(variance_gain) if jit else variance_gain)(params)
+    assert gain[0] == np.inf and np.isfinite(gain[1])
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"a_raw": 1.0, "b_raw": 1.0}, ValueError, r"got \['a_raw', 'b_raw'\]"),
+        ({"a": 1.0}, ValueError, "exactly the keys 'a' and 'b'"),
+        ("gelu", TypeError, "got 'gelu'"),
+        ([0.5, 0.5], TypeError, "got an object of type list"),
+        (APALU(), TypeError, "got an object of type APALU"),
+        (jnp.ones(2), TypeError, r"got an array of shape \(2,\)"),
+        (APALUParams(None, 1.0), TypeError, "real arrays or scalars, got a as None"),
+        (APALUParams(1.0, 1j), TypeError, "got b as an object of type complex"),
+        (
+            APALUParams(np.ones(2), np.ones(3)),
+            ValueError,
+            r"\(2,\) and b of shape \(3,",
+        ),
+    ],
+)
+def test_errors_of_the_gain_name_the_argument(params, error, message):
+    with pytest.raises(error, match=f"^`params` must .*{message}"):
+        variance_gain(params)
 
 
 def test_gain_keeps_the_signal():
