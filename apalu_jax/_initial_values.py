@@ -112,7 +112,7 @@ def _freeze_value(name: str, value: Any) -> Any:
             f"`params_init` must hold real numbers, arrays or initializers, got {name} "
             f"as {describe(value)}."
         )
-    array = np.asarray(value)
+    array = np.asarray(jax.device_get(value))
     return FrozenArray(array) if array.ndim else array.item()
 
 
@@ -155,7 +155,7 @@ def resolve_params(
         def check(value: ArrayLike | FrozenArray) -> None:
             if needs_positive is None or isinstance(value, Tracer):
                 return
-            if not np.all(np.asarray(value) > 0):
+            if not np.all(np.asarray(jax.device_get(value)) > 0):
                 raise ValueError(
                     f"`params_init` must be positive under {needs_positive}, got "
                     f"{name}={np.min(value)}."

@@ -396,7 +396,8 @@ def test_made_in_a_call_is_said_once():
 class Compact(nnx.bridge.Module):
     @nnx.bridge.compact
     def __call__(self, x):
-        return APALU(name="act")(x)
+        self.act = APALU()
+        return self.act(x)
 
 
 class LinenNet(nn.Module):
@@ -432,11 +433,13 @@ def make_and_call():
     yield LinenNet().init(key, X)["params"]["act"]["apalu_a"]
     yield OwnBridge(APALU).init(key, X)["params"]["apalu_a"]
     yield nnx.eval_shape(lambda: ResNet(APALU, nnx.Rngs(0))).act.apalu_a
-    yield FreeSubclass().a
+    yield Compact().init(key, X)["params"]["act"]["apalu_a"]
+    yield FreeSubclass().apalu_a
 
 
 def test_places_that_keep_the_parameters():
-    assert len(list(make_and_call())) == 5
+    kept = list(make_and_call())
+    assert len(kept) == 6 and all(p.dtype == jnp.float32 for p in kept)
 
 
 def test_bridge_to_linen():
