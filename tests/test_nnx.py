@@ -1,3 +1,4 @@
+import inspect
 import re
 import warnings
 from collections.abc import Callable
@@ -391,6 +392,8 @@ def test_made_in_a_call_is_said_once():
         for _ in range(3):
             MadeInCall()(X)
     assert len(record) == 1
+    first_line = inspect.getsourcelines(MadeInCall.__call__)[1]
+    assert (record[0].filename, record[0].lineno) == (__file__, first_line + 1)
 
 
 class Compact(nnx.bridge.Module):
