@@ -12,17 +12,16 @@ from jax.core import Tracer
 from jax.nn.initializers import Initializer
 from jax.typing import ArrayLike, DTypeLike
 
-from apalu_jax._params import Constraint, parameter_names
-from apalu_jax.functional import APALUParams, Residual, check_residual
-from apalu_jax.initializers import (
-    PRESETS,
-    at_least_float32,
+from apalu_jax._arguments import (
     describe,
     did_you_mean,
     is_real,
     mapped_pair,
     unwrapped,
 )
+from apalu_jax._params import Constraint, parameter_names
+from apalu_jax.functional import APALUParams, Residual, check_residual
+from apalu_jax.initializers import PRESETS, at_least_float32
 
 Value: TypeAlias = ArrayLike | Initializer
 ParamsInit: TypeAlias = (
@@ -202,3 +201,26 @@ def _stored_initializer(
         return jax.tree.map(stored, given)
 
     return cast(Initializer, stored_init)
+
+
+def draw(
+    init: Initializer,
+    key: Array | None,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    argument: str,
+) -> Any:
+    """What an initializer gives, which needs a key only if it is random.
+
+    Raises:
+      TypeError: If it needs one and there is none; ``argument`` is what would give it.
+    """
+    try:
+        return init(cast(Array, key), shape, dtype)
+    except TypeError as error:
+        if key is not None:
+            raise
+        raise TypeError(
+            f"`{argument}` must be given where an initializer in `params_init` is "
+            "random, got None."
+        ) from error

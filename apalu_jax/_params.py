@@ -1,6 +1,5 @@
 """The parameters of the modules: stored names, constraint, shapes and broadcasting."""
 
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -11,8 +10,9 @@ from jax import Array
 from jax.typing import ArrayLike
 from numpy.lib.array_utils import normalize_axis_tuple
 
+from apalu_jax._arguments import integers
 from apalu_jax.functional import APALUParams, Residual, apalu
-from apalu_jax.initializers import at_least_float32, describe
+from apalu_jax.initializers import at_least_float32
 
 Constraint: TypeAlias = Literal["softplus"] | None
 
@@ -63,26 +63,10 @@ def feature_sizes(
     axes = integers("feature_axes", -1 if feature_axes is None else feature_axes)
     if len(sizes) != len(axes) or min(sizes, default=0) < 0:
         raise ValueError(
-            "`features` must give one size for each of the `feature_axes` "
-            f"{axes}, got {sizes}."
+            "`features` must give one size, not negative, for each of the "
+            f"`feature_axes` {axes}, got {sizes}."
         )
     return sizes, axes
-
-
-def integers(name: str, value: int | Sequence[int], hint: str = "") -> tuple[int, ...]:
-    """The integers that an argument gives: one alone or a sequence of them.
-
-    Raises:
-      TypeError: If it is something else; the message names it and adds ``hint``.
-    """
-    values: Any = [value] if np.ndim(value) == 0 else value
-    try:
-        return tuple(operator.index(one) for one in values)
-    except TypeError:
-        raise TypeError(
-            f"`{name}` must be an integer or a sequence of integers{hint}, got "
-            f"{describe(value)}."
-        ) from None
 
 
 def activate(

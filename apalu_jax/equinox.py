@@ -32,7 +32,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from apalu_jax import _params
-from apalu_jax._initial_values import ParamsInit, resolve_params
+from apalu_jax._initial_values import ParamsInit, draw, resolve_params
 from apalu_jax._params import Constraint
 from apalu_jax.functional import APALUParams, Residual
 
@@ -117,7 +117,7 @@ class APALU(eqx.Module):
 
         Raises:
           TypeError: If ``features``, ``feature_axes`` or ``params_init`` is something
-            else.
+            else, or ``key`` is None and an initializer is random.
           ValueError: If ``features`` and ``feature_axes`` differ in length, a name,
             ``constraint`` or ``residual`` is unknown, ``dtype`` is not a floating one,
             or an initial value is not positive and ``constraint="softplus"`` or
@@ -133,7 +133,8 @@ class APALU(eqx.Module):
         keys = (None, None) if key is None else jax.random.split(key)
         names = _params.parameter_names(constraint)
         for name, init, one in zip(names, inits, keys, strict=True):
-            setattr(self, name, jnp.asarray(init(one, self.features, param_dtype)))
+            value = draw(init, one, self.features, param_dtype, "key")
+            setattr(self, name, jnp.asarray(value))
 
     @jax.named_scope("APALU")
     def __call__(self, x: ArrayLike, *, key: Array | None = None) -> Array:

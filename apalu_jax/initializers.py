@@ -6,11 +6,9 @@ APALU is linear in its parameters, :math:`f = a\,p + b\,n` with
 moment of the output two multiplications.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
 from math import erfc, exp, sqrt
 from types import MappingProxyType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +16,13 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+from apalu_jax._arguments import (
+    describe,
+    did_you_mean,
+    is_real,
+    mapped_pair,
+    unwrapped,
+)
 from apalu_jax._rules import GATE
 from apalu_jax.functional import APALUParams, ParamsLike
 
@@ -250,51 +255,6 @@ def _pair(params: ParamsLike) -> tuple[ArrayLike, ArrayLike]:
                 f"{describe(value)}."
             )
     return params
-
-
-def mapped_pair(name: str, mapping: Mapping[str, Any]) -> APALUParams:
-    """``a`` and ``b`` of a mapping that has exactly these keys.
-
-    Raises:
-      ValueError: If it has others; the message calls the mapping ``name``.
-    """
-    if set(mapping) != {"a", "b"}:
-        raise ValueError(
-            f"`{name}` must have exactly the keys 'a' and 'b', got "
-            f"{sorted(map(str, mapping))}."
-        )
-    return APALUParams(mapping["a"], mapping["b"])
-
-
-def is_real(value: object) -> bool:
-    """True for a real number and for an array of them."""
-    if isinstance(value, Array | np.ndarray | np.generic):
-        kinds = (np.floating, np.integer, np.bool_)
-        return any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
-    return isinstance(value, int | float)
-
-
-def unwrapped(value: Any) -> Any:
-    """The array in what JAX takes for one, such as a :class:`flax.nnx.Param`."""
-    unwrap = getattr(value, "__jax_array__", None)
-    return value if unwrap is None else unwrap()
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about a name that is unknown: the known one next to it."""
-    close = get_close_matches(name, known, n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
-
-
-def describe(value: object) -> str:
-    """An argument that is not what it should be, in a few words and without values."""
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    if isinstance(value, Array | np.ndarray):
-        return f"an array of shape {value.shape} and dtype {value.dtype}"
-    if value is None or isinstance(value, str | int | float):
-        return repr(value)
-    return f"an object of type {type(value).__name__}"
 
 
 def at_least_float32(dtype: DTypeLike) -> np.dtype:

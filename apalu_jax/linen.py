@@ -32,6 +32,7 @@ from jax.typing import ArrayLike, DTypeLike
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from apalu_jax import _params
+from apalu_jax._arguments import integers
 from apalu_jax._initial_values import ParamsInit, freeze_init, resolve_params
 from apalu_jax._params import Constraint
 from apalu_jax.functional import APALUParams, Residual
@@ -94,7 +95,7 @@ class APALU(nn.Module):
         if not isinstance(self.params_init, str):
             self.params_init = freeze_init(self.params_init)
         if self.feature_axes is not None:
-            self.feature_axes = _params.integers("feature_axes", self.feature_axes)
+            self.feature_axes = integers("feature_axes", self.feature_axes)
         resolve_params(self.params_init, self.constraint, self.residual)
         super().__post_init__()
 

@@ -36,7 +36,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from apalu_jax import _params
-from apalu_jax._initial_values import ParamsInit, freeze_init, resolve_params
+from apalu_jax._initial_values import ParamsInit, draw, freeze_init, resolve_params
 from apalu_jax._params import Constraint
 from apalu_jax.functional import APALUParams, Residual
 
@@ -110,7 +110,7 @@ class APALU(nnx.Module):
 
         Raises:
           TypeError: If ``features``, ``feature_axes`` or ``params_init`` is something
-            else.
+            else, or ``rngs`` is None and an initializer is random.
           ValueError: If ``features`` and ``feature_axes`` differ in length, a name,
             ``constraint`` or ``residual`` is unknown, or an initial value is not
             positive and ``constraint="softplus"`` or ``residual="output"`` needs it.
@@ -135,8 +135,8 @@ class APALU(nnx.Module):
             (a_metadata, b_metadata),
             strict=True,
         ):
-            key: Any = rngs.params() if rngs is not None and callable(given) else None
-            value = init(key, self.features, param_dtype)
+            key = rngs.params() if rngs is not None and callable(given) else None
+            value = draw(init, key, self.features, param_dtype, "rngs")
             setattr(self, name, nnx.Param(value, **metadata))
 
     def __call__(self, x: ArrayLike) -> Array:

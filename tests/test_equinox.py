@@ -61,7 +61,11 @@ def test_a_pair_per_feature(features, axes, shape, constraint):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"params_init": "gleu"}, ValueError, "one of paper, .*, did you mean 'gelu'"),
+        (
+            {"params_init": "gleu"},
+            ValueError,
+            r"one of paper, .* \(did you mean 'gelu'\?\)",
+        ),
         ({"params_init": 0.5}, TypeError, "preset or a pair of numbers, .* got 0.5"),
         ({"constraint": "exp"}, ValueError, "None or 'softplus', got 'exp'"),
         ({"residual": "both"}, ValueError, "`residual` must be one of .*, got 'both'"),
@@ -150,6 +154,8 @@ def test_random_initializers_use_the_key():
     pair = (initializers.uniform(), initializers.uniform())
     module = APALU(5, params_init=pair, key=KEY)
     assert len({*map(float, module.a), *map(float, module.b)}) == 10
+    with pytest.raises(TypeError, match="`key` must be given where .* random"):
+        APALU(5, params_init=pair)
     fitted = APALU(params_init=init_like("elu"))
     np.testing.assert_allclose(fitted.effective_params(), init_like("elu")[0], 1e-6)
 

@@ -134,7 +134,7 @@ def test_array_of_the_wrong_shape():
             None,
             "input",
             ValueError,
-            "one of paper, .*'gleu', did you mean 'gelu'",
+            r"one of paper, .*'gleu' \(did you mean 'gelu'\?\)",
         ),
         ("tanh", None, "input", ValueError, "if it is a name, got 'tanh'.$"),
         (0.5, None, "input", TypeError, "name of a preset or a pair of .* got 0.5"),

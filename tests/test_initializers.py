@@ -97,7 +97,11 @@ def test_fit_by_name(name):
 @pytest.mark.parametrize(
     ("fn", "error", "message"),
     [
-        ("gleu", ValueError, "`fn` must be one of celu, .*'gleu', did you mean 'gelu'"),
+        (
+            "gleu",
+            ValueError,
+            r"`fn` must be one of celu, .*'gleu' \(did you mean 'gelu'\?\)",
+        ),
         ("softmax", ValueError, "if it is a name, got 'softmax'.$"),
         ("qqq", ValueError, "if it is a name, got 'qqq'.$"),
         (0.5, TypeError, "`fn` must be a function or the name of one, got 0.5"),

@@ -74,7 +74,7 @@ def test_feature_axes_that_the_input_lacks():
 
 TRAPS = [
     ({"params_init": "swishh"}, ValueError, "one of paper, .* got 'swishh'"),
-    ({"params_init": "gleu"}, ValueError, "did you mean 'gelu'"),
+    ({"params_init": "gleu"}, ValueError, r" \(did you mean 'gelu'\?\)\.$"),
     ({"params_init": 64}, TypeError, "`feature_axes` gives a pair per .* got 64"),
     (
         {"params_init": X},

@@ -83,7 +83,11 @@ def test_inputs_that_do_not_fit():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"params_init": "gleu"}, ValueError, "one of paper, .*, did you mean 'gelu'"),
+        (
+            {"params_init": "gleu"},
+            ValueError,
+            r"one of paper, .* \(did you mean 'gelu'\?\)",
+        ),
         ({"params_init": 0.5}, TypeError, "preset or a pair of numbers, .* got 0.5"),
         ({"constraint": "exp"}, ValueError, "None or 'softplus', got 'exp'"),
         ({"residual": "both"}, ValueError, "`residual` must be one of .*, got 'both'"),
@@ -245,6 +249,8 @@ def test_initializers():
     random = (initializers.uniform(), initializers.uniform())
     module = APALU(5, params_init=random, rngs=nnx.Rngs(0))
     assert len({*map(float, module.a), *map(float, module.b)}) == 10
+    with pytest.raises(TypeError, match="`rngs` must be given where .* random"):
+        APALU(5, params_init=random)
     constant = (initializers.constant(0.5), initializers.constant(0.75))
     assert stored(APALU(params_init=constant)) == stored(APALU(params_init="smooth"))
 
