@@ -109,7 +109,8 @@ class APALU(eqx.Module):
           constraint: None to train ``a`` and ``b`` themselves. ``"softplus"`` to train
             ``apalu_a_raw`` and ``apalu_b_raw``, whose softplus they are: positive for
             any update.
-          residual: What the backward pass keeps, as in :func:`apalu_jax.apalu`.
+          residual: What the backward pass keeps, as in :func:`apalu_jax.apalu`;
+            ``"autodiff"`` where forward mode is needed.
           dtype: The dtype of the result, to which the input is cast first. None takes
             the input's.
           param_dtype: The dtype of the stored parameters.
