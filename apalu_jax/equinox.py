@@ -20,7 +20,7 @@ instance in each place, so that each has a pair of its own.
 ...         return x
 >>> model = Network(APALU, key=jax.random.key(0))
 >>> gradients = eqx.filter_grad(lambda model, x: model(x).sum())(model, jnp.ones(3))
->>> bool(gradients.layers[1].a != gradients.layers[3].a)
+>>> bool(gradients.layers[1].apalu_a != gradients.layers[3].apalu_a)
 True
 """
 

@@ -199,7 +199,7 @@ def test_a_pair_for_each_place():
     x = jax.random.normal(KEY, (7, 3, 5, 5))
     loss = eqx.filter_jit(lambda m, x: jax.vmap(m)(x).sum())
     grads = eqx.filter_grad(loss)(model, x)
-    slopes = [g for layer in grads for g in (layer.act1.a, layer.act2.a)]
+    slopes = [g for layer in grads for g in (layer.act1.apalu_a, layer.act2.apalu_a)]
     assert len({float(g) for g in slopes} - {0.0}) == 4
 
 
