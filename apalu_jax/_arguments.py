@@ -3,13 +3,12 @@
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-
-from apalu_jax.functional import APALUParams
 
 
 def integers(name: str, value: int | Sequence[int], hint: str = "") -> tuple[int, ...]:
@@ -28,7 +27,7 @@ def integers(name: str, value: int | Sequence[int], hint: str = "") -> tuple[int
         ) from None
 
 
-def mapped_pair(name: str, mapping: Mapping[str, Any]) -> APALUParams:
+def mapped_pair(name: str, mapping: Mapping[str, Any]) -> tuple[Any, Any]:
     """``a`` and ``b`` of a mapping that has exactly these keys.
 
     Raises:
@@ -39,15 +38,20 @@ def mapped_pair(name: str, mapping: Mapping[str, Any]) -> APALUParams:
             f"`{name}` must have exactly the keys 'a' and 'b', got "
             f"{sorted(map(str, mapping))}."
         )
-    return APALUParams(mapping["a"], mapping["b"])
+    return mapping["a"], mapping["b"]
 
 
 def is_real(value: object) -> bool:
     """True for a real number and for an array of them."""
     if isinstance(value, Array | np.ndarray | np.generic):
-        kinds = (np.floating, np.integer, np.bool_)
-        return any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
+        return _is_real_dtype(value.dtype)
     return isinstance(value, int | float)
+
+
+@cache
+def _is_real_dtype(dtype: np.dtype) -> bool:
+    kinds = (np.floating, np.integer, np.bool_)
+    return any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
 def unwrapped(value: Any) -> Any:

@@ -8,7 +8,7 @@ with jax 0.8.1 to 0.10.2; ``apalu bench memory`` and ``apalu bench ops`` measure
 """
 
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import reduce
 from math import log
 from typing import NamedTuple, TypeAlias
 
@@ -52,30 +52,20 @@ def horner(coefficients: tuple[float, ...], z: Array) -> Array:
 
 # (exp(z) - 1 - z) / z^2 on [-ln 2, 0] by Chebyshev interpolation. What is left is 2^-30
 # of expm1 in float32 and 2^-57 in float64. tests/coefficients.py makes all of them.
+# fmt: off
 EXPM1 = {
     "float32": (
-        0.4999999989304683,
-        0.16666655544851885,
-        0.0416647841109242,
-        0.008321609239786665,
-        0.0013555333417847766,
-        0.00015356793724868729,
+        0.4999999989304683, 0.16666655544851885, 0.0416647841109242,
+        0.008321609239786665, 0.0013555333417847766, 0.00015356793724868729,
     ),
     "float64": (
-        0.5,
-        0.16666666666666666,
-        0.041666666666666304,
-        0.00833333333332348,
-        0.0013888888887514847,
-        0.00019841269728114436,
-        2.480158138650095e-05,
-        2.755711528489139e-06,
-        2.755261413177416e-07,
-        2.4980021735475025e-08,
-        2.0168801991933312e-09,
-        1.1958107945464465e-10,
+        0.5, 0.16666666666666666, 0.041666666666666304, 0.00833333333332348,
+        0.0013888888887514847, 0.00019841269728114436, 2.480158138650095e-05,
+        2.755711528489139e-06, 2.755261413177416e-07, 2.4980021735475025e-08,
+        2.0168801991933312e-09, 1.1958107945464465e-10,
     ),
 }
+# fmt: on
 
 
 def _exp_and_expm1(w: Array, dtype: DTypeLike) -> Pair:
@@ -109,19 +99,17 @@ LN2_HEAD, LN2_TAIL = 0.693359375, -2.12194440e-4
 
 # (exp(r) - 1 - r) / r^2 where |r| <= ln(2) / 2, least squares weighted towards the
 # least relative error of expm1, which is 2^-26.
+# fmt: off
 CPU_EXPM1 = (
-    0.49999998154040315,
-    0.16666543620893476,
-    0.04166719986196104,
-    0.008366520588432222,
-    0.001388252130926091,
+    0.49999998154040315, 0.16666543620893476, 0.04166719986196104,
+    0.008366520588432222, 0.001388252130926091,
 )
+# fmt: on
 
 # XLA for CPU sums up to this many numbers in one thread (runtime cost model).
 SMALL = 1024
 
 
-@partial(jax.jit, inline=True)
 def _float32_exp_and_expm1(w: Array) -> Pair:
     """One polynomial for both.
 
@@ -148,12 +136,16 @@ def _cpu_partial_sums(u: Array, v: Array, axes: tuple[int, ...]) -> Pair:
     """Sum fours of ``u`` and ``v`` along one of ``axes``, three times at most.
 
     One variadic reduction makes a single loop out of both sums and of what computes
-    their arguments; over four neighbors it is unrolled, then vectorized. Two more bring
-    the rest below what makes XLA's own sum start threads.
+    their arguments (which separate sums would store: openxla/xla#49131); over four
+    neighbors it is unrolled, then vectorized. Two more bring the rest below what makes
+    XLA's own sum start threads.
     """
     for _ in range(3):
         axis = _axis_of_fours(u, axes)
-        if axis is None or _is_small(u):
+        # A symbolic size, under jax.export, has no order.
+        if axis is None or (
+            all(isinstance(n, int) for n in u.shape) and u.size <= SMALL
+        ):
             break
         # Neighbors are summed, so that a sharded axis is split within its shards; the
         # last axis is split across, and stays contiguous for vector instructions.
@@ -161,14 +153,14 @@ def _cpu_partial_sums(u: Array, v: Array, axes: tuple[int, ...]) -> Pair:
         quarter = u.shape[axis] // 4
         split = (4, quarter) if last else (quarter, 4)
         shape = (*u.shape[:axis], *split, *u.shape[axis + 1 :])
-        along = axis if last else axis + 1
-        u, v = _sum_both(lax.reshape(u, shape), lax.reshape(v, shape), along)
+        zero = u.dtype.type(0)
+        u, v = lax.reduce(
+            (lax.reshape(u, shape), lax.reshape(v, shape)),
+            (zero, zero),
+            lambda p, q: (p[0] + q[0], p[1] + q[1]),
+            (axis if last else axis + 1,),
+        )
     return u, v
-
-
-def _is_small(u: Array) -> bool:
-    # A symbolic size, under jax.export, has no order.
-    return all(isinstance(n, int) for n in u.shape) and u.size <= SMALL
 
 
 def _axis_of_fours(u: Array, axes: tuple[int, ...]) -> int | None:
@@ -184,14 +176,6 @@ def _axis_of_fours(u: Array, axes: tuple[int, ...]) -> int | None:
         if spec[axis] is None
     ]
     return max(candidates, key=lambda axis: (axis < u.ndim - 1, axis), default=None)
-
-
-def _sum_both(u: Array, v: Array, axis: int) -> Pair:
-    zero = u.dtype.type(0)
-    total: Pair = lax.reduce(
-        (u, v), (zero, zero), lambda p, q: (p[0] + q[0], p[1] + q[1]), (axis,)
-    )
-    return total
 
 
 CPU = Kernels(

@@ -25,10 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from apalu_jax._kernels import CPU, XLA, Kernels, horner, scaled
+from apalu_jax._mesh import like_primal
 from apalu_jax._reverse_only import reverse_only
 
 Arrays: TypeAlias = tuple[Array, ...]
@@ -190,44 +189,6 @@ def _summed_axes(param: Array, ct: Array) -> tuple[int, ...]:
     return tuple(i for i, n in enumerate(ct.shape) if sizes[i] != n)
 
 
-def share_sharding(x: Array, *params: Array) -> Array:
-    """`x`, also sharded by type along the axes where a parameter of its rank is.
-
-    Binary operations of JAX do the same, but a selection needs equal shardings.
-    """
-    for sharding in (jax.typeof(p).sharding for p in params if p.ndim):
-        own = jax.typeof(x).sharding
-        spec = [i or j for i, j in zip(own.spec, sharding.spec, strict=True)]
-        if spec != [*own.spec]:
-            x = jax.sharding.reshard(x, NamedSharding(sharding.mesh, P(*spec)))
-    return x
-
-
-def _place(ct: Array, primal: Array) -> Array:
-    """Give a cotangent the type of its primal on a mesh.
-
-    It is summed over the axes of `jax.shard_map` along which only `ct` varies, and
-    resharded where the primal's type has explicit axes.
-    """
-    surplus = tuple(_varying(ct) - _varying(primal))
-    if surplus:
-        ct = lax.psum(ct, surplus)
-    sharding = jax.typeof(primal).sharding
-    explicit = AxisType.Explicit in sharding.mesh.axis_types
-    if explicit and jax.typeof(ct).sharding != sharding:
-        ct = jax.sharding.reshard(ct, sharding)
-    return ct
-
-
-def _varying(value: Array) -> frozenset[Any]:
-    aval: Any = jax.typeof(value)
-    # JAX 0.10 renamed the field.
-    axes: frozenset[Any] = (
-        aval.vma if hasattr(aval, "vma") else aval.manual_axis_type.varying
-    )
-    return axes
-
-
 def _by_platform(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` with the kernels that suit the platform it is compiled for.
 
@@ -236,28 +197,25 @@ def _by_platform(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     plain = partial(function, XLA)
 
-    @jax.jit  # traced once for each signature, then called; XLA inlines the calls
     @jax.custom_jvp
     def run(*args: Array) -> Any:
         return lax.platform_dependent(*args, cpu=partial(function, CPU), default=plain)
 
-    @run.__wrapped__.defjvp
-    def jvp(primals: Arrays, tangents: Arrays) -> tuple[Any, Any]:
-        return jax.jvp(plain, primals, tangents)
-
-    return run
+    run.defjvp(lambda primals, tangents: jax.jvp(plain, primals, tangents))
+    return jax.jit(run)  # traced once for each signature, then called; XLA inlines it
 
 
-value = _by_platform(_value)
+Function: TypeAlias = Callable[[Array, Array, Array], Array]
+value: Function = _by_platform(_value)
 
 
 def _rule(
     forward: Callable[..., tuple[Array, Arrays]], backward: Callable[..., Arrays]
-) -> Callable[[Array, Array, Array], Array]:
+) -> Function:
     cotangents = _by_platform(partial(_cotangents, backward))
 
     def backward_pass(residuals: Arrays, g: Array) -> Arrays:
-        return tuple(map(_place, cotangents(*residuals, g), residuals))
+        return tuple(map(like_primal, cotangents(*residuals, g), residuals))
 
     rule = jax.custom_vjp(value)
     rule.defvjp(forward, backward_pass)

@@ -1,7 +1,6 @@
 """The mathematics of APALU: the function, its parameters and a plain reference."""
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
@@ -11,7 +10,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from apalu_jax._rules import RULES, plain_value, share_sharding, value
+from apalu_jax._arguments import describe, is_real, mapped_pair, unwrapped
+from apalu_jax._mesh import share_sharding
+from apalu_jax._rules import RULES, Function, plain_value, value
 
 __all__ = ("APALUParams", "apalu", "apalu_reference")
 
@@ -120,7 +121,7 @@ def apalu(
       <https://arxiv.org/abs/2402.08244>`_, 2024.
     """
     check_residual(residual)
-    args = _validate(x, params)
+    args = _check(x, params)
     if residual == "autodiff":
         return _plain(*args)
     if any(isinstance(arg, jax.core.Tracer) for arg in args):
@@ -133,7 +134,7 @@ def apalu_reference(x: ArrayLike, params: ParamsLike = APALUParams()) -> Array:
     """``apalu(x, params, residual="autodiff")``: plain ``jax.numpy``, for every mode.
 
     Args:
-      x: As in :func:`apalu`.
+      x: As in :func:`apalu`, as are the result and the errors.
       params: As in :func:`apalu`.
 
     Returns:
@@ -141,10 +142,8 @@ def apalu_reference(x: ArrayLike, params: ParamsLike = APALUParams()) -> Array:
 
     Raises:
       TypeError: As :func:`apalu`.
-      ValueError: As :func:`apalu`.
 
     Examples:
-      >>> from apalu_jax import apalu_reference
       >>> print(f"{apalu_reference(1.0):.6f}")
       1.015188
 
@@ -163,71 +162,38 @@ def check_residual(residual: str) -> None:
         )
 
 
-# Input: validation outside of the compiled core, promotion and alignment inside it.
+# Checked outside of the compiled functions, promoted and aligned inside of them.
 
 
-def _validate(
-    x: ArrayLike, params: ParamsLike
-) -> tuple[ArrayLike, ArrayLike, ArrayLike]:
+def _check(x: Any, params: ParamsLike) -> list[Any]:
     if isinstance(params, APALUParams):
         a, b = params
     elif isinstance(params, Mapping):
-        if set(params) != {"a", "b"}:
-            raise ValueError(
-                "`params` must have exactly the keys 'a' and 'b', got "
-                f"{sorted(map(str, params))}."
-            )
-        a, b = params["a"], params["b"]
+        a, b = mapped_pair("params", params)
     else:
         raise TypeError(
             "`params` must be an APALUParams or a mapping with the keys 'a' and 'b', "
             f"got {type(params).__name__}."
         )
-    x, a, b = _real("x", x), _real("a", a), _real("b", b)
-    shape = np.shape(x)
-    for name, p in (("a", a), ("b", b)):
-        if np.shape(p) and not _broadcasts(np.shape(p), shape):
-            raise ValueError(
-                f"`{name}` of shape {np.shape(p)} does not broadcast to `x` of shape "
-                f"{shape}."
-            )
-    return x, a, b
-
-
-def _real(name: str, value: Any) -> Any:
-    """Returns a real array or scalar, or raises the error that names it."""
-    if isinstance(value, int | float):
-        return value
-    if not isinstance(value, jax.Array | np.ndarray | np.generic):
-        if getattr(value, "__jax_array__", None) is None:
+    args = {"x": unwrapped(x), "a": unwrapped(a), "b": unwrapped(b)}
+    shape = np.shape(args["x"]) if is_real(args["x"]) else ()
+    for name, arg in args.items():
+        if not is_real(arg):
             raise TypeError(
-                f"`{name}` must be a real array or scalar, got {type(value).__name__}."
+                f"`{name}` must be a real array or scalar, got {describe(arg)}."
             )
-        value = value.__jax_array__()  # such as a flax.nnx.Param
-    if not _is_real(value.dtype):
-        raise TypeError(f"`{name}` must be real, got dtype {value.dtype}.")
-    return value
-
-
-@cache
-def _is_real(dtype: Any) -> bool:
-    return any(jnp.issubdtype(dtype, k) for k in (np.floating, np.integer, np.bool_))
+        if not _broadcasts(np.shape(arg), shape):
+            raise ValueError(
+                f"`{name}` of shape {np.shape(arg)} does not broadcast to `x` of "
+                f"shape {shape}."
+            )
+    return list(args.values())
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return len(shape) <= len(to) and all(
         n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False)
     )
-
-
-@jax.jit
-def _value(x: ArrayLike, a: ArrayLike, b: ArrayLike) -> Array:
-    return value(*_align(x, a, b))
-
-
-@jax.jit
-def _plain(x: ArrayLike, a: ArrayLike, b: ArrayLike) -> Array:
-    return plain_value(*_align(x, a, b))
 
 
 def _align(x: ArrayLike, a: ArrayLike, b: ArrayLike) -> tuple[Array, Array, Array]:
@@ -247,3 +213,7 @@ def _inexact(value: ArrayLike) -> Array:
     if jnp.issubdtype(value.dtype, np.floating):
         return value
     return value.astype(np.float64 if value.dtype.itemsize == 8 else np.float32)
+
+
+_value: Function = jax.jit(lambda x, a, b: value(*_align(x, a, b)))
+_plain: Function = jax.jit(lambda x, a, b: plain_value(*_align(x, a, b)))

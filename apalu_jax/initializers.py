@@ -241,7 +241,7 @@ def variance_gain(params: ParamsLike) -> Array:
 def _pair(params: ParamsLike) -> tuple[ArrayLike, ArrayLike]:
     """``a`` and ``b``, checked as :func:`apalu_jax.apalu` checks them."""
     if isinstance(params, Mapping):
-        params = mapped_pair("params", params)
+        params = APALUParams(*mapped_pair("params", params))
     if not isinstance(params, APALUParams):
         raise TypeError(
             "`params` must be an APALUParams or a mapping with the keys 'a' and 'b', "

@@ -147,19 +147,16 @@ def pmap_constants(f, x, p):
 
 
 SINGLE = {
-    f.__name__: f
-    for f in (
-        eager,
-        jit,
-        python_floats,
-        committed,
-        vmap_examples,
-        vmap_ensemble,
-        scan,
-        remat,
-        pmap,
-        pmap_constants,
-    )
+    "eager": eager,
+    "jit": jit,
+    "Python floats": python_floats,
+    "committed to another device": committed,
+    "vmap of examples": vmap_examples,
+    "vmap of an ensemble": vmap_ensemble,
+    "scan and cond": scan,
+    "remat": remat,
+    "pmap": pmap,
+    "pmap, parameters constant": pmap_constants,
 }
 
 

@@ -17,6 +17,7 @@ import pytest
 from apalu_jax import APALUParams, apalu
 from tests import contexts
 from tests.contexts import KINDS, MESHES, ON_MESH, PLACES, SINGLE, grads, inputs
+from tests.doors import DOORS
 
 RESIDUALS = ("input", "output", "autodiff")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -55,9 +56,9 @@ def shape_for(*names):
     return SHAPES[sum(map(len, map(str, names))) % len(SHAPES)]
 
 
-def check(context, kind, residual, dtype, shape, f=apalu):
+def check(context, kind, residual, dtype, shape, door="function"):
     x, p = inputs(kind, shape, dtype)
-    got = context(partial(f, residual=residual), x, p)
+    got = context(partial(DOORS[door], residual=residual), x, p)
     want = expected(kind, shape, dtype)
     assert_close(got, want, dtype, residual)
 
@@ -75,25 +76,29 @@ def assert_close(got, want, dtype, residual):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "residual", "dtype"),
-    table(tuple(SINGLE), tuple(KINDS), RESIDUALS, DTYPES),
+    ("name", "door", "kind", "residual", "dtype"),
+    table(tuple(SINGLE), tuple(DOORS), tuple(KINDS), RESIDUALS, DTYPES),
 )
-def test_without_a_mesh(name, kind, residual, dtype):
+def test_without_a_mesh(name, door, kind, residual, dtype):
     shape = shape_for(name, kind, residual)
-    check(SINGLE[name], kind, residual, dtype, shape)
+    check(SINGLE[name], kind, residual, dtype, shape, door)
 
 
 @pytest.mark.parametrize(
-    ("name", "axis_types", "kind", "residual"),
-    table(tuple(ON_MESH), tuple(MESHES), tuple(KINDS), RESIDUALS),
+    ("name", "axis_types", "door", "kind", "residual"),
+    table(tuple(ON_MESH), tuple(MESHES), tuple(DOORS), tuple(KINDS), RESIDUALS),
 )
-def test_on_a_mesh(name, axis_types, kind, residual):
+def test_on_a_mesh(name, axis_types, door, kind, residual):
     context = partial(ON_MESH[name], contexts.make_mesh(axis_types))
     shape = shape_for(name, axis_types, kind)
+    if shape == contexts.SIZES:
+        # Shards of one number: modules make scalars of their parameters there, and JAX
+        # cannot save a computed scalar from one shard_map inside of another.
+        shape = (12, 6)
     if contexts.jax_cannot(name, axis_types, residual):
         fails_for_any_function(context, shape)
     else:
-        check(context, kind, residual, "float32", shape)
+        check(context, kind, residual, "float32", shape, door)
 
 
 @pytest.mark.parametrize(
@@ -124,8 +129,7 @@ ODD = [(n, m) for n, m in zip(range(1, 9), (7, 4, 1, 6, 3, 8, 5, 2), strict=True
 ODD += [(n * 37, m) for n, m in ODD[1:]] + [(0, 5), (5, 0), (1, 1)]
 
 
-@pytest.mark.parametrize("shape", ODD, ids=str)
-@pytest.mark.parametrize("residual", RESIDUALS)
+@pytest.mark.parametrize(("shape", "residual"), table(ODD, RESIDUALS, strength=1))
 def test_every_residue_of_sizes(shape, residual):
     """One program for the four shapes of parameters."""
     f = partial(apalu, residual=residual)
