@@ -25,15 +25,16 @@ class Kernels(NamedTuple):
     """Implementations of the pieces for one kind of backend.
 
     Attributes:
-      exp_and_expm1: ``(w, dtype) -> (exp(w), exp(w) - 1)`` for ``w <= 0`` bounded as by
-        :data:`apalu_jax._rules.LOWEST`; ``exp(w) - 1`` to the precision of ``dtype``.
+      exp_and_expm1: ``(w, z, dtype) -> (exp(w), exp(z) - 1)``, the latter where
+        ``w == z`` and to the precision of ``dtype``; ``w <= 0``, bounded from below by
+        :data:`apalu_jax._rules.LOWEST`.
       barrier: Identity that may keep the compiler from storing what depends on ``u``
         and ``v`` in order to share it between loops, so that it is computed again.
       partial_sums: ``(u, v, axes) -> (u, v)``, summed in part along ``axes``: of the
         same rank, and with the same sums.
     """
 
-    exp_and_expm1: Callable[[Array, DTypeLike], Pair]
+    exp_and_expm1: Callable[[Array, Array, DTypeLike], Pair]
     barrier: Callable[[Array, Array], Pair]
     partial_sums: Callable[[Array, Array, tuple[int, ...]], Pair]
 
@@ -68,7 +69,7 @@ EXPM1 = {
 # fmt: on
 
 
-def _exp_and_expm1(w: Array, dtype: DTypeLike) -> Pair:
+def _exp_and_expm1(w: Array, z: Array, dtype: DTypeLike) -> Pair:
     """One exponential: ``lax.expm1`` would be a second, and is 5 ulp off near -0.2."""
     t = lax.exp(w)
     number = w.dtype.type
@@ -77,14 +78,15 @@ def _exp_and_expm1(w: Array, dtype: DTypeLike) -> Pair:
         near = lax.max(w, bound)
         series = horner(EXPM1[w.dtype.name], near)
     else:
-        # XLA for TPU stores the result of a longer polynomial, where it otherwise
-        # recomputes it in every convolution that reads it (libtpu 0.0.42). Below -2^-6
-        # the error of `t - 1` is at most 1/128 ulp of float16; above, w^4 / 24 < 2^-28.
+        # XLA for TPU stores what a longer polynomial or one of `w` gives, where it
+        # otherwise recomputes it in every convolution that reads it (libtpu 0.0.52).
+        # Below -2^-6 the error of `t - 1` is at most 1/128 ulp of float16; above,
+        # z^4 / 24 < 2^-28.
         bound = number(-(2.0**-6))
-        near = w
+        near = z
         series = horner((1 / 2, 1 / 6), near)
     expm1 = lax.add(near, lax.mul(lax.mul(near, near), series))
-    return t, lax.select(lax.gt(w, bound), expm1, lax.sub(t, number(1)))
+    return t, lax.select(lax.gt(z, bound), expm1, lax.sub(t, number(1)))
 
 
 XLA = Kernels(
@@ -126,10 +128,10 @@ def _float32_exp_and_expm1(w: Array) -> Pair:
     return lax.add(power, p), lax.add(p, lax.sub(power, np.float32(1)))
 
 
-def _cpu_exp_and_expm1(w: Array, dtype: DTypeLike) -> Pair:
+def _cpu_exp_and_expm1(w: Array, z: Array, dtype: DTypeLike) -> Pair:
     if w.dtype == np.float32:
         return _float32_exp_and_expm1(w)
-    return _exp_and_expm1(w, dtype)
+    return _exp_and_expm1(w, z, dtype)
 
 
 def _cpu_partial_sums(u: Array, v: Array, axes: tuple[int, ...]) -> Pair:
