@@ -38,8 +38,8 @@ def load(unit, **options):
 def encoded(shade, size=(24, 20), mode="L", kind="PNG"):
     """A file whose image has one shade."""
     out = io.BytesIO()
-    colour = shade if mode == "L" else (shade, shade, 255 - shade)
-    Image.new(mode, size, colour).save(out, kind)
+    color = shade if mode == "L" else (shade, shade, 255 - shade)
+    Image.new(mode, size, color).save(out, kind)
     return out.getvalue()
 
 
@@ -122,7 +122,7 @@ def test_magnetic_tiles(folder, monkeypatch):
         assert test["mask"][0, :, :8].all() and not test["mask"][0, :, 9:].any()
         assert not test["mask"][1].any()
         check_split(dataset, [0, 10, 30, 40])
-        decoded = (folder.parent / "cache" / "apalu_jax" / "data" / "decoded").iterdir()
+        decoded = (folder.parent / "cache" / "apalu_jax" / "decoded").iterdir()
         assert len(list(decoded)) == 3
     (folder / archive.path).write_bytes(b"damaged")
     with pytest.raises(ExperimentError, match="damaged or another version"):
@@ -217,11 +217,11 @@ def test_screws(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("module", "unit", "colours"), [(mnist, "mnist-3", 1), (cifar10, "cifar10-3", 3)]
+    ("module", "unit", "channels"), [(mnist, "mnist-3", 1), (cifar10, "cifar10-3", 3)]
 )
-def test_one_class_against_the_rest(folder, monkeypatch, module, unit, colours):
+def test_one_class_against_the_rest(folder, monkeypatch, module, unit, channels):
     def part(levels):
-        images = [np.full((32, 32, colours), level, np.uint8) for level in levels]
+        images = [np.full((32, 32, channels), level, np.uint8) for level in levels]
         return np.stack(images), (np.array(levels) % 10).astype(np.uint8)
 
     whole = LabelledImages(*part(range(40)), *part(range(50, 60)))

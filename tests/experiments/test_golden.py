@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apalu_jax.experiments import report
+from apalu_jax.experiments import report, results
 
 from .test_results import RESULTS
 
@@ -33,15 +33,15 @@ def digest(found):
 
 def of_folder(folder):
     """Digests of what is printed: the verdict, the tables in their order, the notes."""
-    result = report.read(folder)
-    built = report.build(result.spec, result.records, result.tunings)
+    built = report.build(results.read(folder))
     tables = [
         digest(numbers(*(cell for row in table.rows for cell in row)))
         for section in built.sections + built.others
         for table in section.tables
     ]
     notes = [
-        digest(numbers(*section.notes)) for section in built.sections + built.others
+        digest(sorted(numbers(*section.notes)))
+        for section in built.sections + built.others
     ]
     statuses = (
         re.findall("supported|contradicted|equivalent|not resolved", built.verdict[1])
@@ -49,9 +49,9 @@ def of_folder(folder):
         else []
     )
     return {
-        "verdict": [*statuses, digest(numbers(*built.verdict[1:]))],
+        "verdict": [*statuses, digest(sorted(numbers(*built.verdict[1:])))],
         "tables": tables,
-        "notes": [*notes, digest(numbers(*built.notes))],
+        "notes": [*notes, digest(sorted(numbers(*built.notes)))],
         "figures": sorted(built.figures),
     }
 

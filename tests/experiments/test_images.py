@@ -26,12 +26,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
-def toy(n_train=60, n_test=40, side=8, colours=3):
+def toy(n_train=60, n_test=40, side=8, channels=3):
     """Noise with ten classes, sorted by class as the JPEG copy is."""
     rng = np.random.default_rng(0)
 
     def part(n):
-        pixels = rng.integers(0, 256, (n, side, side, colours), np.uint8)
+        pixels = rng.integers(0, 256, (n, side, side, channels), np.uint8)
         return pixels, np.sort(np.arange(n) % 10).astype(np.uint8)
 
     return LabelledImages(*part(n_train), *part(n_test))
@@ -98,34 +98,8 @@ def test_sizes_that_do_not_fit_are_refused(change, message):
         images.to_dataset(toy(), size=8, **{**SIZES, **change})
 
 
-def test_decoded_images_are_kept_and_never_used_damaged(folder, tmp_path):
-    wanted, calls = toy().train, []
-
-    def make():
-        calls.append(1)
-        return wanted
-
-    for _ in range(2):
-        assert np.array_equal(images.cached("toy", make), wanted)
-    assert len(calls) == 1
-    (path,) = (tmp_path / "cache").rglob("toy")
-    content = path.read_bytes()
-    for damaged in (content[:-1] + bytes([content[-1] ^ 1]), content[:-9], b""):
-        path.write_bytes(damaged)
-        assert np.array_equal(images.cached("toy", make), wanted)
-        assert path.read_bytes() == content
-    assert len(calls) == 4
-    assert [each.name for each in path.parent.iterdir()] == ["toy"]
-
-
-def test_cache_that_cannot_be_written_is_no_error(folder, tmp_path):
-    (tmp_path / "cache").write_bytes(b"a file, not a folder")
-    wanted = toy().train
-    assert np.array_equal(images.cached("toy", lambda: wanted), wanted)
-
-
 def archive(whole):
-    """The official format: per example a label and three planes of colour."""
+    """The official format: per example a label and three color planes."""
     rows = {
         part: np.concatenate(
             [labels[:, None], pixels.transpose(0, 3, 1, 2).reshape(len(labels), -1)], 1
@@ -215,7 +189,7 @@ def idx(array):
 
 
 def test_mnist_is_the_official_files_or_the_same_in_one(folder, monkeypatch):
-    whole = toy(side=28, colours=1)
+    whole = toy(side=28, channels=1)
     arrays = [whole.train[..., 0], whole.train_labels, whole.test[..., 0]]
     arrays.append(whole.test_labels)
     options = {"name": "mnist", "size": 14, **SIZES}

@@ -8,9 +8,7 @@ A module holds ``SOURCE``, a :class:`~apalu_jax.experiments.data.files.Source`, 
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
 
-from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data import (
     anomaly,
     cifar10,
@@ -24,6 +22,7 @@ from apalu_jax.experiments.data import (
     uci,
 )
 from apalu_jax.experiments.data.dataset import Dataset
+from apalu_jax.experiments.schema import Options, construct, lookup
 
 __all__ = ("download", "load", "names", "source", "verify")
 
@@ -47,12 +46,11 @@ def names() -> list[str]:
 
 def source(name: str) -> files.Source:
     """Where data set ``name`` comes from."""
-    return cast(files.Source, _module(name).SOURCE)
+    found: files.Source = lookup(_MODULES, {"name": name}, "data").SOURCE
+    return found
 
 
-def load(
-    options: Mapping[str, Any], data_dir: Path | None = None, unit: str = ""
-) -> Dataset:
+def load(options: Options, data_dir: Path | None = None, unit: str = "") -> Dataset:
     """Loads a data set, downloading what is missing.
 
     Args:
@@ -66,8 +64,12 @@ def load(
     Raises:
       ExperimentError: There is no such set, or its files are missing or damaged.
     """
-    rest = {key: value for key, value in options.items() if key != "name"}
-    return cast(Dataset, _module(options["name"]).load(data_dir, unit, **rest))
+    module = lookup(_MODULES, options, "data")
+    where = f"data {options['name']}"
+    dataset: Dataset = construct(
+        module.load, options, where, data_dir=data_dir, unit=unit
+    )
+    return dataset
 
 
 def verify(name: str, data_dir: Path | None = None) -> list[Path]:
@@ -103,11 +105,3 @@ def download(name: str, data_dir: Path | None = None) -> list[Path]:
       ExperimentError: A file cannot be had, or is damaged.
     """
     return [files.fetch(file, data_dir) for file in source(name).files]
-
-
-def _module(name: str) -> ModuleType:
-    if name not in _MODULES:
-        raise ExperimentError(
-            f"`data` must be one of {', '.join(_MODULES)}, got {name!r}."
-        )
-    return _MODULES[name]

@@ -15,7 +15,7 @@ from apalu_jax.experiments.data import (
 )
 from apalu_jax.experiments.data.dataset import Dataset, Fold
 from apalu_jax.experiments.data.files import Source
-from apalu_jax.experiments.data.pictures import levelled
+from apalu_jax.experiments.data.pictures import standardize_brightness
 
 __all__ = ("SOURCE", "UNITS", "load")
 
@@ -32,7 +32,7 @@ UNITS: Mapping[str, Callable[..., Dataset]] = {
     "screw": partial(mvtec.load, unit=""),
     **{f"mvtec-{name}": partial(mvtec.load, unit=name) for name in mvtec.CATEGORIES},
     **{
-        f"mnist-{digit}": partial(mnist.load, unit="", normal=digit, colours=3)
+        f"mnist-{digit}": partial(mnist.load, unit="", normal=digit, channels=3)
         for digit in range(10)
     },
     **{
@@ -51,7 +51,7 @@ def load(
     train: int | None = None,
     validation: int = 10,
     test: int | None = None,
-    level: bool = False,
+    standardize: bool = False,
 ) -> Dataset:
     """Loads one unit.
 
@@ -66,9 +66,10 @@ def load(
         and for four squares.
       validation: How many normal images the validation part has, drawn by seed.
       test: How many images the test part has, always the same; None for all.
-      level: Whether brightness and contrast are taken out, see
-        :func:`~apalu_jax.experiments.data.pictures.levelled`. The good screws of the
-        test part are darker than all others, so that brightness alone tells them.
+      standardize: Whether brightness and contrast are equalized, see
+        :func:`~apalu_jax.experiments.data.pictures.standardize_brightness`. The good
+        screws of the test split are darker than all others, so that brightness alone
+        would detect them.
 
     Returns:
       Folds of ``{"inputs", "anomalous"}``, ``inputs`` uint8 [n, size, size, 3],
@@ -87,11 +88,13 @@ def load(
     dataset = UNITS[name](
         data_dir, size=size, train=train, validation=validation, test=test
     )
-    if not level:
+    if not standardize:
         return dataset
 
     def fold(seed: int) -> Fold:
         parts = dataset.fold(seed)
-        return Fold(*({**p, "inputs": levelled(p["inputs"])} for p in parts))
+        return Fold(
+            *({**p, "inputs": standardize_brightness(p["inputs"])} for p in parts)
+        )
 
     return replace(dataset, fold=fold)

@@ -14,9 +14,9 @@ from apalu_jax.experiments.data.files import File, Source
 from apalu_jax.experiments.data.images import (
     Images,
     LabelledImages,
-    cached,
     to_dataset,
 )
+from apalu_jax.experiments.storage import cached_array
 
 __all__ = ("SOURCE", "load")
 
@@ -127,7 +127,9 @@ def _read_jpeg(path: Path) -> LabelledImages:
     with np.load(path) as arrays:
         for part in ("train", "test"):
             blob, offsets = arrays[f"jpeg_{part}"], arrays[f"offset_{part}"]
-            images = cached(f"{origin}-{part}", partial(_decode, blob, offsets))
+            images = cached_array(
+                f"{origin}-{part}", partial(_decode, blob, offsets), "decoded"
+            )
             parts += [images, arrays[f"y_{part}"]]
     return LabelledImages(*parts)
 

@@ -14,7 +14,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments import ExperimentError, storage
 
 __all__ = (
     "File",
@@ -69,9 +69,8 @@ class Source:
 
 
 def cache_dir() -> Path:
-    """The user's cache folder of this package; not created here."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "apalu_jax" / "data"
+    """The folder of downloaded files in the user's cache; not created here."""
+    return storage.cache_dir() / "data"
 
 
 def choose(source: Source, data_dir: Path | None = None) -> tuple[File, ...]:

@@ -1,28 +1,18 @@
-"""What the data sets of images have in common: smaller images, parts, slow decoding."""
+"""Labeled images: downscaling and splits."""
 
-import contextlib
-import hashlib
-import io
-import os
-import tempfile
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data import files
 from apalu_jax.experiments.data.dataset import Dataset, Fold
 
-__all__ = ("Images", "LabelledImages", "cached", "pool", "to_dataset")
+__all__ = ("Images", "LabelledImages", "pool", "to_dataset")
 
 Images: TypeAlias = NDArray[np.uint8]
-"""[n, height, width, colours]."""
-
-_Scalar = TypeVar("_Scalar", bound=np.generic)
+"""[n, height, width, channels]."""
 
 
 class LabelledImages(NamedTuple):
@@ -49,7 +39,7 @@ def pool(images: Images, size: int) -> Images:
       size: Their new height and width, a divisor of the present one.
 
     Returns:
-      Images [n, size, size, colours].
+      Images [n, size, size, channels].
 
     Raises:
       ExperimentError: ``size`` is not such a divisor.
@@ -118,47 +108,6 @@ def to_dataset(
     )
     fold = partial(_fold, small, count, validation)
     return Dataset(outputs=classes, fold=fold, label=label)
-
-
-def cached(
-    name: str, make: Callable[[], NDArray[_Scalar]], folder: str = "decoded"
-) -> NDArray[_Scalar]:
-    """An array that takes long to make: from the cache if it is there and whole.
-
-    Args:
-      name: Of the file in the cache; says what the array depends on.
-      make: Makes it, e.g. decodes images.
-      folder: Of the cache.
-
-    Returns:
-      The array; a cache that cannot be written is no error.
-    """
-    path = files.cache_dir() / folder / name
-    with contextlib.suppress(OSError):
-        content = path.read_bytes()
-        digest, array = content[:32], content[32:]
-        if hashlib.sha256(array).digest() == digest:
-            return np.load(io.BytesIO(array))  # type: ignore[no-any-return]
-    made = make()
-    with contextlib.suppress(OSError):
-        _write(path, made)
-    return made
-
-
-def _write(path: Path, made: NDArray[Any]) -> None:
-    """Writes the SHA-256 and then the array; it appears there only whole."""
-    array = io.BytesIO()
-    np.save(array, made)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(hashlib.sha256(array.getbuffer()).digest())
-            out.write(array.getbuffer())
-        os.replace(name, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
 
 
 def _first_of_each(labels: NDArray[Any], count: int | None) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from apalu_jax.experiments.data import files, one_class
 from apalu_jax.experiments.data.dataset import Dataset
 from apalu_jax.experiments.data.files import File, Source
 from apalu_jax.experiments.data.one_class import Pools
-from apalu_jax.experiments.data.pictures import decode, decode_masks, kept
+from apalu_jax.experiments.data.pictures import cached, decode, decode_masks
 
 __all__ = ("SOURCE", "load")
 
@@ -89,8 +89,8 @@ def _read(path: Path, listed: set[str], size: int) -> Pools:
         normal = [name for name in names if name in wanted]
         origin = f"{path.stem}-{_ARCHIVE.sha256[:16]}"
         return Pools(
-            kept(f"{origin}-train", decode, opened(normal), size),
-            kept(f"{origin}-test", decode, opened(tested), size),
+            cached(f"{origin}-train", decode, opened(normal), size),
+            cached(f"{origin}-test", decode, opened(tested), size),
             np.array([not name.startswith(f"{_GOOD}/") for name in tested], np.int32),
-            kept(f"{origin}-masks", decode_masks, opened(masks), size),
+            cached(f"{origin}-masks", decode_masks, opened(masks), size),
         )

@@ -62,7 +62,7 @@ def load(
     validation: int = 5000,
     test: int | None = None,
     normal: int | None = None,
-    colours: int = 1,
+    channels: int = 1,
     contrast: bool = False,
 ) -> Dataset:
     """Loads the four official files, or the same arrays from one.
@@ -76,13 +76,13 @@ def load(
       test: Size of the test part; None for all 10,000.
       normal: The digit that is normal, where anomalies are to be detected; None for
         classification. The next two are for the former.
-      colours: How often the grey image is repeated.
+      channels: How often the grey image is repeated.
       contrast: See :func:`~apalu_jax.experiments.data.one_class.to_dataset`.
 
     Returns:
       Folds as :func:`~apalu_jax.experiments.data.images.to_dataset` has them, or its
       namesake in :mod:`~apalu_jax.experiments.data.one_class`; ``inputs`` are
-      [n, size, size, colours].
+      [n, size, size, channels].
 
     Raises:
       ExperimentError: A file is damaged or cannot be had, or a size does not fit.
@@ -93,7 +93,7 @@ def load(
             images, size=size, train=train, validation=validation, test=test
         )
     return one_class.to_dataset(
-        one_class.against_rest(images, normal, size, colours),
+        one_class.against_rest(images, normal, size, channels),
         train=train,
         validation=validation,
         test=test,

@@ -21,7 +21,7 @@ from apalu_jax.experiments.data import files, one_class
 from apalu_jax.experiments.data.dataset import Dataset
 from apalu_jax.experiments.data.files import File, Source
 from apalu_jax.experiments.data.one_class import Pools
-from apalu_jax.experiments.data.pictures import decode, decode_masks, kept
+from apalu_jax.experiments.data.pictures import cached, decode, decode_masks
 
 __all__ = ("CATEGORIES", "SOURCE", "load")
 
@@ -116,10 +116,10 @@ def _read_copy(category: str, data_dir: Path | None, size: int) -> Pools:
     origin = f"mvtec-{category}-{_state(folder, [*normal, *tested, *given])}"
 
     return Pools(
-        kept(f"{origin}-train", decode, normal, size),
-        kept(f"{origin}-test", decode, tested, size),
+        cached(f"{origin}-train", decode, normal, size),
+        cached(f"{origin}-test", decode, tested, size),
         np.array([not is_good for is_good in good], np.int32),
-        kept(f"{origin}-masks", decode_masks, masks, size),
+        cached(f"{origin}-masks", decode_masks, masks, size),
     )
 
 

@@ -18,7 +18,7 @@ class Pools(NamedTuple):
     """What the parts are drawn from.
 
     Attributes:
-      normal: Normal images, uint8 [n, height, width, colours].
+      normal: Normal images, uint8 [n, height, width, channels].
       test: Images of the test part, [m, ...].
       anomalous: Which of these are anomalous, 0 or 1, [m].
       masks: Which pixels of these are, 0 or 1, uint8 [m, height, width]; None where
@@ -32,7 +32,7 @@ class Pools(NamedTuple):
 
 
 def against_rest(
-    images: LabelledImages, normal: int, size: int | None = None, colours: int = 1
+    images: LabelledImages, normal: int, size: int | None = None, channels: int = 1
 ) -> Pools:
     """One class of a labelled data set is normal, all others are anomalous.
 
@@ -40,7 +40,7 @@ def against_rest(
       images: All images; of the official training part that class alone is used.
       normal: The class.
       size: Height and width; see :func:`resize`. None for that of the images.
-      colours: How often a grey image is repeated.
+      channels: How often a grey image is repeated.
 
     Returns:
       The pools.
@@ -56,7 +56,7 @@ def against_rest(
     parts = []
     for part in (images.train[images.train_labels == normal], images.test):
         part = resize(part[..., 0] if part.shape[-1] == 1 else part, size)
-        parts.append(part if part.shape[-1] == 3 else part.repeat(colours, axis=-1))
+        parts.append(part if part.shape[-1] == 3 else part.repeat(channels, axis=-1))
     anomalous = (images.test_labels != normal).astype(np.int32)
     return Pools(parts[0], parts[1], anomalous)
 
@@ -65,7 +65,7 @@ def resize(images: Iterable[NDArray[np.uint8]], size: int | None) -> Images:
     """Images of any sizes as squares of one size, by area where they become smaller.
 
     Args:
-      images: Grey [height, width] or coloured [height, width, 3], of one kind.
+      images: Gray [height, width] or color [height, width, 3], of one kind.
       size: New height and width; None if they shall stay.
 
     Returns:
@@ -146,7 +146,7 @@ def contrast_range(images: Images) -> tuple[np.float32, np.float32]:
     """The smallest and the largest value of images after their own normalisation.
 
     Args:
-      images: Images [n, height, width, colours], uint8.
+      images: Images [n, height, width, channels], uint8.
 
     Returns:
       The two values.
@@ -159,7 +159,7 @@ def _contrast(images: Images) -> NDArray[np.float32]:
     x: NDArray[np.float32] = images.astype(np.float32) / np.float32(255)
     x -= x.mean(axis=(1, 2, 3), keepdims=True)
     spread = np.abs(x).mean(axis=(1, 2, 3), keepdims=True)
-    # An image of one colour stays zero.
+    # A uniform image stays zero.
     x /= np.where(spread > 0, spread, np.float32(1))
     return x
 

@@ -1,4 +1,4 @@
-"""Convolution without grouping, in the form that is fast where it runs."""
+"""Convolution without grouping, in the impl that is fast where it runs."""
 
 from typing import Any, Literal, TypeAlias
 
@@ -8,19 +8,19 @@ from jax import Array, lax
 
 from apalu_jax.experiments import ExperimentError
 
-__all__ = ("Conv", "Form", "convolve")
+__all__ = ("Conv", "ConvImpl", "convolve")
 
-Form: TypeAlias = Literal["lax", "patches", "rows"]
+ConvImpl: TypeAlias = Literal["lax", "patches", "rows"]
 
 
-def convolve(x: Array, kernel: Array, stride: int, form: Form = "lax") -> Array:
+def convolve(x: Array, kernel: Array, stride: int, impl: ConvImpl = "lax") -> Array:
     """Convolves images with a square kernel, padded so that a stride of 1 keeps sizes.
 
     Args:
       x: Images [n, height, width, channels], of a float type.
       kernel: Weights [size, size, channels, features], ``size`` odd, of the same type.
       stride: Step between the places of the output, in both directions.
-      form: "lax" for XLA's convolution; "patches" for a matrix product with the patches
+      impl: "lax" for XLA's convolution; "patches" for a matrix product with the patches
         under the kernel, which hold every value ``size**2 / stride**2`` times. The
         second is for small images on CPU, where it takes half the time, and for models
         that are vmapped on GPU, where the first becomes a grouped convolution, whose
@@ -32,15 +32,15 @@ def convolve(x: Array, kernel: Array, stride: int, form: Form = "lax") -> Array:
       Images [n, ceil(height / stride), ceil(width / stride), features] of that type.
 
     Raises:
-      ExperimentError: There is no such form.
+      ExperimentError: There is no such impl.
 
     Examples:
       >>> x, kernel = jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1))
-      >>> print(convolve(x, kernel, stride=2, form="patches")[0, :, :, 0])
+      >>> print(convolve(x, kernel, stride=2, impl="patches")[0, :, :, 0])
       [[4. 6.]
        [6. 9.]]
     """
-    if form == "lax":
+    if impl == "lax":
         return lax.conv_general_dilated(
             x,
             kernel,
@@ -48,15 +48,15 @@ def convolve(x: Array, kernel: Array, stride: int, form: Form = "lax") -> Array:
             [(len(kernel) // 2,) * 2] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-    if form == "patches":
+    if impl == "patches":
         patches = _patches(x, len(kernel), stride)
         *places, length = patches.shape
         # As matrices: XLA's product of more dimensions is slower on CPU.
         products = patches.reshape(-1, length) @ kernel.reshape(length, -1)
         return products.reshape(*places, -1)
-    if form == "rows":
+    if impl == "rows":
         return _by_rows(x, kernel, stride)
-    raise ExperimentError(f"`conv` must be lax, patches or rows, got {form!r}.")
+    raise ExperimentError(f"`conv_impl` must be lax, patches or rows, got {impl!r}.")
 
 
 def _patches(x: Array, size: int, stride: int) -> Array:
@@ -98,7 +98,7 @@ class Conv(nn.Module):
       kernel_init: Initialiser of the kernel, whose fan-in is ``size**2 * channels``.
       stride: Step between the places of the output.
       use_bias: Whether a bias is added, at first zero.
-      form: See :func:`convolve`.
+      impl: See :func:`convolve`.
       dtype: Of the computation; the parameters are float32.
     """
 
@@ -107,7 +107,7 @@ class Conv(nn.Module):
     kernel_init: nn.initializers.Initializer
     stride: int = 1
     use_bias: bool = False
-    form: Form = "lax"
+    impl: ConvImpl = "lax"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -115,7 +115,7 @@ class Conv(nn.Module):
         """Maps images [n, height, width, channels] to images of ``features``."""
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
-        y = convolve(x.astype(self.dtype), kernel, self.stride, self.form)
+        y = convolve(x.astype(self.dtype), kernel, self.stride, self.impl)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y += bias.astype(self.dtype)

@@ -9,10 +9,10 @@ from jax import Array, lax
 
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.blocks import first_blocks
-from apalu_jax.experiments.models.convolution import Conv, Form
+from apalu_jax.experiments.models.convolution import Conv, ConvImpl
 from apalu_jax.experiments.models.kernels import scaled_normal
 
-__all__ = ("GoogLeNet", "build", "max_pool")
+__all__ = ("GoogLeNet", "max_pool")
 
 _STEM = 192
 
@@ -47,7 +47,7 @@ class GoogLeNet(nn.Module):
       gain: Kernels in front of them have standard deviation ``gain / sqrt(fan_in)``,
         the last one ``1 / sqrt(fan_in)``.
       width: Multiplies the channels of every layer.
-      conv: Form of the convolutions, see
+      conv_impl: ConvImpl of the convolutions, see
         :func:`~apalu_jax.experiments.models.convolution.convolve`.
       dtype: Of the computation; parameters and statistics are float32.
       blocks: How many of the blocks there are, see
@@ -62,13 +62,13 @@ class GoogLeNet(nn.Module):
     activation: ActivationFactory
     gain: float
     width: float = 1.0
-    conv: Form = "lax"
+    conv_impl: ConvImpl = "lax"
     dtype: Any = jnp.float32
     blocks: int = len(_BLOCKS)
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
-        """Maps images [n, height, width, colours] to float32 outputs [n, outputs]."""
+        """Maps images [n, height, width, channels] to float32 outputs [n, outputs]."""
         init = scaled_normal(self.gain)
 
         def layer(x: Array, features: int, size: int) -> Array:
@@ -76,7 +76,7 @@ class GoogLeNet(nn.Module):
                 max(1, round(self.width * features)),
                 size,
                 init,
-                form=self.conv,
+                impl=self.conv_impl,
                 dtype=self.dtype,
             )(x)
             x = nn.BatchNorm(
@@ -131,17 +131,3 @@ def max_pool(x: Array, stride: int) -> Array:
             ),
         )
     return x
-
-
-def build(
-    activation: ActivationFactory,
-    outputs: int,
-    gain: float,
-    *,
-    width: float = 1.0,
-    conv: Form = "lax",
-    dtype: str = "float32",
-    blocks: int = len(_BLOCKS),
-) -> GoogLeNet:
-    """Builds the network; for the arguments see :class:`GoogLeNet`."""
-    return GoogLeNet(outputs, activation, gain, width, conv, jnp.dtype(dtype), blocks)

@@ -8,11 +8,11 @@ from jax import Array
 
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.blocks import first_blocks
-from apalu_jax.experiments.models.convolution import Conv, Form
+from apalu_jax.experiments.models.convolution import Conv, ConvImpl
 from apalu_jax.experiments.models.depthwise import Depthwise
 from apalu_jax.experiments.models.kernels import scaled_normal
 
-__all__ = ("MobileNet", "build")
+__all__ = "MobileNet"
 
 _STEM = 32
 
@@ -43,7 +43,7 @@ class MobileNet(nn.Module):
       gain: Kernels in front of them have standard deviation ``gain / sqrt(fan_in)``,
         the last one ``1 / sqrt(fan_in)``.
       width: Multiplies the channels of every layer.
-      conv: Form of the convolutions, see
+      conv_impl: ConvImpl of the convolutions, see
         :func:`~apalu_jax.experiments.models.convolution.convolve`; with "patches" the
         depthwise ones are sums of shifted products on every platform.
       dtype: Of the computation; parameters and statistics are float32.
@@ -59,13 +59,13 @@ class MobileNet(nn.Module):
     activation: ActivationFactory
     gain: float
     width: float = 1.0
-    conv: Form = "lax"
+    conv_impl: ConvImpl = "lax"
     dtype: Any = jnp.float32
     blocks: int = len(_BLOCKS)
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
-        """Maps images [n, height, width, colours] to float32 outputs [n, outputs]."""
+        """Maps images [n, height, width, channels] to float32 outputs [n, outputs]."""
         init = scaled_normal(self.gain)
 
         def convolve(x: Array, features: int, size: int) -> Array:
@@ -73,7 +73,7 @@ class MobileNet(nn.Module):
                 max(1, round(self.width * features)),
                 size,
                 init,
-                form=self.conv,
+                impl=self.conv_impl,
                 dtype=self.dtype,
             )(x)
 
@@ -88,21 +88,9 @@ class MobileNet(nn.Module):
 
         x = activate(convolve(inputs, _STEM, 3))
         for features, stride in first_blocks(_BLOCKS, self.blocks):
-            x = activate(Depthwise(stride, init, self.conv == "patches", self.dtype)(x))
+            x = activate(
+                Depthwise(stride, init, self.conv_impl == "patches", self.dtype)(x)
+            )
             x = activate(convolve(x, features, 1))
         x = x.mean(axis=(1, 2))
         return nn.Dense(self.outputs, dtype=self.dtype)(x).astype(jnp.float32)
-
-
-def build(
-    activation: ActivationFactory,
-    outputs: int,
-    gain: float,
-    *,
-    width: float = 1.0,
-    conv: Form = "lax",
-    dtype: str = "float32",
-    blocks: int = len(_BLOCKS),
-) -> MobileNet:
-    """Builds the network; for the arguments see :class:`MobileNet`."""
-    return MobileNet(outputs, activation, gain, width, conv, jnp.dtype(dtype), blocks)

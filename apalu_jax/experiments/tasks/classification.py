@@ -1,6 +1,6 @@
 """Classification by the cross-entropy of a softmax."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
 from typing import Any, cast
@@ -14,7 +14,7 @@ from jax import Array
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.dataset import Batch
-from apalu_jax.experiments.tasks.augmentation import augment
+from apalu_jax.experiments.tasks.augmentation import Augmentation, augment
 from apalu_jax.experiments.tasks.inputs import (
     draw_variables,
     in_chunks,
@@ -23,7 +23,7 @@ from apalu_jax.experiments.tasks.inputs import (
 from apalu_jax.experiments.tasks.task import Task
 from apalu_jax.introspection import Histogram
 
-__all__ = ("Classification", "build")
+__all__ = "Classification"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class Classification(Task):
       std: Likewise.
       augment: How training images are changed, see
         :func:`~apalu_jax.experiments.tasks.augmentation.augment`.
-      shift: Of it.
-      chunk: How many examples the network is given at once outside of training.
+      max_shift: Largest shift of an augmented image, in pixels.
+      eval_batch_size: Largest number of examples in a batch outside of training.
       histogram_examples: How many examples of a part, the first ones, the histograms
         are taken over, all at once.
     """
@@ -50,9 +50,9 @@ class Classification(Task):
     network: nn.Module
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    augment: str = ""
-    shift: int = 2
-    chunk: int = 1000
+    augment: Augmentation = ""
+    max_shift: int = 2
+    eval_batch_size: int = 1000
     histogram_examples: int = 1000
 
     def init(
@@ -66,7 +66,7 @@ class Classification(Task):
     ) -> tuple[Array, Mapping[str, Any]]:
         """Mean cross-entropy of a batch, the network in training mode."""
         augment_key, dropout_key = jax.random.split(key)
-        inputs = augment(batch["inputs"], augment_key, self.augment, self.shift)
+        inputs = augment(batch["inputs"], augment_key, self.augment, self.max_shift)
         logits, carried = self.network.apply(
             variables,
             self._scale(inputs),
@@ -83,7 +83,7 @@ class Classification(Task):
             scaled = self._scale(inputs)
             return cast(Array, self.network.apply(variables, scaled, train=False))
 
-        logits = in_chunks(logits_of, part["inputs"], self.chunk)
+        logits = in_chunks(logits_of, part["inputs"], self.eval_batch_size)
         return {
             "accuracy": jnp.argmax(logits, axis=-1) == part["targets"],
             "log_loss": _cross_entropy(logits, part["targets"]),
@@ -122,28 +122,6 @@ class Classification(Task):
         mean, std = np.asarray(self.mean, "f4"), np.asarray(self.std, "f4")
         scaled: Array = (inputs.astype(jnp.float32) / 255 - mean) / std
         return scaled
-
-
-def build(
-    network: nn.Module,
-    *,
-    mean: Sequence[float] = Classification.mean,
-    std: Sequence[float] = Classification.std,
-    augment: str = "",
-    shift: int = Classification.shift,
-    chunk: int = Classification.chunk,
-    histogram_examples: int = Classification.histogram_examples,
-) -> Classification:
-    """Builds the task; for the arguments see :class:`Classification`."""
-    return Classification(
-        network=network,
-        mean=tuple(mean),
-        std=tuple(std),
-        augment=augment,
-        shift=shift,
-        chunk=chunk,
-        histogram_examples=histogram_examples,
-    )
 
 
 def _cross_entropy(logits: Array, targets: Array) -> Array:

@@ -26,7 +26,7 @@ from apalu_jax.experiments.tasks.localization import (
 )
 from apalu_jax.introspection import Histogram
 
-__all__ = ("Distillation", "build")
+__all__ = "Distillation"
 
 _TESTED = COMPARED[1:]
 
@@ -55,7 +55,7 @@ class Distillation(Detector):
       network: From images to a list of maps.
       lam: Weight of the squared error; 0 compares directions only.
       maps: How many anomalous images the maps are made of, evenly spaced in the part.
-      chunk: How many examples the network is given at once outside of training.
+      eval_batch_size: Largest number of examples in a batch outside of training.
 
     References:
       M. Salehi et al., "Multiresolution Knowledge Distillation for Anomaly Detection",
@@ -67,7 +67,7 @@ class Distillation(Detector):
     network: nn.Module
     lam: float = 0.5
     maps: int = 16
-    chunk: int = 500
+    eval_batch_size: int = 500
 
     def init(
         self, key: Array, batch: Any, pretrained: Mapping[str, Any] | None = None
@@ -95,7 +95,7 @@ class Distillation(Detector):
         scores = in_chunks(
             lambda some: score(_scale(some["inputs"]), some),
             {"inputs": part["inputs"], **taps},
-            self.chunk,
+            self.eval_batch_size,
         )
         if "mask" not in part:
             return {"score": scores}
@@ -109,7 +109,7 @@ class Distillation(Detector):
         self, variables: Mapping[str, Any], part: Any
     ) -> dict[str, Histogram]:
         """The inputs of every APALU of the network, in evaluation mode."""
-        inputs = _scale(part["inputs"][: self.chunk])
+        inputs = _scale(part["inputs"][: self.eval_batch_size])
         return input_histograms(self.network, variables, inputs)
 
     def metrics(
@@ -124,7 +124,7 @@ class Distillation(Detector):
             )
         return found
 
-    def exhibit(self, predictions: Any, part: Batch) -> dict[str, Any]:
+    def figure_data(self, predictions: Any, part: Batch) -> dict[str, Any]:
         """A few maps, from 0 to 1, and what is anomalous; no pixel of an image."""
         # A diverged run has no map to show, and JSON no NaN.
         if not np.isfinite(predictions.get("gradients", np.nan)).all():
@@ -149,22 +149,6 @@ class Distillation(Detector):
             cosine = (own * given).sum(axis=1) / jnp.maximum(lengths, _TINY)
             total += 1 - cosine + self.lam * jnp.square(own - given).mean(axis=1)
         return jnp.asarray(total)
-
-
-def build(
-    network: nn.Module,
-    *,
-    lam: float = Distillation.lam,
-    maps: int = Distillation.maps,
-    chunk: int = Distillation.chunk,
-) -> Distillation:
-    """Builds the task; for the arguments see :class:`Distillation`."""
-    return Distillation(
-        network=network,
-        lam=lam,
-        maps=maps,
-        chunk=chunk,
-    )
 
 
 _TINY = 1e-8

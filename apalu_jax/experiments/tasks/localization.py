@@ -39,11 +39,11 @@ def spread_choice(anomalous: Array, count: int) -> Array:
 def smoothed(gradients: NDArray[Any]) -> NDArray[np.float64]:
     """From gradients to maps.
 
-    Absolute values, the largest over the colours, smoothed by a Gaussian (sigma is 4
+    Absolute values, the largest over the channels, smoothed by a Gaussian (sigma is 4
     pixels of 128) and opened by 3 x 3: what is narrower disappears.
 
     Args:
-      gradients: [n, height, width, colours].
+      gradients: [n, height, width, channels].
 
     Returns:
       Maps [n, height, width].

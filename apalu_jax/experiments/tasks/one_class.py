@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
+from msgspec import Meta
 
-from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.dataset import Batch
 from apalu_jax.experiments.tasks.detection import CHANCE, Detector, median_ratio
 from apalu_jax.experiments.tasks.inputs import (
@@ -20,7 +20,7 @@ from apalu_jax.experiments.tasks.inputs import (
 )
 from apalu_jax.introspection import Histogram
 
-__all__ = ("Objective", "OneClass", "build")
+__all__ = ("Objective", "OneClass")
 
 Objective: TypeAlias = Literal["one-class", "soft-boundary"]
 
@@ -52,8 +52,8 @@ class OneClass(Detector):
       network: From inputs [n, ...] to embeddings [n, k].
       objective: One of the two.
       nu: The share of training examples that may lie outside, in (0, 1).
-      warm_up: How many steps the radius stays zero.
-      chunk: How many examples the network is given at once outside of training.
+      warmup_steps: How many steps the radius stays zero.
+      eval_batch_size: Largest number of examples in a batch outside of training.
 
     References:
       L. Ruff et al., "Deep One-Class Classification", ICML 2018, equations 3 and 4.
@@ -67,9 +67,9 @@ class OneClass(Detector):
 
     network: nn.Module
     objective: Objective = "one-class"
-    nu: float = 0.1
-    warm_up: int = 0
-    chunk: int = 1000
+    nu: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    warmup_steps: int = 0
+    eval_batch_size: int = 1000
 
     def init(
         self, key: Array, batch: Any, pretrained: Mapping[str, Any] | None = None
@@ -119,7 +119,7 @@ class OneClass(Detector):
             found = jnp.quantile(
                 jnp.sqrt(jax.lax.stop_gradient(distances)), 1 - self.nu
             )
-            radius = jnp.where(steps > self.warm_up, found, radius)
+            radius = jnp.where(steps > self.warmup_steps, found, radius)
         return value, {
             **carried,
             "sphere": {**sphere, "radius": radius, "steps": steps},
@@ -145,7 +145,7 @@ class OneClass(Detector):
         self, variables: Mapping[str, Any], part: Any
     ) -> dict[str, Histogram]:
         """The inputs of every APALU of the network, in evaluation mode."""
-        inputs = part["inputs"][: self.chunk]
+        inputs = part["inputs"][: self.eval_batch_size]
         return input_histograms(self.network, _without_sphere(variables), inputs)
 
     def metrics(
@@ -164,42 +164,8 @@ class OneClass(Detector):
         def embed(some: Array) -> Any:
             return self.network.apply(_without_sphere(variables), some, train=False)
 
-        embeddings: Array = in_chunks(embed, inputs, self.chunk)
+        embeddings: Array = in_chunks(embed, inputs, self.eval_batch_size)
         return embeddings
-
-
-def build(
-    network: nn.Module,
-    *,
-    objective: Objective = "one-class",
-    nu: float = OneClass.nu,
-    warm_up: int = OneClass.warm_up,
-    chunk: int = OneClass.chunk,
-) -> OneClass:
-    """Builds the task.
-
-    Args:
-      network: See :class:`OneClass`.
-      objective: Likewise.
-      nu: Likewise.
-      warm_up: Likewise.
-      chunk: Likewise.
-
-    Returns:
-      The task.
-
-    Raises:
-      ExperimentError: There is no such objective, or nu is no share.
-    """
-    if objective not in ("one-class", "soft-boundary"):
-        raise ExperimentError(
-            f"`objective` must be one-class or soft-boundary, got {objective!r}."
-        )
-    if not 0 < nu < 1:
-        raise ExperimentError(f"`nu` must be in (0, 1), got {nu!r}.")
-    return OneClass(
-        network=network, objective=objective, nu=nu, warm_up=warm_up, chunk=chunk
-    )
 
 
 def _without_sphere(variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from apalu_jax.experiments.tasks.inputs import (
 )
 from apalu_jax.introspection import Histogram
 
-__all__ = ("Reconstruction", "build")
+__all__ = "Reconstruction"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +29,11 @@ class Reconstruction(Detector):
 
     Attributes:
       network: From images to images.
-      chunk: How many examples the network is given at once outside of training.
+      eval_batch_size: Largest number of examples in a batch outside of training.
     """
 
     network: nn.Module
-    chunk: int = 1000
+    eval_batch_size: int = 1000
 
     def init(
         self, key: Array, batch: Any, pretrained: Mapping[str, Any] | None = None
@@ -57,19 +57,14 @@ class Reconstruction(Detector):
             drawn = self.network.apply(variables, inputs, train=False)
             return _errors(drawn, inputs)
 
-        return {"score": in_chunks(errors, part["inputs"], self.chunk)}
+        return {"score": in_chunks(errors, part["inputs"], self.eval_batch_size)}
 
     def histograms(
         self, variables: Mapping[str, Any], part: Any
     ) -> dict[str, Histogram]:
         """The inputs of every APALU of the network, in evaluation mode."""
-        inputs = part["inputs"][: self.chunk]
+        inputs = part["inputs"][: self.eval_batch_size]
         return input_histograms(self.network, variables, inputs)
-
-
-def build(network: nn.Module, *, chunk: int = Reconstruction.chunk) -> Reconstruction:
-    """Builds the task; for the arguments see :class:`Reconstruction`."""
-    return Reconstruction(network=network, chunk=chunk)
 
 
 def _errors(drawn: Any, inputs: Array) -> Array:

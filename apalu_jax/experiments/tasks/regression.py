@@ -16,7 +16,7 @@ from apalu_jax.experiments.tasks.inputs import draw_variables, input_histograms
 from apalu_jax.experiments.tasks.task import Task
 from apalu_jax.introspection import Histogram
 
-__all__ = ("Regression", "build")
+__all__ = "Regression"
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,6 @@ class Regression(Task):
                 f"{metric!r}."
             )
         return scores[metric]
-
-
-def build(network: nn.Module) -> Regression:
-    """Builds the task."""
-    return Regression(network)
 
 
 def _scores(residuals: NDArray[Any], part: Batch, noise: float) -> dict[str, float]:

@@ -60,7 +60,7 @@ class Task(Protocol):
         """The score that a diverged run counts with."""
         ...
 
-    def exhibit(self, predictions: Any, part: Batch) -> dict[str, Any]:
+    def figure_data(self, predictions: Any, part: Batch) -> dict[str, Any]:
         """What a figure of the report needs of the test part, ready for JSON.
 
         Asked for once per arm, variant and unit, on the host; most tasks have nothing.
