@@ -137,7 +137,7 @@ def read(folder: Path) -> Results:
         raise ExperimentError(
             f"{folder} holds no results: {path} is missing."
         ) from error
-    except (ValueError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ExperimentError(f"{path}: damaged ({error}).") from error
     spec = convert(content.spec, Spec, str(path))
     packed = folder / _PACKED
@@ -289,7 +289,7 @@ def _read_totals(path: Path) -> dict[tuple[str, str, str], Inputs]:
         return {}
     try:
         totals = msgspec.json.decode(_unzip(path), type=list[_Total])
-    except (ValueError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ExperimentError(f"{path}: damaged ({error}).") from error
     return {(total.arm, total.variant, total.unit): total.inputs for total in totals}
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -111,8 +112,8 @@ def parse_lines(
     Args:
       path: The file that ``content`` comes from, for the message.
       content: Lines; what follows the last newline is ignored.
-      decode: Decodes a line; raises ValueError, TypeError or RecursionError if it is
-        damaged.
+      decode: Decodes a line; raises ValueError, an error of msgspec or RecursionError
+        if it is damaged.
 
     Returns:
       The decoded lines, in order.
@@ -124,7 +125,7 @@ def parse_lines(
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             decoded.append(decode(line))
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, msgspec.MsgspecError, RecursionError) as error:
             raise ExperimentError(
                 f"{path}, line {number}: damaged ({error}). Nothing was changed."
             ) from error
