@@ -166,15 +166,15 @@ def list_data() -> None:
     """List the data sets: source, licence, where they are looked for."""
     from apalu_jax.experiments import data
 
-    table = Table("name", "what", "from", "licence", "note")
+    table = Table("name", "what", "from", "license", "note")
     for name in data.names():
         source = data.source(name)
-        table.add_row(name, source.title, source.origin, source.licence, source.note)
+        table.add_row(name, source.title, source.origin, source.license, source.note)
     console = to_console()
     console.print(table)
     console.print(
         "Files are looked for in --data-dir, then in $APALU_DATA_DIR, then in "
-        f"{data.files.cache_dir()}; what is found nowhere is downloaded there.",
+        f"{data.downloads.cache_dir()}; what is found nowhere is downloaded there.",
         soft_wrap=True,
     )
 

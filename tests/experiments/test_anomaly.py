@@ -13,7 +13,7 @@ from apalu_jax.experiments import ExperimentError, data
 from apalu_jax.experiments.data import (
     anomaly,
     cifar10,
-    files,
+    downloads,
     magnetic_tile,
     mnist,
     mvtec,
@@ -229,7 +229,9 @@ def test_one_class_against_the_rest(folder, monkeypatch, module, unit, channels)
         monkeypatch.setattr(mnist, "_read", lambda data_dir: whole)
     else:
         put(folder, cifar10._OFFICIAL, b"")
-        monkeypatch.setattr(files, "fetch", lambda file, data_dir: folder / file.path)
+        monkeypatch.setattr(
+            downloads, "fetch", lambda file, data_dir: folder / file.path
+        )
         monkeypatch.setattr(cifar10, "_read_official", lambda path: whole)
     dataset = load(unit, validation=2)
     test = dataset.fold(0).test

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from apalu_jax.experiments import ExperimentError, data
-from apalu_jax.experiments.data import cifar10, files, images, mnist
-from apalu_jax.experiments.data.files import File, Source
+from apalu_jax.experiments.data import cifar10, downloads, images, mnist
+from apalu_jax.experiments.data.downloads import File, Source
 from apalu_jax.experiments.data.images import LabelledImages
 
 SIZES = {"train": 20, "validation": 10, "test": 10}
@@ -219,15 +219,15 @@ def test_mnist_is_the_official_files_or_the_same_in_one(folder, monkeypatch):
 def test_alternatives_count_only_when_whole(folder):
     a, b, c = (File(path=f"set/{name}", sha256="0" * 64) for name in "abc")
     source = Source(
-        title="t", origin="o", licence="l", files=(a,), alternatives=((b, c),)
+        title="t", origin="o", license="l", files=(a,), alternatives=((b, c),)
     )
-    assert files.choose(source) == (a,)
+    assert downloads.choose(source) == (a,)
     b = put(folder, b, b"b")
-    assert files.choose(source) == (a,)
+    assert downloads.choose(source) == (a,)
     c = put(folder, c, b"c")
-    assert files.choose(source) == source.alternatives[0]
+    assert downloads.choose(source) == source.alternatives[0]
     put(folder, a, b"a")
-    assert files.choose(source) == (a,)
+    assert downloads.choose(source) == (a,)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from apalu_jax.experiments import ExperimentError, data
-from apalu_jax.experiments.data import files, isl_keypoints
+from apalu_jax.experiments.data import downloads, isl_keypoints
 from apalu_jax.experiments.data.isl_keypoints import normalise
 
 CLASSES, VIDEOS, FRAMES = 13, 30, 2
@@ -150,7 +150,7 @@ def test_impossible_options_are_refused(folder):
 
 
 def test_the_real_sequences():
-    folder = Path(os.environ.get("APALU_DATA_DIR", files.cache_dir()))
+    folder = Path(os.environ.get("APALU_DATA_DIR", downloads.cache_dir()))
     if not (folder / isl_keypoints.SOURCE.files[0].path).is_file():
         pytest.skip(f"needs {isl_keypoints.SOURCE.files[0].path} in {folder}")
     fold = load(folder).fold(0)

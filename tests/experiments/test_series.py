@@ -5,7 +5,7 @@ import pytest
 
 from apalu_jax.experiments import ExperimentError, data
 from apalu_jax.experiments.data import series
-from apalu_jax.experiments.data.files import File
+from apalu_jax.experiments.data.downloads import File
 
 N = 200
 

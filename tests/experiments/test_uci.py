@@ -5,7 +5,7 @@ import pytest
 
 from apalu_jax.experiments import ExperimentError, data
 from apalu_jax.experiments.data import uci
-from apalu_jax.experiments.data.files import File
+from apalu_jax.experiments.data.downloads import File
 
 ROWS = 40
 

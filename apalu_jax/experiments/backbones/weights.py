@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pooch
 from flax import linen as nn
 from jax import Array
 from numpy.typing import NDArray
@@ -29,7 +30,6 @@ from numpy.typing import NDArray
 from apalu_jax.experiments import ExperimentError, arms
 from apalu_jax.experiments.backbones import alexnet, pretrain
 from apalu_jax.experiments.backbones.config import BackboneConfig
-from apalu_jax.experiments.data import files
 from apalu_jax.experiments.models import vgg
 from apalu_jax.experiments.models.kernels import scaled_normal
 
@@ -108,7 +108,9 @@ def load(options: BackboneConfig, data_dir: Path | None = None) -> Network:
         else:
             path = Path(options.weights)
             variables = _replace(variables, options.network, path)
-            label += f"weights of {path.name}, SHA-256 {files.digest(path)[:16]}"
+            label += (
+                f"weights of {path.name}, SHA-256 {pooch.file_hash(str(path))[:16]}"
+            )
     mean, std = (np.asarray(value, np.float32) for value in (options.mean, options.std))
     return Network(module, variables, mean, std, label)
 

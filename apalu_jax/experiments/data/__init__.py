@@ -1,6 +1,6 @@
 """The data sets, one module each.
 
-A module holds ``SOURCE``, a :class:`~apalu_jax.experiments.data.files.Source`, and
+A module holds ``SOURCE``, a :class:`~apalu_jax.experiments.data.downloads.Source`, and
 ``load(data_dir, unit, **options)``, which gives a
 :class:`~apalu_jax.experiments.data.dataset.Dataset`.
 """
@@ -13,7 +13,7 @@ from apalu_jax.experiments.data import (
     anomaly,
     cifar10,
     digits,
-    files,
+    downloads,
     isl_keypoints,
     magnetic_tile,
     mnist,
@@ -44,9 +44,9 @@ def names() -> list[str]:
     return list(_MODULES)
 
 
-def source(name: str) -> files.Source:
+def source(name: str) -> downloads.Source:
     """Where data set ``name`` comes from."""
-    found: files.Source = lookup(_MODULES, {"name": name}, "data").SOURCE
+    found: downloads.Source = lookup(_MODULES, {"name": name}, "data").SOURCE
     return found
 
 
@@ -85,10 +85,10 @@ def verify(name: str, data_dir: Path | None = None) -> list[Path]:
     Raises:
       ExperimentError: A file is missing or damaged.
     """
-    wanted = files.choose(source(name), data_dir)
+    wanted = downloads.choose(source(name), data_dir)
     if not wanted:
         load({"name": name}, data_dir)
-    return [files.find(file, data_dir) for file in wanted]
+    return [downloads.find(file, data_dir) for file in wanted]
 
 
 def download(name: str, data_dir: Path | None = None) -> list[Path]:
@@ -104,4 +104,4 @@ def download(name: str, data_dir: Path | None = None) -> list[Path]:
     Raises:
       ExperimentError: A file cannot be had, or is damaged.
     """
-    return [files.fetch(file, data_dir) for file in source(name).files]
+    return [downloads.fetch(file, data_dir) for file in source(name).files]

@@ -14,7 +14,7 @@ from apalu_jax.experiments.data import (
     squares,
 )
 from apalu_jax.experiments.data.dataset import Dataset, Fold
-from apalu_jax.experiments.data.files import Source
+from apalu_jax.experiments.data.downloads import Source
 from apalu_jax.experiments.data.pictures import standardize_brightness
 
 __all__ = ("SOURCE", "UNITS", "load")
@@ -22,7 +22,7 @@ __all__ = ("SOURCE", "UNITS", "load")
 SOURCE = Source(
     title="Anomalies: MNIST, CIFAR-10, magnetic tiles, MVTec AD, drawn squares",
     origin="the sets of these names",
-    licence="that of the set",
+    license="that of the set",
     note="the squares are drawn here",
 )
 

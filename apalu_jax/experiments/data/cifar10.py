@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from apalu_jax.experiments.data import files, one_class
+from apalu_jax.experiments.data import downloads, one_class
 from apalu_jax.experiments.data.dataset import Dataset
-from apalu_jax.experiments.data.files import File, Source
+from apalu_jax.experiments.data.downloads import File, Source
 from apalu_jax.experiments.data.images import (
     Images,
     LabelledImages,
@@ -34,7 +34,7 @@ SOURCE = Source(
     title="CIFAR-10",
     origin="A. Krizhevsky, V. Nair, G. Hinton, "
     "https://www.cs.toronto.edu/~kriz/cifar.html",
-    licence="none stated; the authors ask for a citation",
+    license="none stated; the authors ask for a citation",
     files=(_OFFICIAL,),
     alternatives=((_JPEG,),),
     note="or a copy whose images were compressed as JPEG, which results then say",
@@ -75,8 +75,8 @@ def load(
     Raises:
       ExperimentError: A file is damaged or cannot be had, or a size does not fit.
     """
-    (file,) = files.choose(SOURCE, data_dir)
-    path = files.fetch(file, data_dir)
+    (file,) = downloads.choose(SOURCE, data_dir)
+    path = downloads.fetch(file, data_dir)
     if file == _OFFICIAL:
         images, label = _read_official(path), "CIFAR-10"
     else:

@@ -8,14 +8,14 @@ import numpy as np
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.dataset import Dataset, stratified_fold
-from apalu_jax.experiments.data.files import Source
+from apalu_jax.experiments.data.downloads import Source
 
 __all__ = ("SOURCE", "load")
 
 SOURCE = Source(
     title="Optical recognition of handwritten digits (the test part of the UCI set)",
     origin="E. Alpaydin, C. Kaynak, https://archive.ics.uci.edu/dataset/80",
-    licence="CC BY 4.0",
+    license="CC BY 4.0",
     note="bundled with scikit-learn: sklearn.datasets.load_digits",
 )
 

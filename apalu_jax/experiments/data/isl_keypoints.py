@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data import files
+from apalu_jax.experiments.data import downloads
 from apalu_jax.experiments.data.dataset import Dataset, Fold
-from apalu_jax.experiments.data.files import File, Source
+from apalu_jax.experiments.data.downloads import File, Source
 
 __all__ = ("SOURCE", "load")
 
@@ -21,7 +21,7 @@ SOURCE = Source(
         "B. Subramanian et al., Scientific Reports 12, 11964, 2022, "
         "https://github.com/barathi-1993/Indian-Sign-Language-Recognition"
     ),
-    licence="MIT, subject to institutional and data-use restrictions where applicable",
+    license="MIT, subject to institutional and data-use restrictions where applicable",
     files=(
         File(
             path="isl_keypoints/isl_pose_hands.npz",
@@ -84,12 +84,12 @@ def load(
     """
     if split not in ("random", "ordered"):
         raise ExperimentError(f"`split` must be random or ordered, got {split!r}.")
-    with np.load(files.fetch(SOURCE.files[0], data_dir)) as arrays:
+    with np.load(downloads.fetch(SOURCE.files[0], data_dir)) as arrays:
         pose, targets = arrays["pose"], arrays["y"].astype(np.int32)
         hands, video = [arrays["left_hand"], arrays["right_hand"]], arrays["video"]
     faces = []
     if face:
-        with np.load(files.fetch(SOURCE.files[1], data_dir)) as arrays:
+        with np.load(downloads.fetch(SOURCE.files[1], data_dir)) as arrays:
             faces = [arrays["face"]]
     inputs = normalise(pose, [*faces, *hands])
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from apalu_jax.experiments.data import files, one_class
+from apalu_jax.experiments.data import downloads, one_class
 from apalu_jax.experiments.data.dataset import Dataset
-from apalu_jax.experiments.data.files import File, Source
+from apalu_jax.experiments.data.downloads import File, Source
 from apalu_jax.experiments.data.one_class import Pools
 from apalu_jax.experiments.data.pictures import cached, decode, decode_masks
 
@@ -29,7 +29,7 @@ SOURCE = Source(
     origin="Y. Huang, C. Qiu, K. Yuan, "
     "https://github.com/abin24/Magnetic-tile-defect-datasets.; "
     "https://github.com/marco-rudolph/differnet",
-    licence="none stated; for research, the authors ask for a citation",
+    license="none stated; for research, the authors ask for a citation",
     files=(_ARCHIVE, _LIST),
     note="no official download of the images as one archive",
 )
@@ -66,7 +66,7 @@ def load(
     Raises:
       ExperimentError: A file is damaged or not here, or a size does not fit.
     """
-    archive, names = (files.fetch(file, data_dir) for file in (_ARCHIVE, _LIST))
+    archive, names = (downloads.fetch(file, data_dir) for file in (_ARCHIVE, _LIST))
     return one_class.to_dataset(
         _read(archive, set(names.read_text().split()), size),
         train=train,

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apalu_jax.experiments.data import files, one_class
+from apalu_jax.experiments.data import downloads, one_class
 from apalu_jax.experiments.data.dataset import Dataset
-from apalu_jax.experiments.data.files import File, Source
+from apalu_jax.experiments.data.downloads import File, Source
 from apalu_jax.experiments.data.images import LabelledImages, to_dataset
 
 __all__ = ("SOURCE", "load")
@@ -46,7 +46,7 @@ _NPZ = File(
 SOURCE = Source(
     title="MNIST",
     origin="Y. LeCun, C. Cortes, C. Burges, http://yann.lecun.com/exdb/mnist/",
-    licence="CC BY-SA 3.0, according to the documentation of Keras",
+    license="CC BY-SA 3.0, according to the documentation of Keras",
     files=_OFFICIAL,
     alternatives=((_NPZ,),),
     note="or the same arrays in one mnist.npz",
@@ -102,8 +102,8 @@ def load(
 
 
 def _read(data_dir: Path | None) -> LabelledImages:
-    chosen = files.choose(SOURCE, data_dir)
-    paths = [files.fetch(file, data_dir) for file in chosen]
+    chosen = downloads.choose(SOURCE, data_dir)
+    paths = [downloads.fetch(file, data_dir) for file in chosen]
     if chosen == _OFFICIAL:
         arrays = [_read_idx(path) for path in paths]
     else:

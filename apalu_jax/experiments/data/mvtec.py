@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data import files, one_class
+from apalu_jax.experiments.data import downloads, one_class
 from apalu_jax.experiments.data.dataset import Dataset
-from apalu_jax.experiments.data.files import File, Source
+from apalu_jax.experiments.data.downloads import File, Source
 from apalu_jax.experiments.data.one_class import Pools
 from apalu_jax.experiments.data.pictures import cached, decode, decode_masks
 
@@ -34,7 +34,7 @@ SOURCE = Source(
     title='MVTec AD, category "screw" in 256 x 256 pixels',
     origin="MVTec Software GmbH, "
     "https://www.mvtec.com/company/research/datasets/mvtec-ad",
-    licence="CC BY-NC-SA 4.0: not for commercial use",
+    license="CC BY-NC-SA 4.0: not for commercial use",
     files=(_SCREW,),
     note="no official download in this size; a copy of the original, all categories or "
     "some, is read from the folder mvtec_ad",
@@ -83,7 +83,10 @@ def load(
     if unit:
         pools, label = _read_copy(unit, data_dir, size), f"MVTec AD, {unit}"
     else:
-        pools, label = _read_screws(files.fetch(_SCREW, data_dir), size), SOURCE.title
+        pools, label = (
+            _read_screws(downloads.fetch(_SCREW, data_dir), size),
+            SOURCE.title,
+        )
     return one_class.to_dataset(
         pools, train=train, validation=validation, test=test, label=label
     )
@@ -130,7 +133,7 @@ def _find(category: str, data_dir: Path | None) -> Path:
             f"`unit` must be a category of MVTec AD, one of {', '.join(CATEGORIES)}, "
             f"got {category!r}."
         )
-    places = [place / _FOLDER / category for place in files.folders(data_dir)]
+    places = [place / _FOLDER / category for place in downloads.folders(data_dir)]
     for place in places:
         if place.is_dir():
             return place

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data import files
+from apalu_jax.experiments.data import downloads
 from apalu_jax.experiments.data.dataset import Batch, Dataset, Fold
-from apalu_jax.experiments.data.files import File, Source
+from apalu_jax.experiments.data.downloads import File, Source
 
 __all__ = ("SOURCE", "load")
 
@@ -101,7 +101,7 @@ SOURCE = Source(
     title="Daily quotes, electricity transformer temperatures and classic series",
     origin="Yahoo Finance (quotes); https://github.com/zhouhaoyi/ETDataset; "
     "https://github.com/jbrownlee/Datasets (Time Series Data Library)",
-    licence="ETT CC BY-ND 4.0; the others state none",
+    license="ETT CC BY-ND 4.0; the others state none",
     files=tuple(dict.fromkeys(series.file for series in _SERIES.values())),
     note="the quotes have no official download",
 )
@@ -150,7 +150,7 @@ def load(
             f"`unit` must be one of {', '.join(_SERIES)}, got {unit!r}."
         )
     series = _SERIES[unit]
-    values = _values(files.fetch(series.file, data_dir), series.column)
+    values = _values(downloads.fetch(series.file, data_dir), series.column)
     if series.returns:
         values = np.diff(np.log(values))
     fold = _fold(values[-length:] if length else values, window, series.returns)

