@@ -9,8 +9,8 @@ from apalu_jax.experiments import ExperimentError, backbones
 from apalu_jax.experiments.backbones import features, pretrain, weights
 from apalu_jax.experiments.backbones.config import BackboneConfig, FeatureConfig
 from apalu_jax.experiments.data import images as image_data
-from apalu_jax.experiments.data.dataset import Fold
-from apalu_jax.experiments.data.images import LabelledImages
+from apalu_jax.experiments.data.images import LabeledImages
+from apalu_jax.experiments.data.splits import Splits
 from apalu_jax.experiments.models import vgg
 
 INDICES = {
@@ -42,7 +42,7 @@ def pictures(n=3, size=32, seed=0):
 
 def fold(size=32):
     made = [pictures(n, size, seed=n) for n in (3, 1, 2)]
-    return Fold(*({"inputs": x, "anomalous": np.zeros(len(x), "i4")} for x in made))
+    return Splits(*({"inputs": x, "anomalous": np.zeros(len(x), "i4")} for x in made))
 
 
 def file(path, network="vgg", divisor=64, **changes):
@@ -263,7 +263,7 @@ def two_shades(monkeypatch):
     """In the place of CIFAR-10: dark images, and bright ones."""
     labels = (np.arange(150) % 2).astype(np.uint8)
     shades = np.stack([np.full((32, 32, 3), 50 + 100 * y, np.uint8) for y in labels])
-    whole = LabelledImages(shades, labels, shades[:20], labels[:20])
+    whole = LabeledImages(shades, labels, shades[:20], labels[:20])
 
     def load(options, data_dir):
         sizes = {key: options[key] for key in ("train", "validation")}

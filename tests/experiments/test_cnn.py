@@ -1,4 +1,4 @@
-"""The plain convolutional network: its size, its sites, its initialisation."""
+"""The plain convolutional network: its size, its sites, its initialization."""
 
 from functools import partial
 

@@ -135,9 +135,9 @@ def test_digits_need_nothing_and_are_checked(monkeypatch):
 
 def test_digits_folds_are_stratified_splits_by_seed():
     dataset = data.load({"name": "digits"})
-    fold = dataset.fold(3)
+    fold = dataset.splits(3)
     everything = np.concatenate([part["inputs"] for part in fold])
-    reference = dataset.fold(4)
+    reference = dataset.splits(4)
     assert [len(part["targets"]) for part in fold] == [1257, 270, 270]
     assert fold.train["inputs"].dtype == np.float32
     assert (everything.min(), everything.max()) == (0, 1)
@@ -152,7 +152,7 @@ def test_digits_folds_are_stratified_splits_by_seed():
         share = len(part["targets"]) / counts.sum()
         assert abs(np.bincount(part["targets"]) - share * counts).max() <= 1
     assert not np.array_equal(fold.test["targets"], reference.test["targets"])
-    again = data.load({"name": "digits"}).fold(3)
+    again = data.load({"name": "digits"}).splits(3)
     for part, same in zip(fold, again, strict=True):
         assert np.array_equal(part["inputs"], same["inputs"])
 

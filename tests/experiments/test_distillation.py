@@ -131,7 +131,7 @@ def test_maps_of_gradients_by_hand():
     assert smooth.min() >= 0
     # The highest pixel is cut down to its surroundings: no single one stands out.
     assert (smooth[0] == smooth.max()).sum() == 9
-    block = localization.coarse(np.arange(16).reshape(1, 4, 4), 2)
+    block = localization.max_pool_to(np.arange(16).reshape(1, 4, 4), 2)
     assert block.tolist() == [[[5, 7], [13, 15]]]
     assert localization.pixel_auroc(np.array([0.1, np.nan]), np.array([0, 1])) != 0.5
     assert localization.pixel_auroc(np.array([0.1, 0.2]), np.array([1, 1])) == 0.5

@@ -37,8 +37,8 @@ def test_every_variant_traces_from_first_draw_to_predictions(
             if not is_absence(error):
                 raise
             pytest.skip(f"the files of {name} are not here: {error}")
-        train = loop.stack([fold.train for fold in training.folds])
-        test = loop.stack([fold.test for fold in training.folds])
+        train = loop.stack([fold.train for fold in training.splits])
+        test = loop.stack([fold.test for fold in training.splits])
         seeds = jax.ShapeDtypeStruct((len(numbers),), "uint32")
         multipliers = jax.ShapeDtypeStruct((len(numbers),), "float32")
         state = loop.shapes(training.compiled, seeds, train)

@@ -13,7 +13,7 @@ from PIL import Image
 from apalu_jax.experiments import ExperimentError, data
 from apalu_jax.experiments.data import cifar10, downloads, images, mnist
 from apalu_jax.experiments.data.downloads import File, Source
-from apalu_jax.experiments.data.images import LabelledImages
+from apalu_jax.experiments.data.images import LabeledImages
 
 SIZES = {"train": 20, "validation": 10, "test": 10}
 
@@ -34,7 +34,7 @@ def toy(n_train=60, n_test=40, side=8, channels=3):
         pixels = rng.integers(0, 256, (n, side, side, channels), np.uint8)
         return pixels, np.sort(np.arange(n) % 10).astype(np.uint8)
 
-    return LabelledImages(*part(n_train), *part(n_test))
+    return LabeledImages(*part(n_train), *part(n_test))
 
 
 def put(folder, file, content):
@@ -61,7 +61,7 @@ def test_pool_rounds_averages():
 def test_parts_are_stratified_and_drawn_by_seed():
     whole = toy()
     dataset = images.to_dataset(whole, size=8, **SIZES)
-    first, again, other = (dataset.fold(seed) for seed in (3, 3, 1003))
+    first, again, other = (dataset.splits(seed) for seed in (3, 3, 1003))
     for part, size in zip(first, SIZES.values(), strict=True):
         assert np.bincount(part["targets"]).tolist() == [size // 10] * 10
         assert (part["inputs"].dtype, part["targets"].dtype) == (np.uint8, np.int32)
@@ -79,7 +79,7 @@ def test_parts_are_stratified_and_drawn_by_seed():
 
 def test_all_examples_are_used_by_default():
     options = {"train": None, "validation": 10, "test": None}
-    fold = images.to_dataset(toy(), size=8, **options).fold(0)
+    fold = images.to_dataset(toy(), size=8, **options).splits(0)
     assert [len(part["targets"]) for part in fold] == [50, 10, 40]
 
 
@@ -132,7 +132,7 @@ def jpeg(whole):
         encoded = []
         for image in pixels:
             out = io.BytesIO()
-            # A grey image survives compression.
+            # A gray image survives compression.
             Image.fromarray(np.full_like(image, image[0, 0, 0])).save(out, "JPEG")
             encoded.append(out.getvalue())
         arrays[f"jpeg_{part}"] = np.frombuffer(b"".join(encoded), np.uint8)
@@ -164,10 +164,10 @@ def test_cifar10_is_the_official_archive_or_else_the_copy(folder, monkeypatch):
     dataset = data.load(options)
     assert dataset.label == "CIFAR-10 (JPEG copy)"
     assert data.verify("cifar10") == [folder / copy.path]
-    grey = np.broadcast_to(whole.test[:, :1, :1, :1], whole.test.shape)
-    test = dataset.fold(0).test
+    gray = np.broadcast_to(whole.test[:, :1, :1, :1], whole.test.shape)
+    test = dataset.splits(0).test
     assert in_order(test["inputs"], test["targets"]) == in_order(
-        grey, whole.test_labels
+        gray, whole.test_labels
     )
 
     official = put(folder, cifar10._OFFICIAL, archive(whole))
@@ -175,7 +175,7 @@ def test_cifar10_is_the_official_archive_or_else_the_copy(folder, monkeypatch):
     dataset = data.load(options)
     assert dataset.label == "CIFAR-10"
     assert data.verify("cifar10") == [folder / official.path]
-    fold = dataset.fold(0)
+    fold = dataset.splits(0)
     assert in_order(fold.test["inputs"], fold.test["targets"]) == in_order(
         whole.test, whole.test_labels
     )
@@ -200,7 +200,7 @@ def test_mnist_is_the_official_files_or_the_same_in_one(folder, monkeypatch):
     copy = put(folder, mnist._NPZ, packed.getvalue())
     source = replace(mnist.SOURCE, alternatives=((copy,),))
     monkeypatch.setattr(mnist, "SOURCE", source)
-    from_copy = data.load(options).fold(0)
+    from_copy = data.load(options).splits(0)
 
     official = tuple(
         put(folder, file, idx(array))
@@ -209,7 +209,7 @@ def test_mnist_is_the_official_files_or_the_same_in_one(folder, monkeypatch):
     monkeypatch.setattr(mnist, "_OFFICIAL", official)
     monkeypatch.setattr(mnist, "SOURCE", replace(source, files=official))
     (folder / copy.path).unlink()
-    from_official = data.load(options).fold(0)
+    from_official = data.load(options).splits(0)
     assert from_official.train["inputs"].shape == (20, 14, 14, 1)
     for part, same in zip(from_copy, from_official, strict=True):
         for name in part:
@@ -240,6 +240,6 @@ def test_real_data(name, shape):
         if "is in none of" not in str(error):
             raise
         pytest.skip(f"the files of {name} are not here: {error}")
-    fold = data.load({"name": name, "size": shape[0], "train": 20}).fold(0)
+    fold = data.load({"name": name, "size": shape[0], "train": 20}).splits(0)
     assert fold.test["inputs"].shape == (10_000, *shape)
     assert len(fold.validation["targets"]) == 5000

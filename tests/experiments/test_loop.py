@@ -227,7 +227,7 @@ def test_collections_besides_params_are_carried():
             return nn.Dense(10)(x)
 
     block = trial((0,), "relu")
-    folds = prepare(tiny(), block).folds
+    folds = prepare(tiny(), block).splits
     task = Classification(network=Normalised())
     program = compile_training(
         task,

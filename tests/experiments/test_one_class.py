@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from apalu_jax.experiments import ExperimentError, data, models, specs, tasks
 from apalu_jax.experiments.arms import ARMS
 from apalu_jax.experiments.data import mnist, one_class, pictures
-from apalu_jax.experiments.data.images import LabelledImages
-from apalu_jax.experiments.data.one_class import Pools
+from apalu_jax.experiments.data.images import LabeledImages
+from apalu_jax.experiments.data.one_class import OneClassImages
 
 # As the authors' code has them, from the training images of each digit.
 PUBLISHED_RANGES = (
@@ -71,7 +71,7 @@ def test_the_centre_is_the_mean_and_never_nearly_zero():
 
 
 def test_a_pretrained_encoder_is_taken_with_its_statistics():
-    """The centre is that of its outputs in evaluation mode."""
+    """The center is that of its outputs in evaluation mode."""
     encoder = {"shift": jnp.array([2.0, 4.0])}
     pretrained = {
         "params": {"encoder": encoder, "decoder": jnp.ones(3)},
@@ -134,7 +134,7 @@ def test_metrics_by_hand():
     found = task.metrics(task.predict(variables, test), test, None)
     # Distances 0 and 16, and 1 and 61: of the four pairs one is in the wrong order.
     assert found["auroc"] == 0.75
-    # The normal ones vary by 2 in one direction; the centre is 5 away from zero.
+    # The normal ones vary by 2 in one direction; the center is 5 away from zero.
     assert found["spread"] == pytest.approx(2 / 5)
     assert found["collapsed"] == 0.0
     assert all(np.isfinite(task.chance(name, test)) for name in found)
@@ -203,14 +203,14 @@ def toy(n=40, side=4):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (2, n, side, side, 1), np.uint8)
     labels = (np.arange(n) % 2).astype(np.uint8)
-    return LabelledImages(pixels[0], labels, pixels[1], labels)
+    return LabeledImages(pixels[0], labels, pixels[1], labels)
 
 
 def test_one_class_against_the_rest():
     whole = toy()
     pools = one_class.against_rest(whole, 1)
     dataset = one_class.to_dataset(pools, train=12, validation=5, test=9)
-    first, again, other = (dataset.fold(seed) for seed in (3, 3, 4))
+    first, again, other = (dataset.splits(seed) for seed in (3, 3, 4))
     assert [len(each["inputs"]) for each in first] == [12, 5, 9]
     drawn = np.concatenate([first.train["inputs"], first.validation["inputs"]])
     rows = {image.tobytes() for image in drawn}
@@ -230,10 +230,10 @@ def test_contrast_by_hand():
     """Less the mean, over the mean absolute value, then to the range of the normal."""
     normal = np.array([[0, 0, 0, 4], [2, 2, 2, 2]], np.uint8).reshape(2, 2, 2, 1)
     test = np.array([[0, 0, 4, 4]], np.uint8).reshape(1, 2, 2, 1)
-    pools = Pools(normal, test, np.zeros(1, np.int32))
+    pools = OneClassImages(normal, test, np.zeros(1, np.int32))
     # (0, 0, 0, 4) becomes (-2/3, -2/3, -2/3, 2): a range of 8/3; the other one zeros.
     dataset = one_class.to_dataset(pools, validation=1, contrast=True)
-    fold = dataset.fold(0)
+    fold = dataset.splits(0)
     want = (np.array([-1, -1, 1, 1]) + 2 / 3) / (8 / 3)
     np.testing.assert_allclose(fold.test["inputs"].ravel(), want, rtol=1e-5)
     learnt = np.concatenate([fold.train["inputs"], fold.validation["inputs"]])
@@ -319,7 +319,7 @@ def test_standardize_brightness_images_differ_in_neither_brightness_nor_contrast
     plain, fold = (
         data.load(
             {"name": "anomaly", "size": 16, "validation": 4, "standardize": on}
-        ).fold(0)
+        ).splits(0)
         for on in (False, True)
     )
     for part, wanted in zip(fold, plain, strict=True):

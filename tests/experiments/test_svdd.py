@@ -110,7 +110,7 @@ def test_activations_are_from_the_factory(decoder, sites):
 )
 def test_layers_are_those_published(decoder, conv, published):
     network, variables = build(decoder=decoder, conv_impl=conv), drawn(decoder)
-    # So faint that the normalisation's epsilon counts.
+    # So faint that the normalization's epsilon counts.
     x = 0.01 * images(3)
     train = jax.jit(partial(network.apply, train=True, mutable="batch_stats"))
     got, state = train(variables, x)

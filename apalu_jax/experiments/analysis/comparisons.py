@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the adjusted p-value decides; outside the family it never does."""
+        """True if the adjusted p-value is at most 0.05; never outside the family."""
         return self.p_holm is not None and self.p_holm <= LEVEL
 
 

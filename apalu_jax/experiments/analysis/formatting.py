@@ -39,7 +39,7 @@ def in_shown_unit(metric: Metric, difference: float) -> float:
 
 
 def shown_unit(metric: Metric) -> str:
-    """What differences are shown in, in words; "" for the metric's own unit."""
+    """Unit of shown differences; "" for the metric's own unit."""
     if metric.relative:
         return "% of the arm's value"
     return "percentage points" if metric.percent else ""

@@ -17,7 +17,7 @@ __all__ = ("Ranks", "rank")
 
 
 class Ranks(NamedTuple):
-    """How the arms place on average.
+    """Average ranks of the arms.
 
     Attributes:
       units: The units that every arm has values in.

@@ -23,10 +23,10 @@ def as_differences(differences: ArrayLike) -> NDArray[np.float64]:
 
 
 def are_equal(d: NDArray[np.float64]) -> bool:
-    """Whether they show no variance: one alone, or all equal."""
+    """True if the differences have no variance: a single one, or all equal."""
     return d.size < 2 or bool(np.ptp(d) == 0)
 
 
 def standard_error(d: NDArray[np.float64], test_to_train: float) -> float:
-    """Of the mean; corrected for overlapping splits after Nadeau and Bengio."""
+    """Standard error of the mean, corrected for overlapping splits (Nadeau, Bengio)."""
     return float(np.std(d, ddof=1)) * math.sqrt(1 / d.size + test_to_train)

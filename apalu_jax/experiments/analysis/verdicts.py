@@ -110,7 +110,7 @@ def judge(spec: Spec, records: Sequence[Record]) -> Verdict | None:
 
 
 def sides(metric: Metric, table: Table) -> tuple[list[str], list[str], list[str]]:
-    """Of the family: better than, worse than, no significant difference.
+    """Sorts the family: better than, worse than, no significant difference.
 
     Args:
       metric: The metric of the table.

@@ -12,13 +12,13 @@ import numpy as np
 
 from apalu_jax.experiments.backbones import features, weights
 from apalu_jax.experiments.backbones.config import FeatureConfig
-from apalu_jax.experiments.data.dataset import Batch, Fold
+from apalu_jax.experiments.data.splits import Batch, Splits
 from apalu_jax.experiments.schema import Options, convert
 
 __all__ = ("attach", "label")
 
 
-def attach(fold: Fold, options: Options, data_dir: Path | None = None) -> Fold:
+def attach(fold: Splits, options: Options, data_dir: Path | None = None) -> Splits:
     """Adds the features of a frozen network to every split of a fold.
 
     Args:
@@ -50,7 +50,7 @@ def attach(fold: Fold, options: Options, data_dir: Path | None = None) -> Fold:
     def attached(split: Batch, start: int, end: int) -> Batch:
         return {**split, **{name: array[start:end] for name, array in made.items()}}
 
-    return Fold(*map(attached, fold, starts, ends))
+    return Splits(*map(attached, fold, starts, ends))
 
 
 def label(options: Options, data_dir: Path | None = None) -> str:

@@ -25,7 +25,7 @@ class AlexNet(nn.Module):
     Attributes:
       activation: Factory of the activations.
       channels: Of the convolutions.
-      kernel_init: Initialiser of the kernels; biases start at zero.
+      kernel_init: Initializer of the kernels; biases start at zero.
 
     References:
       A. Krizhevsky, `One weird trick for parallelizing convolutional neural networks

@@ -142,7 +142,7 @@ def _turn(images: Images, degrees: float) -> Images:
 def _in_chunks(
     fn: Callable[[Network, Array], Array], network: Network
 ) -> Callable[[Images], _Rows]:
-    """From all images to rows; the function is given a fixed number of images.
+    """Applies a function to all images in batches of a fixed size.
 
     Of a fixed number, so that what an image gives does not depend on the others.
     """

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from apalu_jax.experiments import arms, data
 from apalu_jax.experiments.backbones.config import BackboneConfig
-from apalu_jax.experiments.data.dataset import Dataset
+from apalu_jax.experiments.data.splits import Dataset
 from apalu_jax.experiments.models.vgg import Classifier
 from apalu_jax.experiments.storage import cached_array
 from apalu_jax.experiments.tasks.classification import Classification
@@ -108,7 +108,7 @@ def _train(
         vmapped=False,
     )
     train, _, test = jax.tree.map(
-        lambda array: jnp.asarray(array)[None], dataset.fold(options.seed)
+        lambda array: jnp.asarray(array)[None], dataset.splits(options.seed)
     )
     seeds = jnp.array([options.seed])
     state, _ = compiled.epochs(

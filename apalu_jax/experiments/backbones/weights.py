@@ -1,7 +1,7 @@
 """Weights of the frozen networks: random, trained here on CIFAR-10, or from a file.
 
 A file is an ``.npz`` with the names and the layout of torchvision's state of "vgg16"
-(without batch normalisation) or "alexnet": for every convolution
+(without batch normalization) or "alexnet": for every convolution
 ``features.N.weight``, [out, in, height, width], and ``features.N.bias``, [out]. N is 0,
 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28 for VGG16 and 0, 3, 6, 8, 10 for AlexNet;
 other arrays are not looked at. Where PyTorch is installed, it is written by ::

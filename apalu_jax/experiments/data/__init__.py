@@ -2,7 +2,7 @@
 
 A module holds ``SOURCE``, a :class:`~apalu_jax.experiments.data.downloads.Source`, and
 ``load(data_dir, unit, **options)``, which gives a
-:class:`~apalu_jax.experiments.data.dataset.Dataset`.
+:class:`~apalu_jax.experiments.data.splits.Dataset`.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from apalu_jax.experiments.data import (
     series,
     uci,
 )
-from apalu_jax.experiments.data.dataset import Dataset
+from apalu_jax.experiments.data.splits import Dataset
 from apalu_jax.experiments.schema import Options, construct, lookup
 
 __all__ = ("download", "load", "names", "source", "verify")
@@ -45,7 +45,7 @@ def names() -> list[str]:
 
 
 def source(name: str) -> downloads.Source:
-    """Where data set ``name`` comes from."""
+    """Origin of the data set ``name``."""
     found: downloads.Source = lookup(_MODULES, {"name": name}, "data").SOURCE
     return found
 
@@ -56,7 +56,7 @@ def load(options: Options, data_dir: Path | None = None, unit: str = "") -> Data
     Args:
       options: Its ``name``, and options of its module's ``load``.
       data_dir: Folder to look in first.
-      unit: The part of it that is wanted, e.g. a category; ``""`` for all.
+      unit: The split of it that is wanted, e.g. a category; ``""`` for all.
 
     Returns:
       The data set.

@@ -7,16 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data.dataset import Dataset, Fold
+from apalu_jax.experiments.data.splits import Dataset, Splits
 
-__all__ = ("Images", "LabelledImages", "pool", "to_dataset")
+__all__ = ("Images", "LabeledImages", "pool", "to_dataset")
 
 Images: TypeAlias = NDArray[np.uint8]
 """[n, height, width, channels]."""
 
 
-class LabelledImages(NamedTuple):
-    """The two official parts of a data set.
+class LabeledImages(NamedTuple):
+    """The two official splits of a data set.
 
     Attributes:
       train: Images for training and validation.
@@ -64,7 +64,7 @@ def pool(images: Images, size: int) -> Images:
 
 
 def to_dataset(
-    images: LabelledImages,
+    images: LabeledImages,
     *,
     size: int,
     train: int | None,
@@ -72,20 +72,20 @@ def to_dataset(
     test: int | None,
     label: str = "",
 ) -> Dataset:
-    """Makes a data set of images that have an official test part.
+    """Makes a data set of images that have an official test split.
 
     Args:
       images: All images.
       size: Height and width that they shall have; see :func:`pool`.
-      train: How many images the training part has; all that are left if None.
-      validation: How many the validation part has. Both are drawn from the official
-        training part, stratified and anew for every seed.
-      test: How many the test part has, the first of every class; all if None. They come
-        in a random order that is always the same.
-      label: What the data set really is.
+      train: Size of the training split; all remaining images if None.
+      validation: Size of the validation split. Both are sampled from the official
+        training split for each seed, stratified.
+      test: Size of the test split, the first images of each class in a fixed random
+        order; all if None.
+      label: Description of the data.
 
     Returns:
-      Folds of ``{"inputs", "targets"}``: the images, uint8, and their classes, int32.
+      Splits of ``{"inputs", "targets"}``: the images, uint8, and their classes, int32.
 
     Raises:
       ExperimentError: A size does not fit the data.
@@ -93,7 +93,7 @@ def to_dataset(
     classes = len(np.unique(images.train_labels))
     available = len(images.train_labels) - validation
     count = available if train is None else train
-    # A stratified split needs one image of each class in each part.
+    # A stratified split needs one image of each class in each split.
     if min(count, validation) < classes or count > available:
         raise ExperimentError(
             f"`train` and `validation` must be at least {classes} each and together "
@@ -107,7 +107,7 @@ def to_dataset(
         test_labels=images.test_labels[chosen].astype(np.int32),
     )
     fold = partial(_fold, small, count, validation)
-    return Dataset(outputs=classes, fold=fold, label=label)
+    return Dataset(outputs=classes, splits=fold, label=label)
 
 
 def _first_of_each(labels: NDArray[Any], count: int | None) -> NDArray[Any]:
@@ -127,7 +127,7 @@ def _first_of_each(labels: NDArray[Any], count: int | None) -> NDArray[Any]:
     return np.random.default_rng(0).permutation(chosen)
 
 
-def _fold(images: LabelledImages, train: int, validation: int, seed: int) -> Fold:
+def _fold(images: LabeledImages, train: int, validation: int, seed: int) -> Splits:
     from sklearn.model_selection import train_test_split
 
     indices = train_test_split(
@@ -140,4 +140,6 @@ def _fold(images: LabelledImages, train: int, validation: int, seed: int) -> Fol
     drawn, held_out = (
         {"inputs": images.train[i], "targets": images.train_labels[i]} for i in indices
     )
-    return Fold(drawn, held_out, {"inputs": images.test, "targets": images.test_labels})
+    return Splits(
+        drawn, held_out, {"inputs": images.test, "targets": images.test_labels}
+    )

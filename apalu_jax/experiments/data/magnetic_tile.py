@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from apalu_jax.experiments.data import downloads, one_class
-from apalu_jax.experiments.data.dataset import Dataset
 from apalu_jax.experiments.data.downloads import File, Source
-from apalu_jax.experiments.data.one_class import Pools
+from apalu_jax.experiments.data.one_class import OneClassImages
 from apalu_jax.experiments.data.pictures import cached, decode, decode_masks
+from apalu_jax.experiments.data.splits import Dataset
 
 __all__ = ("SOURCE", "load")
 
@@ -48,18 +48,18 @@ def load(
 ) -> Dataset:
     """Loads the images: normal are the 761 good tiles of DifferNet's training list.
 
-    The test part has the other 191 good tiles and all defective ones.
+    The test split has the other 191 good tiles and all defective ones.
 
     Args:
       data_dir: Folder to look in first.
       unit: There is only ``""``.
       size: Height and width that all images, of 1225 sizes, are brought to.
-      train: Size of the training part; None for all that validation leaves.
-      validation: Size of the validation part, drawn for every seed.
-      test: Size of the test part; None for all 583.
+      train: Size of the training split; None for all that validation leaves.
+      validation: Size of the validation split, drawn for every seed.
+      test: Size of the test split; None for all 583.
 
     Returns:
-      Folds as :func:`~apalu_jax.experiments.data.one_class.to_dataset` has them;
+      Splits as :func:`~apalu_jax.experiments.data.one_class.to_dataset` has them;
       ``inputs`` are [n, size, size, 3]; for ``mask`` see
       :func:`~apalu_jax.experiments.data.pictures.decode_masks`.
 
@@ -76,7 +76,7 @@ def load(
     )
 
 
-def _read(path: Path, listed: set[str], size: int) -> Pools:
+def _read(path: Path, listed: set[str], size: int) -> OneClassImages:
     with zipfile.ZipFile(path) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
 
@@ -88,7 +88,7 @@ def _read(path: Path, listed: set[str], size: int) -> Pools:
         masks = [f"{name.removesuffix('.jpg')}.png" for name in tested]
         normal = [name for name in names if name in wanted]
         origin = f"{path.stem}-{_ARCHIVE.sha256[:16]}"
-        return Pools(
+        return OneClassImages(
             cached(f"{origin}-train", decode, opened(normal), size),
             cached(f"{origin}-test", decode, opened(tested), size),
             np.array([not name.startswith(f"{_GOOD}/") for name in tested], np.int32),

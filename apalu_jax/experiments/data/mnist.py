@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments.data import downloads, one_class
-from apalu_jax.experiments.data.dataset import Dataset
 from apalu_jax.experiments.data.downloads import File, Source
-from apalu_jax.experiments.data.images import LabelledImages, to_dataset
+from apalu_jax.experiments.data.images import LabeledImages, to_dataset
+from apalu_jax.experiments.data.splits import Dataset
 
 __all__ = ("SOURCE", "load")
 
@@ -71,16 +71,16 @@ def load(
       data_dir: Folder to look in first.
       unit: There is only ``""``.
       size: Height and width; the images are averaged down to it.
-      train: Size of the training part; None for all that validation leaves.
-      validation: Size of the validation part, drawn for every seed.
-      test: Size of the test part; None for all 10,000.
+      train: Size of the training split; None for all that validation leaves.
+      validation: Size of the validation split, drawn for every seed.
+      test: Size of the test split; None for all 10,000.
       normal: The digit that is normal, where anomalies are to be detected; None for
         classification. The next two are for the former.
-      channels: How often the grey image is repeated.
+      channels: How often the gray image is repeated.
       contrast: See :func:`~apalu_jax.experiments.data.one_class.to_dataset`.
 
     Returns:
-      Folds as :func:`~apalu_jax.experiments.data.images.to_dataset` has them, or its
+      Splits as :func:`~apalu_jax.experiments.data.images.to_dataset` has them, or its
       namesake in :mod:`~apalu_jax.experiments.data.one_class`; ``inputs`` are
       [n, size, size, channels].
 
@@ -101,7 +101,7 @@ def load(
     )
 
 
-def _read(data_dir: Path | None) -> LabelledImages:
+def _read(data_dir: Path | None) -> LabeledImages:
     chosen = downloads.choose(SOURCE, data_dir)
     paths = [downloads.fetch(file, data_dir) for file in chosen]
     if chosen == _OFFICIAL:
@@ -111,7 +111,7 @@ def _read(data_dir: Path | None) -> LabelledImages:
             arrays = [
                 stored[name] for name in ("x_train", "y_train", "x_test", "y_test")
             ]
-    return LabelledImages(
+    return LabeledImages(
         arrays[0][..., None], arrays[1], arrays[2][..., None], arrays[3]
     )
 

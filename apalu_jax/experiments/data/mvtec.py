@@ -18,10 +18,10 @@ import numpy as np
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data import downloads, one_class
-from apalu_jax.experiments.data.dataset import Dataset
 from apalu_jax.experiments.data.downloads import File, Source
-from apalu_jax.experiments.data.one_class import Pools
+from apalu_jax.experiments.data.one_class import OneClassImages
 from apalu_jax.experiments.data.pictures import cached, decode, decode_masks
+from apalu_jax.experiments.data.splits import Dataset
 
 __all__ = ("CATEGORIES", "SOURCE", "load")
 
@@ -66,13 +66,13 @@ def load(
       unit: One of :data:`CATEGORIES`, from the user's copy; ``""`` for the screws in
         256 x 256.
       size: Height and width that all images are brought to.
-      train: Size of the training part; None for all that validation leaves.
-      validation: Size of the validation part, drawn for every seed from the category's
+      train: Size of the training split; None for all that validation leaves.
+      validation: Size of the validation split, drawn for every seed from the category's
         training images.
-      test: Size of the test part; None for all of the category's.
+      test: Size of the test split; None for all of the category's.
 
     Returns:
-      Folds as :func:`~apalu_jax.experiments.data.one_class.to_dataset` has them;
+      Splits as :func:`~apalu_jax.experiments.data.one_class.to_dataset` has them;
       ``inputs`` are [n, size, size, 3]. The user's copy gives a ``mask``, for which see
       :func:`~apalu_jax.experiments.data.pictures.decode_masks`.
 
@@ -92,16 +92,16 @@ def load(
     )
 
 
-def _read_screws(path: Path, size: int) -> Pools:
+def _read_screws(path: Path, size: int) -> OneClassImages:
     with np.load(path) as arrays:
         normal, tested = (
             one_class.resize(arrays[name], size).repeat(3, axis=-1)
             for name in ("x_train", "x_test")
         )
-        return Pools(normal, tested, arrays["y_test"].astype(np.int32))
+        return OneClassImages(normal, tested, arrays["y_test"].astype(np.int32))
 
 
-def _read_copy(category: str, data_dir: Path | None, size: int) -> Pools:
+def _read_copy(category: str, data_dir: Path | None, size: int) -> OneClassImages:
     folder = _find(category, data_dir)
     normal = _list(folder, "train/good/*.png")
     tested = _list(folder, "test/*/*.png")
@@ -118,7 +118,7 @@ def _read_copy(category: str, data_dir: Path | None, size: int) -> Pools:
             raise ExperimentError(f"{mask} is missing from the copy of MVTec AD.")
     origin = f"mvtec-{category}-{_state(folder, [*normal, *tested, *given])}"
 
-    return Pools(
+    return OneClassImages(
         cached(f"{origin}-train", decode, normal, size),
         cached(f"{origin}-test", decode, tested, size),
         np.array([not is_good for is_good in good], np.int32),

@@ -22,7 +22,7 @@ def decode(pictures: Iterable[Path | IO[bytes]], size: int) -> Images:
       size: Height and width.
 
     Returns:
-      Images [n, size, size, 3], grey ones with three equal channels.
+      Images [n, size, size, 3], gray ones with three equal channels.
     """
     return one_class.resize((_read(each, "RGB") for each in pictures), size)
 
@@ -54,16 +54,16 @@ def decode_masks(
 def cached(
     origin: str, decode: Callable[..., NDArray[np.uint8]], pictures: Any, size: int
 ) -> NDArray[np.uint8]:
-    """What a function of this module decodes, from the cache if it is there.
+    """Decodes pictures, or loads the result from the cache.
 
     Args:
-      origin: Says what the pictures are, for the name of a file.
+      origin: Identifies the pictures, in the name of the cached file.
       decode: :func:`decode` or :func:`decode_masks`.
       pictures: Its first argument.
       size: Its second one.
 
     Returns:
-      What it returns.
+      The decoded array.
     """
     import PIL
 

@@ -7,7 +7,7 @@ from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.convolution import Conv, ConvImpl
 from apalu_jax.experiments.models.kernels import scaled_normal
 
-__all__ = "CNN"
+__all__ = ("CNN",)
 
 
 class CNN(nn.Module):
@@ -20,7 +20,7 @@ class CNN(nn.Module):
         the last one ``1 / sqrt(fan_in)``.
       features: Channels of each convolution.
       strides: Stride of each.
-      normalize: Whether each is followed by batch normalisation, whose statistics are
+      normalize: Whether each is followed by batch normalization, whose statistics are
         the collection ``batch_stats``; else it has a bias.
       conv_impl: ConvImpl of the convolutions, see
         :func:`~apalu_jax.experiments.models.convolution.convolve`.

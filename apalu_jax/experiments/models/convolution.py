@@ -60,7 +60,7 @@ def convolve(x: Array, kernel: Array, stride: int, impl: ConvImpl = "lax") -> Ar
 
 
 def _patches(x: Array, size: int, stride: int) -> Array:
-    """What lies under the kernel: [n, height, width, size * size * channels]."""
+    """Patches under the kernel: [n, height, width, size * size * channels]."""
     _, height, width, _ = x.shape
     around = (size // 2, size // 2)
     padded = jnp.pad(x, ((0, 0), around, around, (0, 0)))
@@ -95,7 +95,7 @@ class Conv(nn.Module):
     Attributes:
       features: Channels of the output.
       size: Height and width of the kernel, odd.
-      kernel_init: Initialiser of the kernel, whose fan-in is ``size**2 * channels``.
+      kernel_init: Initializer of the kernel, whose fan-in is ``size**2 * channels``.
       stride: Step between the places of the output.
       use_bias: Whether a bias is added, at first zero.
       impl: See :func:`convolve`.

@@ -70,7 +70,7 @@ class Depthwise(nn.Module):
 
     Attributes:
       stride: Step between the places of the output.
-      kernel_init: Initialiser of the kernel, whose fan-in is 9.
+      kernel_init: Initializer of the kernel, whose fan-in is 9.
       everywhere: See :func:`depthwise`.
       dtype: Of the computation; the kernel is float32.
     """

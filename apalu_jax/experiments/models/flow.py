@@ -1,4 +1,4 @@
-"""The normalising flow of DifferNet: coupling blocks with dense networks inside."""
+"""The normalizing flow of DifferNet: coupling blocks with dense networks inside."""
 
 from typing import Any, Literal, TypeAlias
 

@@ -36,8 +36,8 @@ class GoogLeNet(nn.Module):
     """A convolution and nine inception blocks, with 64 activations.
 
     The 5x5 convolutions are two of 3x3. Every convolution is without bias, since batch
-    normalisation follows it, and an activation after that. The statistics of the
-    normalisation are the collection ``batch_stats``, which a call with ``train=True``
+    normalization follows it, and an activation after that. The statistics of the
+    normalization are the collection ``batch_stats``, which a call with ``train=True``
     updates. The average is taken over all places that are left, so that images may have
     any size.
 

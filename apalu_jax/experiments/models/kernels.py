@@ -1,4 +1,4 @@
-"""How the kernels in front of an activation are drawn."""
+"""Initializer of the kernels before an activation."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A plain stack of dense layers, without normalisation."""
+"""A plain stack of dense layers, without normalization."""
 
 from flax import linen as nn
 from jax import Array
@@ -6,7 +6,7 @@ from jax import Array
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.kernels import scaled_normal
 
-__all__ = "MLP"
+__all__ = ("MLP",)
 
 
 class MLP(nn.Module):

@@ -12,7 +12,7 @@ from apalu_jax.experiments.models.convolution import Conv, ConvImpl
 from apalu_jax.experiments.models.depthwise import Depthwise
 from apalu_jax.experiments.models.kernels import scaled_normal
 
-__all__ = "MobileNet"
+__all__ = ("MobileNet",)
 
 _STEM = 32
 
@@ -33,8 +33,8 @@ _BLOCKS = (
 class MobileNet(nn.Module):
     """A convolution and 13 depthwise-separable blocks, with 27 activations.
 
-    Every convolution is followed by batch normalisation and an activation. The
-    statistics of the normalisation are the collection ``batch_stats``, which a call
+    Every convolution is followed by batch normalization and an activation. The
+    statistics of the normalization are the collection ``batch_stats``, which a call
     with ``train=True`` updates.
 
     Attributes:

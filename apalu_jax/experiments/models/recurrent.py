@@ -80,7 +80,7 @@ class Recurrent(nn.Module):
         the dense layers; or "both". Elsewhere are tanh in the cells and ReLU behind the
         dense layers, with the gains of these.
       batch_norm: Whether the outputs of every recurrent layer but the last one are
-        normalised, over examples and steps; the statistics are the collection
+        normalized, over examples and steps; the statistics are the collection
         ``batch_stats``, which a call with ``train=True`` updates.
       dropout: Share of these outputs that is dropped in training.
     """

@@ -47,7 +47,7 @@ def student_vgg(
     """Builds the student.
 
     Convolutions have no bias; all but the last of a block are followed by batch
-    normalisation.
+    normalization.
 
     Args:
       activation: Factory of the 13 activations.

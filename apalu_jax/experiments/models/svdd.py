@@ -24,7 +24,7 @@ _Norm = partial(
 class Encoder(nn.Module):
     """Two convolutions and a linear map, none with a bias.
 
-    A bias, or a scale and shift behind the normalisation, would let the network map
+    A bias, or a scale and shift behind the normalization, would let the network map
     every input to one point.
 
     Attributes:

@@ -42,11 +42,11 @@ class VGG(nn.Module):
       blocks: Channels of the convolutions, by block.
       tapped: Factory of the activations behind the maps of :data:`COMPARED`; None for
         ``activation``.
-      normalize: Which convolutions are followed by batch normalisation, whose
+      normalize: Which convolutions are followed by batch normalization, whose
         statistics are the collection ``batch_stats``: "none", "all", or "inner" for all
         but the last of a block.
       use_bias: Whether convolutions have a bias, at first zero.
-      kernel_init: Initialiser of the kernels.
+      kernel_init: Initializer of the kernels.
       conv_impl: ConvImpl of the convolutions, see
         :func:`~apalu_jax.experiments.models.convolution.convolve`.
 

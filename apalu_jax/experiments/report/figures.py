@@ -118,7 +118,7 @@ def _intervals(spec: Spec, table: Table) -> dict[str, Picture]:
     side = "right" if metric.higher_is_better else "left"
     caption = (
         f"{spec.reference} - arm, test {metric.name}{variant}: mean and 95 % interval; "
-        f"{spec.reference} is the better one on the {side}. Grey: the margin."
+        f"{spec.reference} is the better one on the {side}. Gray: the margin."
     )
     name = f"intervals_{table.variant}" if table.variant else "intervals"
     return {name: Picture(figure, caption, table.variant == spec.variant_names[0])}

@@ -13,11 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from apalu_jax import introspection
 from apalu_jax.experiments import arms, backbones, data, models, tasks
-from apalu_jax.experiments.data.dataset import Batch, Dataset, Fold
+from apalu_jax.experiments.data.splits import Batch, Dataset, Splits
 from apalu_jax.experiments.records import History, InputCounts, Record, Trial
 from apalu_jax.experiments.runner import runtime
 from apalu_jax.experiments.specs import Spec
-from apalu_jax.experiments.tasks.task import Task
+from apalu_jax.experiments.tasks.base import Task
 from apalu_jax.experiments.training import loop, optimizers
 from apalu_jax.experiments.training.checkpoint import Checkpoint
 from apalu_jax.experiments.training.compiled import Compiled, Stage, compile_training
@@ -53,7 +53,7 @@ class Executor:
         self._checkpoints, self._every_s = checkpoints, checkpoint_every_s
         self._setup = setup
         self._dataset = functools.lru_cache(maxsize=1)(self._load_dataset)
-        self._folds = functools.lru_cache(maxsize=2)(self._make_folds)
+        self._splits = functools.lru_cache(maxsize=2)(self._make_splits)
         # Units that differ in nothing but data of equal shape share compiled functions.
         size = len(spec.all_arms)
         self._compiled = functools.lru_cache(maxsize=size)(_compile)
@@ -138,7 +138,7 @@ class Executor:
         training = Training(
             compiled,
             task,
-            self._folds(variant, unit, trial.seeds),
+            self._splits(variant, unit, trial.seeds),
             _log_epochs(config.epochs, self._spec.num_log_points),
             self._spec.log_test_curve,
         )
@@ -151,13 +151,13 @@ class Executor:
             return loaded
         backbone = backbones.label(config.backbone, self._data_dir)
         label = "; ".join(filter(None, (loaded.label, backbone)))
-        return Dataset(loaded.outputs, loaded.fold, label)
+        return Dataset(loaded.outputs, loaded.splits, label)
 
-    def _make_folds(
+    def _make_splits(
         self, variant: str, unit: str, seeds: tuple[int, ...]
-    ) -> list[Fold]:
+    ) -> list[Splits]:
         options = self._spec.at(variant, unit).backbone
-        folds = [self._dataset(variant, unit).fold(seed) for seed in seeds]
+        folds = [self._dataset(variant, unit).splits(seed) for seed in seeds]
         if options is None:
             return folds
         return [backbones.attach(fold, options, self._data_dir) for fold in folds]
@@ -182,7 +182,7 @@ class Executor:
     ) -> list[dict[str, Any]]:
         """Outcome of each evaluated run: test metrics, course, histograms."""
         compiled, task = training.compiled, training.task
-        tests = [fold.test for fold in training.folds]
+        tests = [fold.test for fold in training.splits]
         stacked = loop.stack(tests)
         predictions = jax.device_get(compiled.predict(trained.variables, stacked))
         scores = loop.seed_metrics(task, predictions, tests, trained.predictions)

@@ -60,7 +60,7 @@ def use_compilation_cache() -> None:
 
 
 def is_crowded() -> bool:
-    """Whether compiled programs take half of the memory maps that a process may have.
+    """True if compiled programs take half of the memory maps that a process may have.
 
     On CPU every kernel takes some. A process that runs out of them, which Linux limits,
     is ended by LLVM without an exception.

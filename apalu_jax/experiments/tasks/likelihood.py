@@ -1,24 +1,17 @@
-"""The likelihood of features under a normalising flow: DifferNet."""
+"""The likelihood of features under a normalizing flow: DifferNet."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments.tasks.base import Variables, in_batches
 from apalu_jax.experiments.tasks.detection import Detector
-from apalu_jax.experiments.tasks.inputs import (
-    draw_variables,
-    in_chunks,
-    input_histograms,
-)
-from apalu_jax.introspection import Histogram
 
-__all__ = "Likelihood"
+__all__ = ("Likelihood",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +31,7 @@ class Likelihood(Detector):
       network: From features [n, d] to z [n, d] and logarithms of determinants [n].
       transforms: How many of an image's rotations a step takes, drawn at random.
       eval_batch_size: Largest number of images in a batch outside of training.
-      histogram_examples: How many images of a part, the first ones, the histograms are
+      histogram_examples: How many images of a split, the first ones, the histograms are
         taken over, in all rotations at once.
 
     References:
@@ -47,48 +40,36 @@ class Likelihood(Detector):
       2021.
     """
 
-    network: nn.Module
     transforms: int = 4
     eval_batch_size: int = 256
     histogram_examples: int = 64
 
-    def init(
-        self, key: Array, batch: Any, pretrained: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Draws the variables."""
-        return draw_variables(self.network, key, batch["inputs"][0])
+    def network_inputs(self, inputs: Array) -> Array:
+        """Features of all rotations as examples, [n * rotations, d]."""
+        return inputs.reshape(-1, inputs.shape[-1])
 
-    def loss(
-        self, variables: Mapping[str, Any], batch: Any, key: Array
-    ) -> tuple[Array, Mapping[str, Any]]:
+    def loss(self, variables: Variables, batch: Any, key: Array) -> tuple[Array, Any]:
         """Mean over a batch in some of its rotations, the network in training mode."""
         features = draw_rotations(batch["inputs"], self.transforms, key)
-        (z, logarithm), carried = self.network.apply(
-            variables,
-            features.reshape(-1, features.shape[-1]),
-            train=True,
-            mutable=[name for name in variables if name != "params"],
+        (z, logarithm), carried = self.apply_train(
+            variables, self.network_inputs(features)
         )
         losses = 0.5 * jnp.square(z).sum(axis=-1) - logarithm
         return losses.mean() / z.shape[-1], carried
 
-    def predict(self, variables: Mapping[str, Any], part: Any) -> dict[str, Array]:
+    def predict(self, variables: Variables, split: Any) -> dict[str, Array]:
         """The score of each image, [n]."""
 
         def scores(inputs: Array) -> Array:
-            flat = inputs.reshape(-1, inputs.shape[-1])
+            flat = self.network_inputs(inputs)
             z: Any = self.network.apply(variables, flat, train=False)[0]
             return jnp.square(z).reshape(len(inputs), -1).mean(axis=-1)
 
-        return {"score": in_chunks(scores, part["inputs"], self.eval_batch_size)}
+        return {"score": in_batches(scores, split["inputs"], self.eval_batch_size)}
 
-    def histograms(
-        self, variables: Mapping[str, Any], part: Any
-    ) -> dict[str, Histogram]:
-        """The inputs of every APALU of the network, in evaluation mode."""
-        inputs = part["inputs"][: self.histogram_examples]
-        flat = inputs.reshape(-1, inputs.shape[-1])
-        return input_histograms(self.network, variables, flat)
+    def histogram_inputs(self, split: Any) -> Array:
+        """Inputs of the first examples."""
+        return self.network_inputs(split["inputs"][: self.histogram_examples])
 
 
 def draw_rotations(inputs: Array, count: int, key: Array) -> Array:

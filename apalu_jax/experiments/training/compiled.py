@@ -16,7 +16,7 @@ from jax import Array
 
 from apalu_jax import introspection
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.tasks.task import Task
+from apalu_jax.experiments.tasks.base import Task
 
 __all__ = ("PRNG", "Compiled", "Stage", "TrainState", "compile_training")
 

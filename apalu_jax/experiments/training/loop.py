@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from apalu_jax import introspection
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data.dataset import Batch, Fold
+from apalu_jax.experiments.data.splits import Batch, Splits
 from apalu_jax.experiments.records import Trial
-from apalu_jax.experiments.tasks.task import Task
+from apalu_jax.experiments.tasks.base import Task
 from apalu_jax.experiments.training.checkpoint import Checkpoint
 from apalu_jax.experiments.training.compiled import Compiled, Stage, TrainState
 
@@ -35,7 +35,7 @@ class Training(NamedTuple):
     Attributes:
       compiled: Compiled functions of the arm.
       task: Loss, predictions and metrics.
-      folds: The splits of each seed.
+      splits: The splits of each seed.
       log_epochs: Epochs after which values are logged, ascending; the last one is the
         last epoch.
       log_test_curve: Whether the metrics of the test split are logged too.
@@ -43,7 +43,7 @@ class Training(NamedTuple):
 
     compiled: Compiled
     task: Task
-    folds: Sequence[Fold]
+    splits: Sequence[Splits]
     log_epochs: Sequence[int]
     log_test_curve: bool
 

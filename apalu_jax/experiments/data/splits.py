@@ -1,4 +1,4 @@
-"""What a data set hands to the trainer: arrays, in three parts for every seed."""
+"""Splits of a data set: training, validation and test arrays for each seed."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,21 +7,22 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ("Batch", "Dataset", "Fold", "stratified_fold")
+__all__ = ("Batch", "Dataset", "Splits", "stratified_splits")
 
 Batch: TypeAlias = Mapping[str, NDArray[Any]]
-"""Arrays by name, with one length along axis 0: examples."""
+"""Arrays by name, with the examples along axis 0."""
 
 
-class Fold(NamedTuple):
-    """The three parts of a data set for one seed.
+class Splits(NamedTuple):
+    """The splits of a data set for one seed.
 
-    Whatever is estimated from data, such as a scaling, is estimated on ``train`` alone.
+    Everything that is estimated from data, such as a scaling, is estimated on ``train``
+    alone.
 
     Attributes:
-      train: What the weights are fitted to.
-      validation: What the learning curves show; no decision is taken on it here.
-      test: Looked at once, after the last epoch.
+      train: Examples that the weights are fitted to.
+      validation: Examples of the learning curves, and of the learning-rate search.
+      test: Examples for the values, after the last epoch.
     """
 
     train: Batch
@@ -31,35 +32,35 @@ class Fold(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that is in memory.
+    """A data set in memory.
 
     Attributes:
       outputs: Number of the network's outputs, e.g. of classes.
-      fold: The parts for a seed; their sizes do not depend on the seed where seeds are
-        to be trained together. Seeds from 1000 on are those of the tuning.
-      label: Which data these are, where the loader has a choice.
+      splits: Splits for a seed; their sizes must not depend on the seed if seeds are
+        vmapped. Seeds from 1000 on are those of the learning-rate search.
+      label: The data, if the loader has a choice.
     """
 
     outputs: int
-    fold: Callable[[int], Fold]
+    splits: Callable[[int], Splits]
     label: str = ""
 
 
-def stratified_fold(
+def stratified_splits(
     inputs: NDArray[Any],
     targets: NDArray[Any],
     seed: int,
     validation_share: float,
     test_share: float,
-) -> Fold:
-    """Splits examples at random, each class in proportion.
+) -> Splits:
+    """Splits examples at random, stratified by class.
 
     Args:
       inputs: [n, ...].
       targets: Class of each example, [n], integers.
-      seed: Decides the split.
-      validation_share: Share of the validation part, in (0, 1).
-      test_share: Share of the test part, in (0, 1).
+      seed: Seed of the split.
+      validation_share: Share of the validation split, in (0, 1).
+      test_share: Share of the test split, in (0, 1).
 
     Returns:
       Batches of ``{"inputs", "targets"}``.
@@ -74,7 +75,7 @@ def stratified_fold(
     train, validation = train_test_split(
         rest, test_size=n_validation, stratify=targets[rest], random_state=seed
     )
-    return Fold(
+    return Splits(
         *(
             {"inputs": inputs[i], "targets": targets[i]}
             for i in (train, validation, test)
