@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.models.convolution import Conv, convolve
+from apalu_jax.experiments.models.layers import Conv, convolve
 
 
 @pytest.mark.parametrize("stride", [1, 2])

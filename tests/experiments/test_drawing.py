@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from apalu_jax.experiments import models
 from apalu_jax.experiments.arms import ARMS
-from apalu_jax.experiments.models.kernels import scaled_normal
+from apalu_jax.experiments.models.layers import scaled_normal
 from apalu_jax.experiments.tasks.base import init_variables
 
 # Of 63, 64, 65, 2880 and 1 numbers: about a power of two, and far from one.

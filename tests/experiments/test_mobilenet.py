@@ -12,7 +12,7 @@ from jax import lax
 from apalu_jax import introspection
 from apalu_jax.experiments import ExperimentError, models
 from apalu_jax.experiments.arms import ARMS
-from apalu_jax.experiments.models.depthwise import depthwise
+from apalu_jax.experiments.models.layers import depthwise
 
 
 def build(arm="relu", **options):

@@ -31,7 +31,7 @@ from apalu_jax.experiments import ExperimentError, arms
 from apalu_jax.experiments.backbones import alexnet, pretrain
 from apalu_jax.experiments.backbones.config import BackboneConfig
 from apalu_jax.experiments.models import vgg
-from apalu_jax.experiments.models.kernels import scaled_normal
+from apalu_jax.experiments.models.layers import scaled_normal
 
 __all__ = ("Network", "load")
 

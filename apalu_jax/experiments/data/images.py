@@ -1,5 +1,6 @@
 """Labeled images: downscaling and splits."""
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.splits import Dataset, Splits
 
-__all__ = ("Images", "LabeledImages", "pool", "to_dataset")
+__all__ = ("Images", "LabeledImages", "pool", "resize", "to_dataset")
 
 Images: TypeAlias = NDArray[np.uint8]
 """[n, height, width, channels]."""
@@ -61,6 +62,30 @@ def pool(images: Images, size: int) -> Images:
             sums += images[:, i::factor, j::factor]
     means: Images = (sums // factor**2).astype(np.uint8)
     return means
+
+
+def resize(images: Iterable[NDArray[np.uint8]], size: int | None) -> Images:
+    """Images of any sizes as squares of one size, by area where they become smaller.
+
+    Args:
+      images: Gray [height, width] or color [height, width, 3], of one kind.
+      size: New height and width; None if they shall stay.
+
+    Returns:
+      Images [n, size, size, 1 or 3].
+    """
+    from PIL import Image
+
+    def one(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if size is not None and image.shape[:2] != (size, size):
+            # Pillow's bilinear filter widens with the reduction: an average.
+            picture = Image.fromarray(image).resize(
+                (size, size), Image.Resampling.BILINEAR
+            )
+            image = np.asarray(picture)
+        return image.reshape(*image.shape[:2], -1)
+
+    return np.stack([one(image) for image in images])
 
 
 def to_dataset(

@@ -19,6 +19,7 @@ import numpy as np
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data import downloads, one_class
 from apalu_jax.experiments.data.downloads import File, Source
+from apalu_jax.experiments.data.images import resize
 from apalu_jax.experiments.data.one_class import OneClassImages
 from apalu_jax.experiments.data.pictures import cached, decode, decode_masks
 from apalu_jax.experiments.data.splits import Dataset
@@ -95,7 +96,7 @@ def load(
 def _read_screws(path: Path, size: int) -> OneClassImages:
     with np.load(path) as arrays:
         normal, tested = (
-            one_class.resize(arrays[name], size).repeat(3, axis=-1)
+            resize(arrays[name], size).repeat(3, axis=-1)
             for name in ("x_train", "x_test")
         )
         return OneClassImages(normal, tested, arrays["y_test"].astype(np.int32))

@@ -1,6 +1,5 @@
-"""Splits for the detection of anomalies: normal examples to learn from."""
+"""Splits for anomaly detection: normal examples to learn from."""
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data.images import Images, LabeledImages
+from apalu_jax.experiments.data.images import Images, LabeledImages, resize
 from apalu_jax.experiments.data.splits import Batch, Dataset, Splits
 
-__all__ = ("OneClassImages", "against_rest", "contrast_range", "resize", "to_dataset")
+__all__ = ("OneClassImages", "against_rest", "contrast_range", "to_dataset")
 
 
 class OneClassImages(NamedTuple):
@@ -61,30 +60,6 @@ def against_rest(
         )
     anomalous = (images.test_labels != normal).astype(np.int32)
     return OneClassImages(splits[0], splits[1], anomalous)
-
-
-def resize(images: Iterable[NDArray[np.uint8]], size: int | None) -> Images:
-    """Images of any sizes as squares of one size, by area where they become smaller.
-
-    Args:
-      images: Gray [height, width] or color [height, width, 3], of one kind.
-      size: New height and width; None if they shall stay.
-
-    Returns:
-      Images [n, size, size, 1 or 3].
-    """
-    from PIL import Image
-
-    def one(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if size is not None and image.shape[:2] != (size, size):
-            # Pillow's bilinear filter widens with the reduction: an average.
-            picture = Image.fromarray(image).resize(
-                (size, size), Image.Resampling.BILINEAR
-            )
-            image = np.asarray(picture)
-        return image.reshape(*image.shape[:2], -1)
-
-    return np.stack([one(image) for image in images])
 
 
 def to_dataset(

@@ -7,8 +7,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apalu_jax.experiments.data import one_class
-from apalu_jax.experiments.data.images import Images
+from apalu_jax.experiments.data.images import Images, resize
 from apalu_jax.experiments.storage import cached_array
 
 __all__ = ("cached", "decode", "decode_masks", "standardize_brightness")
@@ -24,7 +23,7 @@ def decode(pictures: Iterable[Path | IO[bytes]], size: int) -> Images:
     Returns:
       Images [n, size, size, 3], gray ones with three equal channels.
     """
-    return one_class.resize((_read(each, "RGB") for each in pictures), size)
+    return resize((_read(each, "RGB") for each in pictures), size)
 
 
 def decode_masks(
@@ -47,7 +46,7 @@ def decode_masks(
         else np.where(_read(each, "L") >= 128, 255, 0).astype(np.uint8)
         for each in pictures
     )
-    masks = one_class.resize(whole, size)[..., 0]
+    masks = resize(whole, size)[..., 0]
     return (masks >= 64).astype(np.uint8)
 
 

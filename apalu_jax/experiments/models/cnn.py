@@ -4,8 +4,7 @@ from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.convolution import Conv, ConvImpl
-from apalu_jax.experiments.models.kernels import scaled_normal
+from apalu_jax.experiments.models.layers import Conv, ConvImpl, scaled_normal
 
 __all__ = ("CNN",)
 
@@ -23,7 +22,7 @@ class CNN(nn.Module):
       normalize: Whether each is followed by batch normalization, whose statistics are
         the collection ``batch_stats``; else it has a bias.
       conv_impl: ConvImpl of the convolutions, see
-        :func:`~apalu_jax.experiments.models.convolution.convolve`.
+        :func:`~apalu_jax.experiments.models.layers.convolve`.
     """
 
     outputs: int

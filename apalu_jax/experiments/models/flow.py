@@ -10,7 +10,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.kernels import scaled_normal
+from apalu_jax.experiments.models.layers import scaled_normal
 
 __all__ = ("Coupling", "Flow", "Start", "Subnet", "permutation")
 

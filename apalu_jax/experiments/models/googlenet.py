@@ -8,9 +8,12 @@ from flax import linen as nn
 from jax import Array, lax
 
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.blocks import first_blocks
-from apalu_jax.experiments.models.convolution import Conv, ConvImpl
-from apalu_jax.experiments.models.kernels import scaled_normal
+from apalu_jax.experiments.models.layers import (
+    Conv,
+    ConvImpl,
+    first_blocks,
+    scaled_normal,
+)
 
 __all__ = ("GoogLeNet", "max_pool")
 
@@ -48,10 +51,10 @@ class GoogLeNet(nn.Module):
         the last one ``1 / sqrt(fan_in)``.
       width: Multiplies the channels of every layer.
       conv_impl: ConvImpl of the convolutions, see
-        :func:`~apalu_jax.experiments.models.convolution.convolve`.
+        :func:`~apalu_jax.experiments.models.layers.convolve`.
       dtype: Of the computation; parameters and statistics are float32.
       blocks: How many of the blocks there are, see
-        :func:`~apalu_jax.experiments.models.blocks.first_blocks`.
+        :func:`~apalu_jax.experiments.models.layers.first_blocks`.
 
     References:
       C. Szegedy et al., `Going Deeper with Convolutions

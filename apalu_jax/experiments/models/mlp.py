@@ -4,7 +4,7 @@ from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.kernels import scaled_normal
+from apalu_jax.experiments.models.layers import scaled_normal
 
 __all__ = ("MLP",)
 

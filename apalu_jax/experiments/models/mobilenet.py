@@ -7,10 +7,13 @@ from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.blocks import first_blocks
-from apalu_jax.experiments.models.convolution import Conv, ConvImpl
-from apalu_jax.experiments.models.depthwise import Depthwise
-from apalu_jax.experiments.models.kernels import scaled_normal
+from apalu_jax.experiments.models.layers import (
+    Conv,
+    ConvImpl,
+    Depthwise,
+    first_blocks,
+    scaled_normal,
+)
 
 __all__ = ("MobileNet",)
 
@@ -44,11 +47,11 @@ class MobileNet(nn.Module):
         the last one ``1 / sqrt(fan_in)``.
       width: Multiplies the channels of every layer.
       conv_impl: ConvImpl of the convolutions, see
-        :func:`~apalu_jax.experiments.models.convolution.convolve`; with "patches" the
+        :func:`~apalu_jax.experiments.models.layers.convolve`; with "patches" the
         depthwise ones are sums of shifted products on every platform.
       dtype: Of the computation; parameters and statistics are float32.
       blocks: How many of the blocks there are, see
-        :func:`~apalu_jax.experiments.models.blocks.first_blocks`.
+        :func:`~apalu_jax.experiments.models.layers.first_blocks`.
 
     References:
       A. G. Howard et al., `MobileNets: Efficient Convolutional Neural Networks for

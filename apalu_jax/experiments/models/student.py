@@ -6,7 +6,7 @@ import jax
 from flax import linen as nn
 
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.convolution import ConvImpl
+from apalu_jax.experiments.models.layers import ConvImpl
 from apalu_jax.experiments.models.vgg import VGG, scaled
 
 __all__ = ("narrowed", "student_vgg")

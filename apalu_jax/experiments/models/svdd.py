@@ -7,9 +7,12 @@ from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.convolution import Conv, ConvImpl
-from apalu_jax.experiments.models.kernels import scaled_normal
-from apalu_jax.experiments.models.pooling import halve
+from apalu_jax.experiments.models.layers import (
+    Conv,
+    ConvImpl,
+    max_pool_2x2,
+    scaled_normal,
+)
 
 __all__ = ("Autoencoder", "Encoder")
 
@@ -32,7 +35,7 @@ class Encoder(nn.Module):
       gain: Kernels in front of them have standard deviation ``gain / sqrt(fan_in)``,
         the last one ``1 / sqrt(fan_in)``.
       conv_impl: ConvImpl of the convolutions, see
-        :func:`~apalu_jax.experiments.models.convolution.convolve`.
+        :func:`~apalu_jax.experiments.models.layers.convolve`.
 
     References:
       L. Ruff et al., "Deep One-Class Classification", ICML 2018; the layers are those
@@ -51,7 +54,7 @@ class Encoder(nn.Module):
         for features in (8, 4):
             x = Conv(features, 5, init, impl=self.conv_impl)(x)
             x = _Norm(use_running_average=not train)(x)
-            x = halve(self.activation()(x))
+            x = max_pool_2x2(self.activation()(x))
         x = x.reshape(len(x), -1)
         return nn.Dense(_CODE, use_bias=False, kernel_init=scaled_normal(1.0))(x)
 

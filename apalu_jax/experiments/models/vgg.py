@@ -8,8 +8,7 @@ from jax import Array
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.convolution import Conv, ConvImpl
-from apalu_jax.experiments.models.pooling import halve
+from apalu_jax.experiments.models.layers import Conv, ConvImpl, max_pool_2x2
 
 __all__ = ("BLOCKS", "COMPARED", "TAPS", "VGG", "Classifier", "Normalize", "scaled")
 
@@ -48,7 +47,7 @@ class VGG(nn.Module):
       use_bias: Whether convolutions have a bias, at first zero.
       kernel_init: Initializer of the kernels.
       conv_impl: ConvImpl of the convolutions, see
-        :func:`~apalu_jax.experiments.models.convolution.convolve`.
+        :func:`~apalu_jax.experiments.models.layers.convolve`.
 
     References:
       K. Simonyan, A. Zisserman, `Very Deep Convolutional Networks for Large-Scale Image
@@ -84,7 +83,7 @@ class VGG(nn.Module):
                 else:
                     x = self.activation()(x)
                 if last:
-                    x = halve(x)
+                    x = max_pool_2x2(x)
                 maps.append(x)
         return maps
 
