@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from apalu_jax._migration import migrate_params as migrate_params
 from apalu_jax.functional import APALUParams as APALUParams
 from apalu_jax.functional import apalu as apalu
 from apalu_jax.functional import apalu_reference as apalu_reference
@@ -10,6 +11,7 @@ from apalu_jax.initializers import init_like as init_like
 from apalu_jax.initializers import variance_gain as variance_gain
 
 if TYPE_CHECKING:
+    from apalu_jax import equinox as equinox
     from apalu_jax import introspection as introspection
     from apalu_jax import linen as linen
     from apalu_jax import nnx as nnx
@@ -20,16 +22,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Rooms that need more than jax and numpy are imported when they are first used.
-_ROOMS = ("introspection", "linen", "nnx", "optim", "plotting")
+_ROOMS = ("equinox", "introspection", "linen", "nnx", "optim", "plotting")
 
 __all__ = (
     "APALU",
     "APALUParams",
     "apalu",
     "apalu_reference",
+    "equinox",
     "init_like",
     "introspection",
     "linen",
+    "migrate_params",
     "nnx",
     "optim",
     "plotting",

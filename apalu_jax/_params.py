@@ -1,21 +1,20 @@
-"""The parameters of the modules: names, initial values, constraint and broadcasting."""
+"""The parameters of the modules: stored names, constraint, shapes and broadcasting."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.core import Tracer
-from jax.nn.initializers import Initializer
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
+from numpy.lib.array_utils import normalize_axis_tuple
 
-from apalu_jax.functional import APALUParams
-from apalu_jax.initializers import PRESETS, at_least_float32
+from apalu_jax._arguments import integers
+from apalu_jax.functional import APALUParams, Residual, apalu
+from apalu_jax.initializers import at_least_float32
 
 Constraint: TypeAlias = Literal["softplus"] | None
-ParamsInit: TypeAlias = str | APALUParams | tuple[Initializer, Initializer]
 
 
 def parameter_names(constraint: Constraint) -> tuple[str, str]:
@@ -31,89 +30,85 @@ def parameter_names(constraint: Constraint) -> tuple[str, str]:
     raise ValueError(f"`constraint` must be None or 'softplus', got {constraint!r}.")
 
 
-def resolve_params(
-    params_init: ParamsInit, constraint: Constraint = None
-) -> tuple[Initializer, Initializer]:
-    """Turn what a user may give as initial values into two initializers.
+def feature_sizes(
+    features: int | Sequence[int] | None, feature_axes: int | Sequence[int] | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Check the sizes and axes of a module that is made before its input is known.
 
     Args:
-      params_init: A name in :data:`PRESETS`, an :class:`APALUParams` of numbers or
-        arrays, or a pair of initializers ``(key, shape, dtype) -> Array``.
-      constraint: Under ``"softplus"`` the initializers give the raw parameters, whose
-        softplus are the values asked for.
+      features: None for one pair of parameters, or the sizes of the feature axes.
+      feature_axes: The axes that ``features`` measures; None for the last one.
 
     Returns:
-      The initializers of ``a`` and ``b``, or of ``apalu_a_raw`` and ``apalu_b_raw``.
+      Sizes and axes, equally many; none of both for one pair.
 
     Raises:
-      ValueError: If ``params_init`` is something else, the constraint is unknown, or
-        an initial value is not positive under ``"softplus"``. What an initializer
-        gives can be checked only outside of ``jax.jit``. The initializers returned
-        raise where arrays do not have the parameter's shape.
-
-    Examples:
-      >>> import jax, jax.numpy as jnp
-      >>> a_init, b_init = resolve_params("smooth")
-      >>> a_init(jax.random.key(0), (2,), jnp.float32)
-      Array([0.5, 0.5], dtype=float32)
+      TypeError: If one is not an integer or a sequence of them.
+      ValueError: If there are axes without sizes, their numbers differ, or a size is
+        negative.
     """
-    parameter_names(constraint)
-    if isinstance(params_init, str) and params_init in PRESETS:
-        params_init = PRESETS[params_init]
-    if isinstance(params_init, APALUParams):
-        if constraint is not None:
-            _check_positive("a", params_init.a)
-            _check_positive("b", params_init.b)
-        params_init = _constant("a", params_init.a), _constant("b", params_init.b)
-    if not (
-        isinstance(params_init, tuple)
-        and len(params_init) == 2
-        and all(map(callable, params_init))
-    ):
+    if features is None and feature_axes is not None:
         raise ValueError(
-            f"`params_init` must be one of {', '.join(PRESETS)}, an APALUParams or a "
-            f"pair of initializers, got {params_init!r}."
+            "`features` must give the sizes along `feature_axes`, got features=None "
+            f"and feature_axes={feature_axes!r}."
         )
-    if constraint is None:
-        return params_init
-    a_init, b_init = params_init
-    return _raw_initializer("a", a_init), _raw_initializer("b", b_init)
+    if features is None:
+        return (), ()
+    sizes = integers(
+        "features",
+        features,
+        " (initial values are given as `params_init=`, random streams as `rngs=` or "
+        "`key=`; an instance is applied, as in `APALU()(x)`)",
+    )
+    axes = integers("feature_axes", -1 if feature_axes is None else feature_axes)
+    if len(sizes) != len(axes) or min(sizes, default=0) < 0:
+        raise ValueError(
+            "`features` must give one size, not negative, for each of the "
+            f"`feature_axes` {axes}, got {sizes}."
+        )
+    return sizes, axes
 
 
-def _constant(name: str, value: ArrayLike) -> Initializer:
-    def init(key: Array, shape: Sequence[int], dtype: DTypeLike) -> Array:
-        if np.shape(value) not in ((), tuple(shape)):
+def activate(
+    x: ArrayLike,
+    stored: Mapping[str, Array],
+    features: tuple[int, ...],
+    feature_axes: Sequence[int],
+    residual: Residual,
+) -> Array:
+    """Apply the activation with the parameters that a module stores.
+
+    Args:
+      x: Real array of any shape that has the feature axes.
+      stored: As :func:`effective_params` takes it.
+      features: The shape that each of the parameters must have.
+      feature_axes: The axes of ``x`` along which it runs.
+      residual: As in :func:`apalu_jax.apalu`.
+
+    Returns:
+      Array of the shape of ``x``.
+
+    Raises:
+      ValueError: If a parameter has another shape, as one loaded from another module
+        may, an axis is out of range or repeated, or its size in ``x`` is another.
+    """
+    for name, value in stored.items():
+        if value.shape != features:
             raise ValueError(
-                f"`params_init` must hold numbers or arrays of shape {tuple(shape)}, "
-                f"got {name} of shape {np.shape(value)}."
+                f"`{name}` must have the shape {features} that `features` gives, but "
+                f"has the shape {value.shape}."
             )
-        return jnp.full(shape, value, dtype)
-
-    return cast(Initializer, init)
-
-
-def _check_positive(name: str, value: ArrayLike) -> None:
-    if not isinstance(value, Tracer) and not np.all(np.asarray(value) > 0):
-        raise ValueError(
-            "`params_init` must be positive under constraint='softplus', got "
-            f"{name}={value}."
-        )
-
-
-def _raw_initializer(name: str, init: Initializer) -> Initializer:
-    """An initializer of the raw parameter whose softplus is what ``init`` gives."""
-
-    def raw_init(key: Array, shape: Sequence[int], dtype: DTypeLike) -> Any:
-        def inverse_softplus(value: Array) -> Array:
-            _check_positive(name, value)
-            # log(exp(v) - 1), in the form that neither cancels nor overflows.
-            return (value + jnp.log(-jnp.expm1(-value))).astype(dtype)
-
-        # The tree is one array, or Flax's box of an array and its partitioning.
-        values = init(key, shape, at_least_float32(dtype))
-        return jax.tree.map(inverse_softplus, values)
-
-    return cast(Initializer, raw_init)
+    params = effective_params(stored)
+    if features:
+        shape = np.shape(x)
+        axes = normalize_axis_tuple(feature_axes, len(shape), "feature_axes")
+        if tuple(shape[axis] for axis in axes) != features:
+            raise ValueError(
+                f"`x` must have the sizes {features} along its axes "
+                f"{tuple(feature_axes)}, got shape {shape}."
+            )
+        params = broadcast_params(params, axes, len(shape))
+    return apalu(x, params, residual=residual)
 
 
 def effective_params(stored: Mapping[str, Any]) -> APALUParams:

@@ -1,26 +1,36 @@
-"""The value of APALU and the two derivative rules, on checked and aligned arrays.
+r"""The value of APALU and its derivative rules, on checked and aligned arrays.
 
-Everything rests on one exponential per element, ``t = exp(-1.702 x)`` where ``x >= 0``
-and ``t = exp(x)`` elsewhere. Its argument is never positive, so nothing overflows, and
-the value and every derivative follow from it by arithmetic.
+With ``s = sigmoid(1.702 x)`` and the cotangent ``g`` of the result:
+
+.. math::
+    f = a\,x\,(1 + s), \quad f' = a\,(1 + s + 1.702\,x\,s\,(1 - s)), \quad
+    \partial f / \partial a = x\,(1 + s) \qquad (x \ge 0)
+
+    f = b\,(e^x - 1), \quad f' = b\,e^x, \quad
+    \partial f / \partial b = e^x - 1 \qquad (x < 0)
+
+Everything rests on one exponential per element, ``t = exp(w)`` with ``w = -1.702 x``
+where ``x >= 0``, so that ``s = 1 / (1 + t)`` and ``1 - s = t s``, and ``w = x`` where
+``x < 0``. ``w`` is never positive, so nothing overflows.
 
 ``x``, ``a``, ``b`` are inexact arrays; ``a`` and ``b`` are scalars or have the rank of
-``x``. ``z`` is ``x`` in the dtype of the computation.
+``x``. ``z`` and ``h`` are ``x`` and ``g`` in the dtype of the computation.
 """
 
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from apalu_jax import _cpu, _elementary
-from apalu_jax._elementary import expm1, join, polynomial
+from apalu_jax._kernels import CPU, XLA, Kernels, horner, scaled
+from apalu_jax._mesh import like_primal
+from apalu_jax._reverse_only import reverse_only
 
-Residuals = tuple[Array, Array, Array]
+Arrays: TypeAlias = tuple[Array, ...]
 
 GATE = 1.702
 
@@ -28,139 +38,118 @@ GATE = 1.702
 # away from the slope.
 LOWEST = {"float32": -88.0, "float64": -746.0}
 
-# From this value of `x + x sigmoid(1.702 x)` on, its slope is 2 in working precision.
+# From this value of x (1 + s) on, its slope is 2 in working precision.
 SATURATED = {"float32": 128.0, "float64": 1024.0}
 
 
-def working(x: Array, *others: Array) -> tuple[Array, ...]:
+def to_compute_dtype(x: Array, *others: Array) -> Arrays:
     """All arguments in the dtype of the computation: float64 for a float64 `x`."""
-    dtype = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
-    return tuple(jnp.asarray(v, dtype) for v in (x, *others))
+    dtype = np.float64 if x.dtype == np.float64 else np.float32
+    return tuple(lax.convert_element_type(v, dtype) for v in (x, *others))
 
 
-def plain_value(z: Array, a: Array, b: Array) -> Array:
-    """f(z), which JAX can differentiate in every mode."""
-    w = _exponent(z)
-    t = jnp.exp(w)
-    return join(z, a, b, 1 / (1 + t), expm1(w, t), z.dtype)
+def _exponent(z: Array, positive: Array) -> Array:
+    w = lax.select(positive, scaled(z, -GATE), z)
+    return lax.max(w, w.dtype.type(LOWEST[w.dtype.name]))
 
 
-def _exponent(z: Array) -> Array:
-    w = jnp.where(z >= 0, -GATE * z, z)
-    lowest = LOWEST[w.dtype.name]
-    return jnp.where(w < lowest, lowest, w)
+def _where(condition: Array, x: Array, y: Array) -> Array:
+    """``jnp.where`` for two arrays that may still have to be broadcast."""
+    shape = condition.shape
+    return lax.select(condition, *(jnp.broadcast_to(v, shape) for v in (x, y)))
 
 
-def _by_platform(function: Callable[..., Any], *args: Any) -> Any:
-    """Calls `function` with the forms that suit the platform it is compiled for.
-
-    They are the modules `_cpu` and `_elementary`.
-    """
-    return lax.platform_dependent(
-        *args, cpu=partial(function, _cpu), default=partial(function, _elementary)
-    )
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 3))
-def _exponentials(
-    forms: ModuleType, w: Array, z: Array, dtype: Any
-) -> tuple[Array, Array]:
-    t, e = forms.exp_and_expm1(w, z, dtype)
-    return t, e
-
-
-@_exponentials.defjvp
-def _exponentials_jvp(
-    forms: ModuleType,
-    dtype: Any,
-    primals: tuple[Array, Array],
-    tangents: tuple[Array, Array],
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    t, e = _exponentials(forms, *primals, dtype)
-    dw, dz = tangents
-    return (t, e), (t * dw, t * dz)
-
-
-def _value(x: Array, a: Array, b: Array) -> Array:
-    y: Array = _by_platform(_value_by, x, a, b)
-    return y
-
-
-def _value_by(forms: ModuleType, x: Array, a: Array, b: Array) -> Array:
-    z, a, b = working(x, a, b)
-    t, e = _exponentials(forms, _exponent(z), z, x.dtype)
-    y: Array = forms.join(z, a, b, 1 / (1 + t), e, x.dtype)
-    return y
-
-
-# The rule that keeps the input.
-
-
-def _forward_input(x: Array, a: Array, b: Array) -> tuple[Array, Residuals]:
-    # The plain function, not the rule: this keeps forward over reverse mode available.
-    return _value(x, a, b), (x, a, b)
-
-
-def _backward_input(
-    forms: ModuleType, residuals: Residuals, g: Array
-) -> tuple[Array, ...]:
-    z, a, b, h = working(*residuals, g)
-    z, h = forms.apart(z, h)  # from the forward pass, and below `terms` from `dx`
-    w = _exponent(z)
-    t, _ = _exponentials(forms, w, z, g.dtype)
-    s = 1 / (1 + t)
-    dx = h * jnp.where(z >= 0, a + a * (s - w * t * s * s), b * t)
-
-    z, h = forms.apart(z, h)
+def _value(kernels: Kernels, x: Array, a: Array, b: Array) -> Array:
+    z, a, b = to_compute_dtype(x, a, b)
     positive = z >= 0
-    t, e = _exponentials(forms, _exponent(z), z, g.dtype)
+    t, e = kernels.exp_and_expm1(_exponent(z, positive), x.dtype)
+    # (1 + s) first: a z alone may underflow where f does not.
+    y = _where(positive, (a + a / (1 + t)) * z, b * e)
+    return lax.convert_element_type(y, x.dtype)
+
+
+def plain_value(x: Array, a: Array, b: Array) -> Array:
+    """f(x), which JAX can differentiate in every mode."""
+    return _value(XLA, x, a, b)
+
+
+# The rule that saves the input.
+
+
+def _forward_input(x: Array, a: Array, b: Array) -> tuple[Array, Arrays]:
+    return value(x, a, b), (x, a, b)
+
+
+def _backward_input(kernels: Kernels, x: Array, a: Array, b: Array, g: Array) -> Arrays:
+    """`dx = g f'`, and the terms `g df/da` and `g df/db`, each 0 on the other side."""
+    z, a, b, h = to_compute_dtype(x, a, b, g)
+    # Two barriers, so that neither this pass and the forward pass nor the loops of `dx`
+    # and of the sums share an exponential: storing it costs more than computing it.
+    z, h = kernels.barrier(z, h)
+    positive = z >= 0
+    w = _exponent(z, positive)
+    t = lax.exp(w)
+    s = 1 / (1 + t)
+    # s + 1.702 x s (1 - s), where -w = 1.702 x and 1 - s = t s.
+    dx = h * _where(positive, a + a * (s - w * t * s * s), b * t)
+
+    z, h = kernels.barrier(z, h)
+    positive = z >= 0
+    t, e = kernels.exp_and_expm1(_exponent(z, positive), g.dtype)
     hz = h * z
-    terms = jnp.where(positive, hz + hz * (1 / (1 + t)), h * e)
-    return _cotangents(forms, residuals, dx, positive, terms)
+    return dx, *_by_side(positive, hz + hz / (1 + t), h * e)
 
 
-# The rule that keeps the output.
+# The rule that saves the output.
 
 
-def _forward_output(x: Array, a: Array, b: Array) -> tuple[Array, Residuals]:
-    y = _value(x, a, b)
+def _forward_output(x: Array, a: Array, b: Array) -> tuple[Array, Arrays]:
+    y = value(x, a, b)
     return y, (y, a, b)
 
 
 def _backward_output(
-    forms: ModuleType, residuals: Residuals, g: Array
-) -> tuple[Array, ...]:
-    y, a, b, h = working(*residuals, g)
-    positive = y >= 0
-    tiny = jnp.finfo(y.dtype).tiny
-    over_a, over_b = 1 / jnp.maximum(a, tiny), 1 / jnp.maximum(b, tiny)
-    slope = a * _slope_at(jnp.where(positive, y * over_a, 0.0))
-    # A y rounded below -b stands for a slope of zero.
-    dx = h * jnp.where(positive, slope, jnp.maximum(y + b, 0.0))
+    kernels: Kernels, y: Array, a: Array, b: Array, g: Array
+) -> Arrays:
+    """The same from `y`: where `y < 0`, `e^x = (y + b) / b`; else `y / a` is inverted.
 
-    y, h = forms.apart(y, h)
+    All are NaN where `a` or `b` is not positive: `y` does not tell `x` then.
+    """
+    y, a, b, h = to_compute_dtype(y, a, b, g)
+    invertible = (a > 0) & (b > 0)
+    a, b = (jnp.where(invertible, p, np.nan) for p in (a, b))
+    tiny = jnp.finfo(y.dtype).tiny
+    over_a, over_b = 1 / lax.max(a, tiny), 1 / lax.max(b, tiny)
     positive = y >= 0
+    slope = a * _slope_at(_where(positive, y * over_a, lax.full_like(y, 0)))
+    # A y rounded below -b stands for a slope of zero.
+    dx = h * _where(positive, slope, lax.max(y + b, y.dtype.type(0)))
+
+    y, h = kernels.barrier(y, h)
     hy = h * y
-    terms = jnp.where(positive, hy * over_a, hy * over_b)
-    return _cotangents(forms, residuals, dx, positive, terms)
+    return dx, *_by_side(y >= 0, hy * over_a, hy * over_b)
 
 
 def _slope_at(q: Array) -> Array:
-    """Slope of `x + x sigmoid(1.702 x)` where its value is `q >= 0`."""
-    q = jnp.minimum(q, SATURATED[q.dtype.name])
-    # x / q falls from 2/3 to 1/2. This fit is within 8e-4 of it, and each Newton step
-    # squares the error.
-    x = q * (0.5 + 1 / polynomial((6.0, 4.2690, 2.8059, -0.7797, 0.4475), q))
+    """Slope of `x (1 + s)` where its value is `q >= 0`."""
+    q = lax.min(q, q.dtype.type(SATURATED[q.dtype.name]))
+    # x / q falls from 2/3 to 1/2. This fit, made by tests/coefficients.py, is within
+    # 8e-4 of it, and each Newton step squares the error.
+    x = q * (0.5 + 1 / horner((6.0, 4.2690, 2.8059, -0.7797, 0.4475), q))
     slope, curvature, step = _newton(x, q)
-    for _ in range(0 if q.dtype == jnp.float32 else 2):
+    for _ in range(0 if q.dtype == np.float32 else 2):
         x = x + step
         slope, curvature, step = _newton(x, q)
     return slope + curvature * step
 
 
-def _newton(x: Array, q: Array) -> Residuals:
-    """Slope and curvature at `x`, and Newton's step to where the value is `q`."""
-    t = jnp.exp(-GATE * x)
+def _newton(x: Array, q: Array) -> tuple[Array, Array, Array]:
+    """Slope and curvature of `x (1 + s)`, and Newton's step to where its value is `q`.
+
+    With `s' = 1.702 s (1 - s)`: slope `1 + s + x s'`, curvature
+    `s' (2 + 1.702 x (1 - 2 s))`, step `(q - x (1 + s)) / slope`.
+    """
+    t = lax.exp(x * -GATE)
     s = 1 / (1 + t)
     ds = GATE * s * s * t
     slope = 1 + s + x * ds
@@ -170,49 +159,67 @@ def _newton(x: Array, q: Array) -> Residuals:
 # What both rules share.
 
 
+def _by_side(positive: Array, u: Array, v: Array) -> tuple[Array, Array]:
+    zero = lax.full_like(u, 0)
+    return lax.select(positive, u, zero), lax.select(positive, zero, v)
+
+
 def _cotangents(
-    forms: ModuleType, residuals: Residuals, dx: Array, positive: Array, terms: Array
-) -> tuple[Array, ...]:
-    """All cotangents; those of `a` and `b` are sums of the `terms` of either sign."""
-    da, db = jnp.where(positive, terms, 0.0), jnp.where(positive, 0.0, terms)
-    x, a, b = residuals
-    axes = set(_summed_axes(da, a)) & set(_summed_axes(db, b))
-    da, db = forms.fold(da, db, axes)
-    return tuple(map(_cotangent, (dx, da, db), residuals))
-
-
-def _summed_axes(ct: Array, primal: Array) -> list[int]:
-    shape = jnp.shape(primal)
-    return [i for i, n in enumerate(ct.shape) if not shape or shape[i] != n]
-
-
-def _cotangent(ct: Array, primal: Array) -> Array:
-    """Undoes the broadcasting of `primal`, over its axes and over those of a mesh."""
-    axes = _summed_axes(ct, primal)
-    ct = jnp.sum(ct, axis=axes, keepdims=jnp.ndim(primal) > 0) if axes else ct
-    surplus = tuple(_varying(ct) - _varying(primal))
-    if surplus:
-        ct = lax.psum(ct, surplus)
-    sharding = jax.typeof(primal).sharding
-    if jax.typeof(ct).sharding != sharding:  # only where shardings are explicit types
-        ct = jax.sharding.reshard(ct, sharding)
-    return ct.astype(primal.dtype)
-
-
-def _varying(value: Array) -> frozenset[Any]:
-    """Axes of `jax.shard_map` along which `value` varies."""
-    aval: Any = jax.typeof(value)
-    # JAX 0.10 renamed the field.
-    axes: frozenset[Any] = (
-        aval.vma if hasattr(aval, "vma") else aval.manual_axis_type.varying
+    backward: Callable[..., Arrays], kernels: Kernels, *args: Array
+) -> Arrays:
+    """Sum what `backward` gives to the shapes and dtypes of `x`, `a` and `b`."""
+    dx, da, db = backward(kernels, *args)
+    x, a, b, _ = args
+    axes = [_summed_axes(p, da) for p in (a, b)]
+    common = tuple(axis for axis in axes[0] if axis in axes[1])
+    da, db = kernels.partial_sums(da, db, common)
+    da, db = (
+        jnp.sum(ct, axis, keepdims=p.ndim > 0) if axis else ct
+        for ct, axis, p in zip((da, db), axes, (a, b), strict=True)
     )
-    return axes
+    return tuple(
+        lax.convert_element_type(ct, p.dtype)
+        for ct, p in zip((dx, da, db), (x, a, b), strict=True)
+    )
 
 
-def _rule(forward: Any, backward: Any) -> Any:
-    rule = jax.custom_vjp(_value)
-    rule.defvjp(forward, partial(_by_platform, backward))
-    return rule
+def _summed_axes(param: Array, ct: Array) -> tuple[int, ...]:
+    # Dimensions that JAX cannot compare, under jax.export, count as different.
+    sizes = param.shape or (None,) * ct.ndim
+    return tuple(i for i, n in enumerate(ct.shape) if sizes[i] != n)
+
+
+def _by_platform(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with the kernels that suit the platform it is compiled for.
+
+    Its derivatives are those of the plain kernels, in every mode: nothing else needs
+    rules for the bits of floats, barriers and variadic reductions.
+    """
+    plain = partial(function, XLA)
+
+    @jax.custom_jvp
+    def run(*args: Array) -> Any:
+        return lax.platform_dependent(*args, cpu=partial(function, CPU), default=plain)
+
+    run.defjvp(lambda primals, tangents: jax.jvp(plain, primals, tangents))
+    return jax.jit(run)  # traced once for each signature, then called; XLA inlines it
+
+
+Function: TypeAlias = Callable[[Array, Array, Array], Array]
+value: Function = _by_platform(_value)
+
+
+def _rule(
+    forward: Callable[..., tuple[Array, Arrays]], backward: Callable[..., Arrays]
+) -> Function:
+    cotangents = _by_platform(partial(_cotangents, backward))
+
+    def backward_pass(residuals: Arrays, g: Array) -> Arrays:
+        return tuple(map(like_primal, cotangents(*residuals, g), residuals))
+
+    rule = jax.custom_vjp(value)
+    rule.defvjp(forward, backward_pass)
+    return lambda x, a, b: rule(*reverse_only(x, a, b))
 
 
 RULES = {

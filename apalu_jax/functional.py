@@ -1,8 +1,7 @@
 """The mathematics of APALU: the function, its parameters and a plain reference."""
 
 from collections.abc import Mapping
-from functools import cache, partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.export
@@ -11,7 +10,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from apalu_jax._rules import RULES, plain_value, working
+from apalu_jax._arguments import describe, is_real, mapped_pair, unwrapped
+from apalu_jax._mesh import share_sharding
+from apalu_jax._rules import RULES, Function, plain_value, value
 
 __all__ = ("APALUParams", "apalu", "apalu_reference")
 
@@ -39,7 +40,7 @@ jax.export.register_namedtuple_serialization(
 )
 
 ParamsLike: TypeAlias = APALUParams | Mapping[str, Any]
-Residual: TypeAlias = Literal["input", "output"]
+Residual: TypeAlias = Literal["input", "output", "autodiff"]
 
 
 def apalu(
@@ -60,30 +61,35 @@ def apalu(
     :math:`s = \sigma(1.702\,x)` for :math:`x \ge 0`, so ``1.5 a`` at both zeros, and
     :math:`b\,e^{x}` below. The two sides meet smoothly only where ``b == 1.5 * a``.
 
-    Reverse mode is a rule of its own that keeps one array of ``x``'s size, in ``x``'s
-    dtype. Computed in float32 (float64 for float64 input): values and derivatives are
-    within 3 units in the last place, half precision is rounded at the end, on CPU
-    correctly even at ties. The gradients of ``a`` and ``b`` are summed in that
-    precision too, over exactly the axes along which the parameter was broadcast, then
-    cast to the parameter's dtype. Magnitudes below the smallest normal number are
-    flushed to zero where XLA does so.
-
-    Forward mode (``jax.jvp``, ``jax.jacfwd``, calling what ``jax.linearize`` returns)
-    raises JAX's error for ``custom_vjp`` functions: use :func:`apalu_reference` there.
-    ``jax.hessian`` and gradients of gradients work.
+    Computed in float32 (float64 for float64 input): for ``a`` and ``b`` from 1e-30 to
+    1e30 values and derivatives are within 3 units in the last place; in half precision
+    within 0.51. Magnitudes below the smallest normal number are flushed to zero where
+    XLA does so. The gradients of ``a`` and ``b`` are summed in the same precision, over
+    exactly the axes along which the parameter was broadcast, then cast to its dtype.
+    The cotangent of each argument has the argument's shape, dtype and sharding.
 
     Args:
-      x: Real input of any shape. Integers are promoted as in ``jax.nn.gelu``.
+      x: Real array of any shape. Integers are promoted as in ``jax.nn.gelu``.
       params: :class:`APALUParams`, or a mapping with exactly the keys ``"a"`` and
-        ``"b"`` as Flax returns it. Each of them is a real scalar or array that
-        broadcasts to ``x.shape``; ``a`` up to half of the largest finite float.
-      residual: What the backward pass keeps. ``"input"`` keeps ``x``. ``"output"``
-        keeps the result, which the next layer usually keeps anyway, and inverts it; it
-        needs ``a > 0`` and ``b > 0``. The value is the same. The derivative is then
-        within 8 units in the last place for ``x >= -2`` in float32, and below that
-        within ``2**-23 * b`` absolutely, as ``y + b`` cancels. In bfloat16 and float16
-        it is within 2 units in the last place, or one unit of the result where that is
-        larger. A negative ``x`` whose result underflows to zero counts as zero.
+        ``"b"``. Each of them is a real scalar or array that broadcasts to ``x.shape``.
+      residual: The array of the size of ``x`` that the backward pass needs, in the
+        dtype of ``x``.
+
+        - ``"input"`` saves ``x``.
+        - ``"output"`` saves the result, which the next layer usually saves anyway, and
+          inverts it. Needs ``a > 0`` and ``b > 0``, as ``constraint="softplus"`` of the
+          modules and :func:`apalu_jax.optim.keep_positive` ensure; otherwise every
+          derivative is NaN. Derivatives are within 8 units in the last place for
+          ``x >= -2`` in float32, below that within ``2**-23 * b`` absolutely, as
+          ``y + b`` cancels; in half precision within 2 units in the last place, or one
+          unit of the result where that is larger. A negative ``x`` whose result
+          underflows to zero counts as zero.
+        - ``"autodiff"`` leaves differentiation to JAX, in every mode. It is for what
+          the other two cannot do: forward mode (``jax.jvp``, ``jax.jacfwd``,
+          ``jax.linearize``, ``jax.experimental.jet``), converters and interpreters that
+          do not know ``jax.custom_vjp``. It saves more arrays.
+
+        All three give gradients of gradients, ``jax.hessian`` included.
 
     Returns:
       Array of the shape of ``x`` and its (inexact) dtype, whatever the dtype of ``a``
@@ -91,7 +97,8 @@ def apalu(
 
     Raises:
       TypeError: If ``x``, ``a`` or ``b`` is not a real array or scalar, or ``params``
-        is neither an :class:`APALUParams` nor a mapping.
+        is neither an :class:`APALUParams` nor a mapping. In forward mode, where the
+        tangent is computed or compiled, if ``residual`` is not ``"autodiff"``.
       ValueError: If ``a`` or ``b`` does not broadcast to ``x.shape``, a mapping has
         other keys than ``"a"`` and ``"b"``, or ``residual`` is unknown.
 
@@ -104,6 +111,9 @@ def apalu(
       >>> per_channel = APALUParams(a=jnp.full(3, 0.5), b=jnp.full(3, 0.75))
       >>> jax.grad(lambda p: apalu(x, p).sum())(per_channel).a
       Array([7.3831835, 7.3831835, 7.3831835], dtype=float32)
+      >>> y, y_dot = jax.jvp(lambda x: apalu(x, residual="autodiff"), (1.0,), (1.0,))
+      >>> print(f"{y:.6f} {y_dot:.6f}")
+      1.015188 1.137279
 
     References:
       B. Subramanian, R. Jeyaraj, R. A. A. Ugli, J. Kim, `APALU: A Trainable, Adaptive
@@ -111,19 +121,20 @@ def apalu(
       <https://arxiv.org/abs/2402.08244>`_, 2024.
     """
     check_residual(residual)
-    y: Array = _jitted(*_validate(x, params), residual)
-    return y
+    args = _check(x, params)
+    if residual == "autodiff":
+        return _plain(*args)
+    if any(isinstance(arg, jax.core.Tracer) for arg in args):
+        return RULES[residual](*_align(*args))
+    # Nothing is differentiated. This takes 10 us, the rule outside of jit 400 us.
+    return _value(*args)
 
 
 def apalu_reference(x: ArrayLike, params: ParamsLike = APALUParams()) -> Array:
-    """APALU in plain ``jax.numpy``, differentiated by JAX in every mode.
-
-    The value is that of :func:`apalu` but for the last bits. Use it where forward mode
-    is needed: ``jax.jvp``, ``jax.jacfwd``, ``jax.linearize``,
-    ``jax.experimental.jet``. Derivatives are finite for every finite input.
+    """``apalu(x, params, residual="autodiff")``: plain ``jax.numpy``, for every mode.
 
     Args:
-      x: Real input of any shape, as in :func:`apalu`.
+      x: As in :func:`apalu`, as are the result and the errors.
       params: As in :func:`apalu`.
 
     Returns:
@@ -131,79 +142,52 @@ def apalu_reference(x: ArrayLike, params: ParamsLike = APALUParams()) -> Array:
 
     Raises:
       TypeError: As :func:`apalu`.
-      ValueError: As :func:`apalu`.
 
     Examples:
-      >>> import jax
-      >>> from apalu_jax import apalu_reference
-      >>> y, y_dot = jax.jvp(apalu_reference, (1.0,), (1.0,))
-      >>> f"{y:.6f} {y_dot:.6f}"
-      '1.015188 1.137279'
+      >>> print(f"{apalu_reference(1.0):.6f}")
+      1.015188
 
     References:
       As :func:`apalu`.
     """
-    x, a, b = _align(*_validate(x, params))
-    return plain_value(*working(x, a, b)).astype(x.dtype)
+    return apalu(x, params, residual="autodiff")
 
 
 def check_residual(residual: str) -> None:
-    """Raises what an unknown `residual` deserves; the modules check it when made."""
-    if residual not in RULES:
+    """Raises ValueError if `residual` is unknown; the modules' constructors call it."""
+    if residual not in get_args(Residual):
         raise ValueError(
-            f"`residual` must be one of {sorted(RULES)}, got {residual!r}."
+            f"`residual` must be one of {', '.join(get_args(Residual))}, "
+            f"got {residual!r}."
         )
 
 
-# Input: validation outside of the compiled core, promotion and alignment inside it.
+# Checked outside of the compiled functions, promoted and aligned inside of them.
 
 
-def _validate(
-    x: ArrayLike, params: ParamsLike
-) -> tuple[ArrayLike, ArrayLike, ArrayLike]:
+def _check(x: Any, params: ParamsLike) -> list[Any]:
     if isinstance(params, APALUParams):
         a, b = params
     elif isinstance(params, Mapping):
-        if set(params) != {"a", "b"}:
-            raise ValueError(
-                "`params` must have exactly the keys 'a' and 'b', got "
-                f"{sorted(map(str, params))}."
-            )
-        a, b = params["a"], params["b"]
+        a, b = mapped_pair("params", params)
     else:
         raise TypeError(
             "`params` must be an APALUParams or a mapping with the keys 'a' and 'b', "
             f"got {type(params).__name__}."
         )
-    x, a, b = _real("x", x), _real("a", a), _real("b", b)
-    shape = np.shape(x)
-    for name, p in (("a", a), ("b", b)):
-        if np.shape(p) and not _broadcasts(np.shape(p), shape):
-            raise ValueError(
-                f"`{name}` of shape {np.shape(p)} does not broadcast to `x` of shape "
-                f"{shape}."
-            )
-    return x, a, b
-
-
-def _real(name: str, value: Any) -> Any:
-    """Returns a real array or scalar, or raises the error that names it."""
-    if isinstance(value, int | float):
-        return value
-    if not isinstance(value, jax.Array | np.ndarray | np.generic):
-        if getattr(value, "__jax_array__", None) is None:
+    args = {"x": unwrapped(x), "a": unwrapped(a), "b": unwrapped(b)}
+    shape = np.shape(args["x"]) if is_real(args["x"]) else ()
+    for name, arg in args.items():
+        if not is_real(arg):
             raise TypeError(
-                f"`{name}` must be a real array or scalar, got {type(value).__name__}."
+                f"`{name}` must be a real array or scalar, got {describe(arg)}."
             )
-        value = value.__jax_array__()  # such as a flax.nnx.Param
-    if not _is_real(value.dtype):
-        raise TypeError(f"`{name}` must be real, got dtype {value.dtype}.")
-    return value
-
-
-@cache
-def _is_real(dtype: Any) -> bool:
-    return any(jnp.issubdtype(dtype, k) for k in (np.floating, np.integer, np.bool_))
+        if not _broadcasts(np.shape(arg), shape):
+            raise ValueError(
+                f"`{name}` of shape {np.shape(arg)} does not broadcast to `x` of "
+                f"shape {shape}."
+            )
+    return list(args.values())
 
 
 def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
@@ -212,24 +196,24 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     )
 
 
-@partial(jax.jit, static_argnums=3, inline=True)
-def _jitted(x: ArrayLike, a: ArrayLike, b: ArrayLike, residual: Residual) -> Array:
-    # jit outside of the rule: an eager call costs 10 us this way and 400 us without.
-    y: Array = RULES[residual](*_align(x, a, b))
-    return y
-
-
 def _align(x: ArrayLike, a: ArrayLike, b: ArrayLike) -> tuple[Array, Array, Array]:
     """Inexact arrays; `a` and `b` are scalars or have the rank of `x`."""
     x, a, b = map(_inexact, (x, a, b))
     a, b = (
         p.reshape((1,) * (x.ndim - p.ndim) + p.shape) if p.ndim else p for p in (a, b)
     )
-    return x, a, b
+    return share_sharding(x, a, b), a, b
 
 
 def _inexact(value: ArrayLike) -> Array:
+    """Promotes integers as ``jax.nn.gelu`` does."""
+    if isinstance(value, int):
+        value = float(value)  # as JAX does; as an int32 it could overflow
     value = jnp.asarray(value)
     if jnp.issubdtype(value.dtype, np.floating):
         return value
-    return value.astype(jax.eval_shape(jnp.exp, value).dtype)  # JAX's own promotion
+    return value.astype(np.float64 if value.dtype.itemsize == 8 else np.float32)
+
+
+_value: Function = jax.jit(lambda x, a, b: value(*_align(x, a, b)))
+_plain: Function = jax.jit(lambda x, a, b: plain_value(*_align(x, a, b)))

@@ -16,6 +16,13 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+from apalu_jax._arguments import (
+    describe,
+    did_you_mean,
+    is_real,
+    mapped_pair,
+    unwrapped,
+)
 from apalu_jax._rules import GATE
 from apalu_jax.functional import APALUParams, ParamsLike
 
@@ -40,6 +47,33 @@ is differentiable at 0. The others are :func:`init_like` of the function that th
 on a standard normal input; ``"gelu"`` is the exact one, by the error function.
 """
 
+# The elementwise functions of jax.nn, which `init_like` takes by name.
+_FUNCTIONS = (
+    "celu",
+    "elu",
+    "gelu",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_swish",
+    "hard_tanh",
+    "identity",
+    "leaky_relu",
+    "log_sigmoid",
+    "mish",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "silu",
+    "soft_sign",
+    "softplus",
+    "sparse_plus",
+    "sparse_sigmoid",
+    "squareplus",
+    "swish",
+    "tanh",
+)
+
 # Of two scales, the smallest that a fit gives to one as a fraction of the other.
 _SMALLEST_RATIO = 1e-3
 
@@ -49,7 +83,7 @@ _NEGATIVE_RMS = sqrt(exp(2) * erfc(sqrt(2)) / 2 - exp(0.5) * erfc(sqrt(0.5)) + 0
 
 
 def init_like(
-    fn: Callable[[Array], ArrayLike], x_sample: ArrayLike | None = None
+    fn: str | Callable[[Array], ArrayLike], x_sample: ArrayLike | None = None
 ) -> tuple[APALUParams, float]:
     r"""Fit APALU to another function by least squares.
 
@@ -67,7 +101,8 @@ def init_like(
 
     Args:
       fn: Elementwise function, called once with a one-dimensional array or with
-        ``x_sample``, of the default float type.
+        ``x_sample``, of the default float type. Or the name of one in :mod:`jax.nn`,
+        which is taken with its defaults: ``"gelu"`` is the approximate one.
       x_sample: Inputs to fit on, of any shape, such as the pre-activations of a trained
         network. They must hold values of both signs.
 
@@ -77,15 +112,22 @@ def init_like(
       standard normal; tanh (0.14) and softplus (0.43) fit badly.
 
     Raises:
-      ValueError: If ``fn`` does not keep its input's shape, a value is not finite,
-        ``x_sample`` lacks one of the signs, or ``fn`` decreases on both sides.
+      TypeError: If ``fn`` is neither a function nor a name.
+      ValueError: If no elementwise function has that name, ``fn`` does not keep its
+        input's shape, a value is not finite, ``x_sample`` lacks one of the signs, or
+        ``fn`` decreases on both sides.
 
     Examples:
-      >>> import jax
-      >>> params, rms_error = init_like(jax.nn.silu)
+      >>> params, rms_error = init_like("silu")
       >>> print(f"a={params.a:.3f} b={params.b:.3f} error={rms_error:.3f}")
       a=0.427 b=0.379 error=0.052
     """
+    if isinstance(fn, str):
+        fn = _named_function(fn)
+    if not callable(fn):
+        raise TypeError(
+            f"`fn` must be a function or the name of one, got {describe(fn)}."
+        )
     nodes, weights = _standard_normal() if x_sample is None else (x_sample, None)
     x, target = _evaluate(fn, nodes)
     if weights is None:
@@ -103,6 +145,16 @@ def init_like(
     a, b = max(a, _SMALLEST_RATIO * b), max(b, _SMALLEST_RATIO * a)
     error = np.sqrt(np.sum(weights * (target - a * p - b * n) ** 2))
     return APALUParams(a, b), float(error)
+
+
+def _named_function(name: str) -> Callable[[Array], ArrayLike]:
+    if name not in _FUNCTIONS:
+        raise ValueError(
+            f"`fn` must be one of {', '.join(_FUNCTIONS)} if it is a name, got "
+            f"{name!r}{did_you_mean(name, _FUNCTIONS)}."
+        )
+    fn: Callable[[Array], ArrayLike] = getattr(jax.nn, name)
+    return fn
 
 
 def _evaluate(
@@ -156,18 +208,53 @@ def variance_gain(params: ParamsLike) -> Array:
     behind the activation carry unit variance on, as :math:`\sqrt 2` does for ReLU.
 
     Args:
-      params: Scalars or arrays of one shape, as for :func:`apalu_jax.apalu`.
+      params: :class:`~apalu_jax.APALUParams`, or a mapping with exactly the keys
+        ``"a"`` and ``"b"``, of real scalars or arrays, as for :func:`apalu_jax.apalu`.
 
     Returns:
-      One gain for each pair ``(a, b)``, in at least float32. Works under ``jax.jit``.
+      One gain for each pair ``(a, b)``, the two broadcast to one another, in at least
+      float32. Infinite where both are 0: the activation then gives 0 whatever its
+      input, and no factor brings the signal back. Works under ``jax.jit``.
+
+    Raises:
+      TypeError: If ``params`` is neither, or holds something that is not real.
+      ValueError: If a mapping has other keys, or the shapes do not broadcast to one
+        another.
 
     Examples:
       >>> print(f"{variance_gain(APALUParams(a=0.55, b=0.065)):.4f}")
       1.3468
     """
-    a, b = (params["a"], params["b"]) if isinstance(params, Mapping) else params
-    a, b = (jnp.asarray(p, at_least_float32(jnp.result_type(p))) for p in (a, b))
+    a, b = map(jnp.asarray, _pair(params))
+    dtype = "float64" if "float64" in (a.dtype, b.dtype) else "float32"
+    try:
+        shape = np.broadcast_shapes(a.shape, b.shape)
+    except ValueError:
+        raise ValueError(
+            "`params` must have shapes that broadcast to one another, got a of shape "
+            f"{a.shape} and b of shape {b.shape}."
+        ) from None
+    a, b = (jnp.broadcast_to(p.astype(dtype), shape) for p in (a, b))
     return 1 / jnp.hypot(_POSITIVE_RMS * a, _NEGATIVE_RMS * b)
+
+
+def _pair(params: ParamsLike) -> tuple[ArrayLike, ArrayLike]:
+    """``a`` and ``b``, checked as :func:`apalu_jax.apalu` checks them."""
+    if isinstance(params, Mapping):
+        params = APALUParams(*mapped_pair("params", params))
+    if not isinstance(params, APALUParams):
+        raise TypeError(
+            "`params` must be an APALUParams or a mapping with the keys 'a' and 'b', "
+            f"got {describe(params)}."
+        )
+    params = APALUParams(*map(unwrapped, params))
+    for name, value in params._asdict().items():
+        if not is_real(value):
+            raise TypeError(
+                f"`params` must hold real arrays or scalars, got {name} as "
+                f"{describe(value)}."
+            )
+    return params
 
 
 def at_least_float32(dtype: DTypeLike) -> np.dtype:

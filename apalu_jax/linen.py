@@ -1,6 +1,28 @@
-"""APALU as a module of Flax Linen."""
+"""APALU as a module of Flax Linen.
 
-from collections.abc import Sequence
+A model that takes its activation as an argument is given a function that makes a
+module where it is called, so that each place of the network has a pair of its own; one
+instance would be one pair for all of them.
+
+>>> import flax.linen as nn
+>>> import jax, jax.numpy as jnp
+>>> from typing import Callable
+>>> from apalu_jax.linen import APALU
+>>> class Network(nn.Module):
+...     act: Callable[[jax.Array], jax.Array] = nn.relu
+...
+...     @nn.compact
+...     def __call__(self, x):
+...         x = self.act(nn.Dense(8)(x))
+...         return self.act(nn.Dense(4)(x))
+>>> model = Network(act=lambda x: APALU()(x))
+>>> sorted(model.init(jax.random.key(0), jnp.ones((2, 3)))["params"])
+['APALU_0', 'APALU_1', 'Dense_0', 'Dense_1']
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,8 +32,10 @@ from jax.typing import ArrayLike, DTypeLike
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from apalu_jax import _params
-from apalu_jax._params import Constraint, ParamsInit
-from apalu_jax.functional import APALUParams, Residual, apalu, check_residual
+from apalu_jax._arguments import integers
+from apalu_jax._initial_values import ParamsInit, freeze_init, resolve_params
+from apalu_jax._params import Constraint
+from apalu_jax.functional import APALUParams, Residual
 
 __all__ = ("APALU",)
 
@@ -21,30 +45,40 @@ class APALU(nn.Module):
 
     One instance holds one pair of parameters (or one pair per feature); to share them
     between places of a network, reuse the instance. They are kept and trained in
-    ``param_dtype`` whatever the input's dtype is.
+    ``param_dtype`` whatever the input's dtype is, under the names ``apalu_a`` and
+    ``apalu_b``.
 
     Attributes:
       params_init: Initial values: a name in
-        :data:`apalu_jax.initializers.PRESETS`, an
-        :class:`~apalu_jax.APALUParams` of numbers or arrays, or a pair of initializers
-        of ``a`` and ``b``, which may carry partitioning
-        (:func:`flax.linen.with_partitioning`).
+        :data:`apalu_jax.initializers.PRESETS`; a pair ``(a, b)``, an
+        :class:`~apalu_jax.APALUParams` or a mapping with the keys ``"a"`` and ``"b"``,
+        each of numbers, arrays or initializers, which may carry partitioning
+        (:func:`flax.linen.with_partitioning`); or what :func:`~apalu_jax.init_like`
+        returns.
       feature_axes: None for one pair ``(a, b)`` for the whole layer. An axis of the
         input or several: one pair per position along them, stored with the sizes of
         these axes, in their order, as its shape.
       constraint: None to train ``a`` and ``b`` themselves. ``"softplus"`` to train
-        ``a_raw`` and ``b_raw``, whose softplus they are: positive for any update.
-      residual: What the backward pass keeps, as in :func:`apalu_jax.apalu`.
+        ``apalu_a_raw`` and ``apalu_b_raw``, whose softplus they are: positive for any
+        update.
+      residual: What the backward pass keeps, as in :func:`apalu_jax.apalu`;
+        ``"autodiff"`` where forward mode is needed.
       dtype: The dtype of the result, to which the input is cast first. None takes the
         input's.
       param_dtype: The dtype of the stored parameters.
+
+    Raises:
+      TypeError: If ``params_init`` or ``feature_axes`` is something else.
+      ValueError: If a name, ``constraint`` or ``residual`` is unknown, or an initial
+        value is not positive and ``constraint="softplus"`` or ``residual="output"``
+        needs it to be.
 
     Examples:
       >>> import jax, jax.numpy as jnp
       >>> x = jnp.array([-1.0, 1.0])
       >>> variables = APALU(feature_axes=-1).init(jax.random.key(0), x)
       >>> jax.tree.map(jnp.shape, variables)
-      {'params': {'a': (2,), 'b': (2,)}}
+      {'params': {'apalu_a': (2,), 'apalu_b': (2,)}}
       >>> y = APALU(feature_axes=-1).apply(variables, x)
       >>> print(f"{y[0]:.3f} {y[1]:.3f}")
       -0.041 1.015
@@ -58,9 +92,12 @@ class APALU(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self) -> None:
-        """Checks the attributes."""
-        _params.resolve_params(self.params_init, self.constraint)
-        check_residual(self.residual)
+        """Checks the attributes, and makes them hashable, as Flax needs them."""
+        if not isinstance(self.params_init, str):
+            self.params_init = freeze_init(self.params_init)
+        if self.feature_axes is not None:
+            self.feature_axes = integers("feature_axes", self.feature_axes)
+        resolve_params(self.params_init, self.constraint, self.residual)
         super().__post_init__()
 
     @nn.compact
@@ -74,6 +111,8 @@ class APALU(nn.Module):
           Array of the shape of ``x``.
 
         Raises:
+          RuntimeError: If the module is called neither by ``init`` or ``apply`` nor
+            inside of a Linen module that is.
           ValueError: If a feature axis is out of range or repeated.
         """
         if self.dtype is not None:
@@ -85,15 +124,12 @@ class APALU(nn.Module):
 
         sizes = tuple(shape[axis] for axis in axes)
         names = _params.parameter_names(self.constraint)
-        inits = _params.resolve_params(self.params_init, self.constraint)
+        inits = resolve_params(self.params_init, self.constraint, self.residual)
         stored = {
             name: self.param(name, init, sizes, self.param_dtype)
             for name, init in zip(names, inits, strict=True)
         }
-        params = _params.effective_params(stored)
-        if axes:
-            params = _params.broadcast_params(params, axes, len(shape))
-        return apalu(x, params, residual=self.residual)
+        return _params.activate(x, stored, sizes, axes, self.residual)
 
     def effective_params(self) -> APALUParams:
         """The values of ``a`` and ``b`` under any constraint, in the shapes stored.
@@ -107,9 +143,38 @@ class APALU(nn.Module):
           >>> module = APALU("smooth", constraint="softplus")
           >>> variables = module.init(jax.random.key(0), jnp.zeros(3))
           >>> sorted(variables["params"])
-          ['a_raw', 'b_raw']
+          ['apalu_a_raw', 'apalu_b_raw']
           >>> a, b = module.apply(variables, method="effective_params")
           >>> print(f"{a:.4f} {b:.4f}")
           0.5000 0.7500
         """
         return _params.effective_params(nn.unbox(self.variables["params"]))
+
+    @property
+    def a(self) -> Array:
+        """The value of ``a`` in a bound module: ``module.bind(variables).a``."""
+        return jnp.asarray(self.effective_params().a)
+
+    @property
+    def b(self) -> Array:
+        """The value of ``b`` in a bound module, likewise."""
+        return jnp.asarray(self.effective_params().b)
+
+
+def _only_bound(call: Callable[[APALU, ArrayLike], Array]) -> Any:
+    @functools.wraps(call)
+    def checked(self: APALU, x: ArrayLike) -> Array:
+        if self.scope is None:
+            raise RuntimeError(
+                "linen.APALU has no parameters of its own: call it by `init` or "
+                "`apply`, or inside of a Linen module; an NNX model takes "
+                "apalu_jax.nnx.APALU."
+            )
+        return call(self, x)
+
+    return checked
+
+
+# Around what Flax has made of the method, as its own error would come first otherwise
+# ("Can't call compact methods on unbound modules") and does not name the NNX module.
+APALU.__call__ = _only_bound(APALU.__call__)  # type: ignore[method-assign]

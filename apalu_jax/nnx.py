@@ -1,40 +1,46 @@
-"""APALU as a module of Flax NNX."""
+"""APALU as a module of Flax NNX.
 
+A model that takes its activation as an argument is given the class, and makes an
+instance in each place, so that each has a pair of its own; one instance would be one
+pair for all of them.
+
+>>> import jax, jax.numpy as jnp
+>>> from flax import nnx
+>>> from apalu_jax.nnx import APALU
+>>> class Network(nnx.Module):
+...     def __init__(self, *, act, rngs: nnx.Rngs):
+...         self.hidden, self.act = nnx.Linear(3, 8, rngs=rngs), act()
+...         self.out, self.out_act = nnx.Linear(8, 4, rngs=rngs), act()
+...
+...     def __call__(self, x):
+...         return self.out_act(self.out(self.act(self.hidden(x))))
+>>> model = Network(act=APALU, rngs=nnx.Rngs(0))
+>>> sorted(nnx.to_pure_dict(nnx.state(model)))
+['act', 'hidden', 'out', 'out_act']
+"""
+
+import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from flax import linen as nn
 from flax import nnx
+from flax.nnx.bridge.wrappers import current_linen_module
 from flax.nnx.nn.dtypes import promote_dtype as default_promote_dtype
 from flax.typing import PromoteDtypeFn
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
-from numpy.lib.array_utils import normalize_axis_tuple
 
 from apalu_jax import _params
-from apalu_jax._params import Constraint, ParamsInit
-from apalu_jax.functional import APALUParams, Residual, apalu, check_residual
+from apalu_jax._initial_values import ParamsInit, draw, freeze_init, resolve_params
+from apalu_jax._params import Constraint
+from apalu_jax.functional import APALUParams, Residual
 
-__all__ = ("APALU", "ActivationParam")
-
-
-class ActivationParam(nnx.Param[Array]):
-    """A trainable parameter of an activation function.
-
-    It is an :class:`flax.nnx.Param`, so it trains with the weights under
-    ``wrt=nnx.Param``; its own type selects exactly the activations' parameters.
-
-    Examples:
-      >>> from flax import nnx
-      >>> model = nnx.Sequential(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), APALU())
-      >>> len(jax.tree.leaves(nnx.state(model, nnx.Param)))
-      4
-      >>> len(jax.tree.leaves(nnx.state(model, ActivationParam)))
-      2
-    """
+__all__ = ("APALU",)
 
 
 class APALU(nnx.Module):
@@ -45,14 +51,14 @@ class APALU(nnx.Module):
     ``param_dtype`` whatever the input's dtype is.
 
     Attributes:
-      a: The scale of the non-negative branch, an :class:`ActivationParam`; under
-        ``constraint="softplus"`` ``a_raw``, whose softplus it is.
-      b: The scale of the negative branch; ``b_raw`` likewise.
+      apalu_a: The scale of the non-negative branch, an :class:`flax.nnx.Param`. Under
+        ``constraint="softplus"`` it is ``apalu_a_raw`` instead, whose softplus is the
+        scale.
+      apalu_b: The scale of the negative branch, or ``apalu_b_raw``, likewise.
 
     Examples:
-      >>> import jax.numpy as jnp
       >>> activation = APALU(2, params_init="smooth")
-      >>> activation.a[...]
+      >>> activation.a
       Array([0.5, 0.5], dtype=float32)
       >>> y = activation(jnp.array([-1.0, 1.0]))
       >>> print(f"{y[0]:.3f} {y[1]:.3f}")
@@ -63,7 +69,7 @@ class APALU(nnx.Module):
         self,
         features: int | Sequence[int] | None = None,
         *,
-        feature_axes: int | Sequence[int] = -1,
+        feature_axes: int | Sequence[int] | None = None,
         params_init: ParamsInit = "paper",
         constraint: Constraint = None,
         residual: Residual = "input",
@@ -79,14 +85,19 @@ class APALU(nnx.Module):
         Args:
           features: None for one pair ``(a, b)`` for the whole layer. The size of the
             feature axis, or the sizes of several: one pair per position along them.
-          feature_axes: The axis of the input, or the axes, that ``features`` measures.
+          feature_axes: The axis of the input, or the axes, that ``features`` measures;
+            the last one if None.
           params_init: Initial values: a name in
-            :data:`apalu_jax.initializers.PRESETS`, an
-            :class:`~apalu_jax.APALUParams` of numbers or arrays, or a pair of
-            initializers of ``a`` and ``b``.
+            :data:`apalu_jax.initializers.PRESETS`; a pair ``(a, b)``, an
+            :class:`~apalu_jax.APALUParams` or a mapping with the keys ``"a"`` and
+            ``"b"``, each of numbers, arrays or initializers, which may carry
+            partitioning (:func:`flax.nnx.with_partitioning`); or what
+            :func:`~apalu_jax.init_like` returns.
           constraint: None to train ``a`` and ``b`` themselves. ``"softplus"`` to train
-            ``a_raw`` and ``b_raw``, whose softplus they are: positive for any update.
-          residual: What the backward pass keeps, as in :func:`apalu_jax.apalu`.
+            ``apalu_a_raw`` and ``apalu_b_raw``, whose softplus they are: positive for
+            any update.
+          residual: What the backward pass keeps, as in :func:`apalu_jax.apalu`;
+            ``"autodiff"`` where forward mode is needed.
           dtype: The dtype of the result, to which the input is cast first. None takes
             the input's.
           param_dtype: The dtype of the stored parameters.
@@ -99,34 +110,35 @@ class APALU(nnx.Module):
             its streams as they are, and so the weights of the layers that follow.
 
         Raises:
-          ValueError: If ``features`` and ``feature_axes`` differ in length,
-            ``params_init``, ``constraint`` or ``residual`` is not one of those known,
-            or an initial value is not positive under ``constraint="softplus"``.
+          TypeError: If ``features``, ``feature_axes`` or ``params_init`` is something
+            else, or ``rngs`` is None and an initializer is random.
+          ValueError: If ``features`` and ``feature_axes`` differ in length, a name,
+            ``constraint`` or ``residual`` is unknown, or an initial value is not
+            positive and ``constraint="softplus"`` or ``residual="output"`` needs it.
+
+        Warns:
+          UserWarning: If it is made in the ``__call__`` of a module, where each call
+            makes another one and none is trained.
         """
-        check_residual(residual)
-        self.features = () if features is None else _as_tuple(features)
-        self.feature_axes = () if features is None else _as_tuple(feature_axes)
-        if len(self.features) != len(self.feature_axes):
-            raise ValueError(
-                "`features` must give one size for each of the `feature_axes` "
-                f"{self.feature_axes}, got {self.features}."
-            )
+        self.features, self.feature_axes = _params.feature_sizes(features, feature_axes)
+        inits = resolve_params(params_init, constraint, residual)
+        _warn_inside_a_call()
         self.constraint: Constraint = constraint
         self.residual: Residual = residual
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.promote_dtype = promote_dtype
 
-        constants = isinstance(params_init, str | APALUParams)
-        for name, init, metadata in zip(
+        for name, init, given, metadata in zip(
             _params.parameter_names(constraint),
-            _params.resolve_params(params_init, constraint),
+            inits,
+            freeze_init(params_init),
             (a_metadata, b_metadata),
             strict=True,
         ):
-            key: Any = None if constants or rngs is None else rngs.params()
-            value = init(key, self.features, param_dtype)
-            setattr(self, name, ActivationParam(value, **metadata))
+            key = rngs.params() if rngs is not None and callable(given) else None
+            value = draw(init, key, self.features, param_dtype, "rngs")
+            setattr(self, name, nnx.Param(value, **metadata))
 
     def __call__(self, x: ArrayLike) -> Array:
         """Applies the activation.
@@ -138,16 +150,18 @@ class APALU(nnx.Module):
           Array of the shape of ``x``.
 
         Raises:
-          ValueError: If a feature axis is out of range or repeated, or its size is not
-            that given by ``features``.
+          RuntimeError: If it is called inside of a Linen module without a bridge: its
+            parameters are not among the module's, and would not be trained.
+          ValueError: If a feature axis is out of range or repeated, its size is not
+            that given by ``features``, or a parameter of another shape was loaded.
         """
+        _refuse_linen()
         with jax.named_scope(type(self).__name__):
             if self.dtype is not None:
                 (x,) = self.promote_dtype((x,), dtype=self.dtype)
-            params = self.effective_params()
-            if self.features:
-                params = self._broadcast(params, jnp.shape(x))
-            return apalu(x, params, residual=self.residual)
+            return _params.activate(
+                x, self._stored(), self.features, self.feature_axes, self.residual
+            )
 
     def effective_params(self) -> APALUParams:
         """The values of ``a`` and ``b`` under any constraint, in the shapes stored.
@@ -157,21 +171,53 @@ class APALU(nnx.Module):
           >>> print(f"{a:.3f} {b:.3f}")
           0.550 0.065
         """
+        return _params.effective_params(self._stored())
+
+    @property
+    def a(self) -> Array:
+        """The value of ``a`` under any constraint, in the shape stored."""
+        return jnp.asarray(self.effective_params().a)
+
+    @property
+    def b(self) -> Array:
+        """The value of ``b``, likewise."""
+        return jnp.asarray(self.effective_params().b)
+
+    def _stored(self) -> dict[str, Array]:
         names = _params.parameter_names(self.constraint)
-        return _params.effective_params(
-            {name: getattr(self, name)[...] for name in names}
+        return {name: getattr(self, name)[...] for name in names}
+
+
+def _refuse_linen() -> None:
+    module = current_linen_module()
+    # A bridge, Flax's own or another's, keeps the class that it bridges.
+    if module is not None and not hasattr(module, "nnx_class"):
+        raise RuntimeError(
+            f"nnx.APALU is called inside of the Linen module {type(module).__name__}, "
+            "which does not train its parameters: use apalu_jax.linen.APALU, or "
+            "flax.nnx.bridge.to_linen(apalu_jax.nnx.APALU, ...)."
         )
 
-    def _broadcast(self, params: APALUParams, shape: tuple[int, ...]) -> APALUParams:
-        axes = normalize_axis_tuple(self.feature_axes, len(shape), "feature_axes")
-        sizes = tuple(shape[axis] for axis in axes)
-        if sizes != self.features:
-            raise ValueError(
-                f"`x` must have the sizes {self.features} along its axes "
-                f"{self.feature_axes}, got shape {shape}."
+
+def _warn_inside_a_call() -> None:
+    """Warns where the module that is being made lives for one call of another."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None:
+        frame, level = frame.f_back, level + 1
+        # What a constructor makes lives as long as its own object: look further out.
+        if frame is None or frame.f_code.co_name == "__init__":
+            continue
+        if frame.f_code.co_varnames[:1] != ("self",):
+            continue
+        owner = frame.f_locals.get("self")
+        if not isinstance(owner, nnx.Module | nn.Module):
+            continue
+        # flax.nnx.bridge.Module keeps what its compact methods make.
+        kept = isinstance(owner, nn.Module | nnx.bridge.Module)
+        if frame.f_code.co_name == "__call__" and not kept:
+            warnings.warn(
+                f"nnx.APALU made in {type(owner).__name__}.__call__ is another one in "
+                "each call, and is never trained: make it in `__init__`.",
+                stacklevel=level + 1,
             )
-        return _params.broadcast_params(params, axes, len(shape))
-
-
-def _as_tuple(sizes: int | Sequence[int]) -> tuple[int, ...]:
-    return tuple(np.atleast_1d(sizes).tolist())
+        return

@@ -29,3 +29,13 @@ def x64():
     """64-bit types for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def optax_promotion():
+    """Implicit promotion of dtypes, without which optax's Adam cannot count its steps.
+
+    ``1 - decay**count`` in optax 0.2.8 is a float to the power of an int32.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        yield

@@ -37,35 +37,6 @@ def unit(reference, like):
     return np.ldexp(1.0, exponent - info.nmant - 1)
 
 
-def round_to(reference, like, rest=0.0):
-    """`reference + rest` rounded once, to even, to the float type `like`."""
-    step = unit(reference + rest, like)
-    whole = np.floor((reference + rest) / step)
-    past_tie = (reference / step - whole - 0.5) + rest / step
-    up = np.where(past_tie == 0, whole % 2 == 1, past_tie > 0)
-    with np.errstate(over="ignore"):
-        return ((whole + up) * step).astype(like)
-
-
-def split_value(x, a, b):
-    """f(x) as a short number and a rest that keeps its sign however small it is."""
-    with np.errstate(all="ignore"):
-        tail = np.maximum(np.exp(-GATE * np.abs(x)), 1e-200)
-        small = np.abs(x) < 1e-4
-        curve = np.where(small, x * x * (0.5 + x / 6 + x * x / 24), np.expm1(x) - x)
-        cases = [
-            (x < -1, -b, b * np.maximum(np.exp(x), 1e-200)),
-            (x < 0, b * x, b * curve),
-            (x < 1, 1.5 * a * x, 0.5 * a * x * np.tanh(GATE / 2 * x)),
-            (x >= 1, 2 * a * x, -a * x * tail / (1 + tail)),
-        ]
-    where = [case[0] for case in cases]
-    pick = [
-        np.select(where, [case[i] * np.ones_like(x) for case in cases]) for i in (1, 2)
-    ]
-    return pick[0], pick[1]
-
-
 def _info(like):
     import jax.numpy as jnp
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apalu_jax import APALUParams, apalu, apalu_reference
-from apalu_jax._elementary import EXPM1_COEFFICIENTS
+from apalu_jax._kernels import EXPM1
 from apalu_jax._rules import LOWEST, SATURATED
 from tests import oracle
 
@@ -125,38 +125,37 @@ def test_oracle_agrees_with_mpmath(x):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize(("a", "b"), [*PARAMS, (0.5, 0.75), (1.0, 1.0)])
-def test_every_half_is_rounded_correctly(dtype, a, b):
+def test_every_half_is_within_half_an_ulp(dtype, a, b):
     x = oracle.every_half(dtype)
     a, b = f32(a), f32(b)
     params = APALUParams(jnp.asarray(a), jnp.asarray(b))
     exact = x.astype(float)
-    value = jax.jit(apalu)(x, params), *oracle.split_value(exact, float(a), float(b))
-    slope = jax.jit(slopes)(x, params), oracle.slope(exact, a, b), 0.0
     subnormal = (np.abs(exact) < TINY) & (exact != 0)  # of bfloat16 and float32
-    for name, (got, want, rest) in {"value": value, "slope": slope}.items():
-        rounded = oracle.round_to(want, dtype, rest).astype(float)
-        want = want + rest
-        got = np.asarray(got).astype(float)
+    # What infinity stands for when a result is rounded.
+    beyond = 2.0 ** jnp.finfo(dtype).maxexp
+    for name, got, want in [
+        ("value", jax.jit(apalu)(x, params), oracle.value(exact, a, b)),
+        ("slope", jax.jit(slopes)(x, params), oracle.slope(exact, a, b)),
+    ]:
+        got = np.clip(np.asarray(got).astype(float), -beyond, beyond)
+        want = np.clip(want, -beyond, beyond)
         flushed = subnormal | ((np.abs(want) <= TINY) & (want != 0))
         if name == "slope":
             flushed |= exact < -87.33
-        wrong = ~flushed & (got != rounded)
-        assert wrong.sum() <= 0.001 * x.size, name
-        near = wrong & np.isfinite(rounded) & np.isfinite(got)
-        step = oracle.unit(want[near], dtype)
-        assert np.all(np.abs(got[near] - rounded[near]) <= step), name
-        assert np.all(np.isinf(got) == np.isinf(rounded)), name
+        error = np.abs(got - want)
+        assert np.all(error[~flushed] <= 0.51 * oracle.unit(want[~flushed], dtype)), (
+            name
+        )
         if name == "slope":
             assert np.isclose(got[subnormal], 1.5 * a, rtol=0.01, atol=0).all()
             flushed &= ~subnormal
-        error = np.abs(got[flushed] - want[flushed])
-        assert np.all(error <= 1.5 * TINY * max(1, a, b)), name
+        assert np.all(error[flushed] <= 1.5 * TINY * max(1, a, b)), name
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("residual", ["input", "output"])
-@pytest.mark.parametrize("a", [1e-30, 0.55, 1e30, 3.4e38])
-@pytest.mark.parametrize("b", [1e-30, 0.065, 1e30, 3.4e38])
+@pytest.mark.parametrize("a", [1e-30, 0.55, 1e30])
+@pytest.mark.parametrize("b", [1e-30, 0.065, 1e30])
 def test_extremes(dtype, residual, a, b):
     largest = float(jnp.finfo(dtype).max)
     a, b = jnp.float32(a), jnp.float32(b)
@@ -167,9 +166,8 @@ def test_extremes(dtype, residual, a, b):
     assert jnp.isnan(y[2])
     assert y[3] == 0 == y[4]
     assert not jnp.isnan(y[5])
-    if a < 1e38:  # 2 a is finite
-        dx = slopes(x[3:].astype(jnp.float32), APALUParams(a, b), residual)
-        assert jnp.isfinite(dx).all()
+    dx = slopes(x[3:].astype(jnp.float32), APALUParams(a, b), residual)
+    assert jnp.isfinite(dx).all()
 
 
 @pytest.mark.parametrize("residual", ["input", "output"])
@@ -200,9 +198,7 @@ def test_expm1_coefficients(name):
     with mpmath.workdps(40):
         for k in range(1, 200):
             x = -mpmath.log(2) * k / 200
-            series = sum(
-                mpmath.mpf(c) * x**j for j, c in enumerate(EXPM1_COEFFICIENTS[name])
-            )
+            series = sum(mpmath.mpf(c) * x**j for j, c in enumerate(EXPM1[name]))
             error = abs((x + x * x * series) / mpmath.expm1(x) - 1)
             assert error < (2.0**-29.9 if name == "float32" else 2.0**-57)
 

@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from apalu_jax import apalu
+from apalu_jax import apalu, linen
 from apalu_jax import nnx as apalu_nnx
 from apalu_jax.introspection import (
     capture_linen,
@@ -16,6 +18,7 @@ from apalu_jax.introspection import (
     histogram_init,
     histogram_merge,
     histogram_update,
+    split_layers,
 )
 
 from .test_histograms import expected_counts
@@ -32,6 +35,15 @@ def test_capture_linen():
     # A shared module counts both of its calls; a scanned one keeps its layers apart.
     assert found["shared"].counts.sum() == 2 * X.size
     assert found["stack/act"].counts.shape == (2, 16)
+    assert {path: h.calls.tolist() for path, h in found.items()} == {
+        "APALU_0": 1,
+        "shared": 2,
+        "stack/act": [1, 1],
+    }
+    layers = split_layers(found, lambda path, h: h.words.ndim > 1)
+    assert (
+        layers["stack/act[1]"].counts.tolist() == found["stack/act"].counts.tolist()[1]
+    )
     params, x = collect(variables), X / np.sqrt(1 + 1e-5)
     x = apalu(x, params["APALU_0"])
     for layer in range(2):
@@ -67,7 +79,9 @@ def test_capture_linen_passes_arguments_and_changes_nothing():
     kept = jax.tree.map(np.array, variables)
     trained = capture_linen(model, variables, X, train=True)
     jax.tree.map(np.testing.assert_array_equal, kept, variables)
-    normalised = (X - X.mean(0)) / np.sqrt(X.var(0) + 1e-5)
+    normalised = (X - X.mean(0, keepdims=True)) / np.sqrt(
+        X.var(0, keepdims=True) + 1e-5
+    )
     h = histogram_update(histogram_init(), normalised)
     assert np.abs(trained["APALU_0"].counts - h.counts.astype(int)).sum() <= 2
 
@@ -94,7 +108,7 @@ def test_capture_linen_tells_what_scan_loses():
     )
     model = stack()
     variables = model.init(jax.random.key(0), X)
-    with pytest.raises(ValueError, match="variable_axes.*lost at act"):
+    with pytest.raises(ValueError, match="variable_axes.*counts of act are lost"):
         capture_linen(model, variables, X)
 
 
@@ -104,7 +118,9 @@ def test_capture_nnx():
     empty = histogram_init(-4.0, 4.0, 16)
     found = capture_nnx(model, X, empty=empty)
     assert found.keys() == collect(model).keys()
-    normalised = (X - X.mean(0)) / np.sqrt(X.var(0) + 1e-5)
+    normalised = (X - X.mean(0, keepdims=True)) / np.sqrt(
+        X.var(0, keepdims=True) + 1e-5
+    )
     h = histogram_update(empty, normalised)
     assert np.abs(found["layers/1"].counts - h.counts.astype(int)).sum() <= 2
     assert found["layers/2/blocks/layers/1"].counts.shape == (2, 16)
@@ -134,3 +150,38 @@ def test_capture_nnx_of_other_modules():
     assert {path: h.counts.sum() for path, h in found.items()} == {"layers/0": 80}
     with pytest.raises(ValueError, match="must call a module of `sites`"):
         capture_nnx(model, X)
+
+
+AXES = {
+    "auto": (AxisType.Auto, AxisType.Auto),
+    "explicit": (AxisType.Explicit, AxisType.Explicit),
+    "mixed": (AxisType.Explicit, AxisType.Auto),
+}
+
+
+@pytest.mark.parametrize("context", [False, True], ids=["", "set_mesh"])
+@pytest.mark.parametrize("axes", AXES.values(), ids=AXES)
+def test_capture_on_meshes(axes, context):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=axes)
+    x = jax.device_put(X, NamedSharding(mesh, P("data")))
+    rngs = nnx.Rngs(0)
+    model = nnx.Sequential(nnx.Linear(3, 4, rngs=rngs), apalu_nnx.APALU())
+    net = nn.Sequential([nn.Dense(4), linen.APALU()])
+    variables = net.init(jax.random.key(0), X)
+    expected = capture_nnx(model, X), capture_linen(net, variables, X)
+    everywhere = NamedSharding(mesh, P())
+    nnx.update(model, jax.device_put(nnx.state(model), everywhere))
+    variables = jax.device_put(variables, everywhere)
+
+    def check():
+        found = capture_nnx(model, x), capture_linen(net, variables, x)
+        jitted = jax.jit(lambda v, x: capture_linen(net, v, x))(variables, x)
+        jax.tree.map(
+            np.testing.assert_array_equal, (*found, jitted), (*expected, found[1])
+        )
+
+    if context:
+        with jax.set_mesh(mesh):
+            check()
+    else:
+        check()

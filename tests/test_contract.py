@@ -91,15 +91,15 @@ def test_params_as_nnx_variables():
 @pytest.mark.parametrize(
     ("x", "params", "error", "message"),
     [
-        (1j, {}, TypeError, "`x` must be a real array or scalar, got complex"),
-        (np.ones(2, complex), {}, TypeError, "`x` must be real, got dtype complex128"),
-        ([1.0], {}, TypeError, "`x` must be a real array or scalar, got list"),
-        (None, {}, TypeError, "`x` must be a real array or scalar, got NoneType"),
-        ("1", {}, TypeError, "`x` must be a real array or scalar, got str"),
-        (np.array(["1"]), {}, TypeError, "`x` must be real, got dtype <U1"),
-        (jax.random.key(0), {}, TypeError, "`x` must be real, got dtype key<fry>"),
-        (1.0, {"a": 1j}, TypeError, "`a` must be a real array or scalar, got complex"),
-        (1.0, {"b": None}, TypeError, "`b` must be a real array or scalar, got None"),
+        (1j, {}, TypeError, "`x` must be a real array or scalar, got an object of "),
+        (np.ones(2, complex), {}, TypeError, "of shape (2,) and dtype complex128."),
+        ([1.0], {}, TypeError, "got an object of type list."),
+        (None, {}, TypeError, "`x` must be a real array or scalar, got None."),
+        ("1", {}, TypeError, "`x` must be a real array or scalar, got '1'."),
+        (np.array(["1"]), {}, TypeError, "of shape (1,) and dtype <U1."),
+        (jax.random.key(0), {}, TypeError, "of shape () and dtype key<fry>."),
+        (1.0, {"a": 1j}, TypeError, "`a` must be a real array or scalar, got an "),
+        (1.0, {"b": None}, TypeError, "`b` must be a real array or scalar, got None."),
         (
             np.ones((2, 3)),
             {"a": np.ones(2)},
@@ -142,7 +142,7 @@ def test_bad_params(f, params, error, message):
 
 
 def test_bad_residual():
-    message = "`residual` must be one of ['input', 'output'], got 'x'."
+    message = "`residual` must be one of input, output, autodiff, got 'x'."
     with pytest.raises(ValueError, match=re.escape(message)):
         apalu(1.0, residual="x")
 

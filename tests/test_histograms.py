@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +70,20 @@ def test_histogram_near_the_ends():
     assert (h.underflow, h.overflow, h.counts[0], h.counts[-1]) == (1, 2, 2, 1)
 
 
+@pytest.mark.parametrize("end", [0.1, 0.7, 1 / 3, 2.0**-40, 1e30])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_ends_that_are_no_numbers_of_the_dtype(x64, end, dtype):
+    x = jnp.asarray(end, dtype)
+    x = jnp.stack([jnp.nextafter(x, -jnp.inf), x, jnp.nextafter(x, jnp.inf)])
+    exact = np.asarray(x, np.float64)
+    low = histogram_update(histogram_init(end, 2.0**100, 3), x)
+    assert low.underflow == (exact < end).sum()
+    assert low.counts.sum() == ((exact >= end) & (exact < 2.0**100)).sum()
+    high = histogram_update(histogram_init(-1.0, end, 3), x)
+    assert high.overflow == (exact >= end).sum()
+    assert high.counts.sum() == (exact < end).sum()
+
+
 def test_histogram_under_transformations():
     empty = histogram_init(-3.0, 3.0, 12)
     batches = X.reshape(4, 4, 3)
@@ -108,6 +123,35 @@ def test_histogram_in_shard_map(check_vma):
     h = jax.jit(update)(h, sharded)
     doubled = expected_counts(np.concatenate([X, X]), -3.0, 3.0, 12)
     assert_counts(h, doubled)
+    assert h.calls == 2
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (5, 7, 2)])
+def test_calls_are_counted(shape):
+    h = histogram_init()
+    assert h.calls == 0
+    for _ in range(3):
+        h = histogram_update(h, jnp.zeros(shape))
+    assert h.calls == 3 and histogram_merge(h, h).calls == 6
+    stacked = jax.vmap(histogram_update, (None, 0))(h, jnp.zeros((2, *shape)))
+    assert stacked.calls.tolist() == [4, 4]
+
+
+def test_serialization():
+    h = histogram_update(histogram_init(-0.7, 3.0, 5), X)
+    target = {"act": histogram_init(-0.7, 3.0, 5)}
+    encoded = flax.serialization.to_bytes({"act": h})
+    restored = flax.serialization.from_bytes(target, encoded)["act"]
+    assert_counts(restored, expected_counts(X, -0.7, 3.0, 5))
+    assert jax.tree.structure(restored) == jax.tree.structure(h)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        histogram_merge(restored, h),
+        histogram_merge(h, h),
+    )
+    for other in (histogram_init(-0.7, 3.0, 6), histogram_init(-0.7, 2.0, 5)):
+        with pytest.raises(ValueError, match="same .low, high, bins., got"):
+            flax.serialization.from_bytes({"act": other}, encoded)
 
 
 def test_histogram_in_pmap_and_sharded_jit():

@@ -1,23 +1,18 @@
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apalu_jax import APALUParams, apalu
-from apalu_jax.initializers import (
-    PRESETS,
-    broadcast_params,
-    effective_params,
-    init_like,
-    parameter_names,
-    resolve_params,
-    variance_gain,
-)
+from apalu_jax.initializers import _FUNCTIONS, PRESETS, init_like, variance_gain
+from apalu_jax.nnx import APALU
 
 KEY = jax.random.key(0)
 
@@ -84,6 +79,38 @@ def test_presets_are_the_fits_to_the_functions_of_jax(name):
     params, _ = init_like(lambda x: getattr(jax.nn, name)(x, **options))
     np.testing.assert_allclose(params, PRESETS[name], rtol=5e-7)
     assert all(type(p) is float for p in params)
+
+
+@pytest.mark.parametrize("name", _FUNCTIONS)
+def test_fit_by_name(name):
+    try:
+        expected = init_like(getattr(jax.nn, name))
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            init_like(name)
+    else:
+        assert init_like(name) == expected
+    sample = np.linspace(-2, 3, 9)
+    assert init_like("elu", sample) == init_like(jax.nn.elu, sample)
+
+
+@pytest.mark.parametrize(
+    ("fn", "error", "message"),
+    [
+        (
+            "gleu",
+            ValueError,
+            r"`fn` must be one of celu, .*'gleu' \(did you mean 'gelu'\?\)",
+        ),
+        ("softmax", ValueError, "if it is a name, got 'softmax'.$"),
+        ("qqq", ValueError, "if it is a name, got 'qqq'.$"),
+        (0.5, TypeError, "`fn` must be a function or the name of one, got 0.5"),
+        (np.ones(3), TypeError, r"got an array of shape \(3,\)"),
+    ],
+)
+def test_names_without_a_fit(fn, error, message):
+    with pytest.raises(error, match=message):
+        init_like(fn)
 
 
 def test_published_presets():
@@ -181,114 +208,61 @@ def test_gain_of_arrays_under_jit(dtype):
     np.testing.assert_allclose(gain, expected, rtol=3e-7)
 
 
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (0.5, jnp.ones(3)),
+        (jnp.ones((2, 1)), jnp.ones(3)),
+        (jnp.ones(3, jnp.bfloat16), np.ones((2, 3))),
+        (np.float32(0.5), nnx.Param(jnp.ones(3))),
+        (True, jnp.arange(3)),
+    ],
+)
+@pytest.mark.parametrize("x64", [False, True])
+def test_gain_of_what_the_function_takes(a, b, x64):
+    strict = jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")
+    with jax.enable_x64(x64), strict[0], strict[1]:
+        gain = variance_gain({"a": a, "b": b})
+    a, b = np.broadcast_arrays(np.asarray(a, float), np.asarray(b, float))
+    expected = [
+        variance_gain(APALUParams(*p)) for p in zip(a.flat, b.flat, strict=True)
+    ]
+    assert gain.shape == a.shape
+    np.testing.assert_allclose(gain.ravel(), expected, rtol=3e-7)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_gain_of_zeros_is_infinite(jit):
+    params = APALUParams(jnp.array([0.0, 0.5]), jnp.zeros(2))
+    gain = (jax.jit(variance_gain) if jit else variance_gain)(params)
+    assert gain[0] == np.inf and np.isfinite(gain[1])
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"a_raw": 1.0, "b_raw": 1.0}, ValueError, r"got \['a_raw', 'b_raw'\]"),
+        ({"a": 1.0}, ValueError, "exactly the keys 'a' and 'b'"),
+        ("gelu", TypeError, "got 'gelu'"),
+        ([0.5, 0.5], TypeError, "got an object of type list"),
+        (APALU(), TypeError, "got an object of type APALU"),
+        (jnp.ones(2), TypeError, r"got an array of shape \(2,\)"),
+        (APALUParams(None, 1.0), TypeError, "real arrays or scalars, got a as None"),
+        (APALUParams(1.0, 1j), TypeError, "got b as an object of type complex"),
+        (
+            APALUParams(np.ones(2), np.ones(3)),
+            ValueError,
+            r"\(2,\) and b of shape \(3,",
+        ),
+    ],
+)
+def test_errors_of_the_gain_name_the_argument(params, error, message):
+    with pytest.raises(error, match=f"^`params` must .*{message}"):
+        variance_gain(params)
+
+
 def test_gain_keeps_the_signal():
     z = jax.random.normal(KEY, (200_000,))
     params = PRESETS["gelu"]
     output = variance_gain(params) * apalu(z, params)
     assert jnp.mean(output**2) == pytest.approx(1, abs=0.02)
-
-
-@pytest.mark.parametrize("constraint", [None, "softplus"])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("given", [*PRESETS, APALUParams(2.0, np.arange(1.0, 4.0))])
-def test_initial_values(given, dtype, constraint):
-    expected = PRESETS[given] if isinstance(given, str) else given
-    inits = resolve_params(given, constraint)
-    names = parameter_names(constraint)
-    stored = {n: init(KEY, (3,), dtype) for n, init in zip(names, inits, strict=True)}
-    for p in stored.values():
-        assert p.dtype == dtype and p.shape == (3,) and not p.weak_type
-    # bfloat16 keeps 8 bits, of the raw value under a constraint.
-    rtol = {jnp.float32: 3e-6, jnp.bfloat16: 0.02}[dtype]
-    for value, wanted in zip(effective_params(stored), expected, strict=True):
-        np.testing.assert_allclose(np.asarray(value, float), wanted, rtol)
-
-
-def test_initializers_pass_through():
-    pair = (jax.nn.initializers.normal(), jax.nn.initializers.constant(0.1))
-    assert resolve_params(pair) == pair
-    a_init, b_init = resolve_params(pair, "softplus")
-    with pytest.raises(ValueError, match=r"positive under constraint='softplus'.* a="):
-        a_init(KEY, (8,), jnp.float32)
-    raw = b_init(KEY, (2,), jnp.float16)
-    assert raw.dtype == jnp.float16
-    np.testing.assert_allclose(raw, [np.log(np.expm1(0.1))] * 2, rtol=1e-3)
-
-
-def test_array_of_the_wrong_shape():
-    a_init, _ = resolve_params(APALUParams(np.ones(3), 1.0))
-    with pytest.raises(ValueError, match=r"shape \(4,\), got a of shape \(3,\)"):
-        a_init(KEY, (4,), jnp.float32)
-
-
-@pytest.mark.parametrize(
-    ("given", "constraint", "message"),
-    [
-        ("swish", None, "`params_init` must be one of paper, smooth, relu, gelu, silu"),
-        ((0.5, 0.1), None, r"a pair of initializers, got \(0.5, 0.1\)"),
-        ((jax.nn.initializers.ones,), None, "a pair of initializers"),
-        (None, None, "an APALUParams or a pair of initializers, got None"),
-        ("paper", "exp", "`constraint` must be None or 'softplus', got 'exp'"),
-        (APALUParams(0.5, 0.0), "softplus", "`params_init` must be positive .* b=0.0"),
-        (APALUParams(-0.5, 1.0), "softplus", "a=-0.5"),
-        (APALUParams(1.0, np.array([1.0, 0.0])), "softplus", r"b=\[1. 0.\]"),
-        (APALUParams(math.nan, 1.0), "softplus", "a=nan"),
-    ],
-)
-def test_errors_of_resolve_params(given, constraint, message):
-    with pytest.raises(ValueError, match=message):
-        resolve_params(given, constraint)
-
-
-@pytest.mark.parametrize("value", [1e-37, 1e-6, 1e-3, 0.5, 0.69, 1.0, 20.0, 1e6, 3e38])
-@pytest.mark.parametrize("jit", [False, True])
-def test_softplus_round_trip(value, jit):
-    init, _ = resolve_params(APALUParams(value, 1.0), "softplus")
-
-    def round_trip():
-        raw = init(KEY, (), jnp.float32)
-        return effective_params({"a_raw": raw, "b_raw": raw}).a
-
-    result = jax.jit(round_trip)() if jit else round_trip()
-    # The raw value of a small one is its logarithm, half a unit of which is this much.
-    spacing = np.spacing(np.float32(abs(np.log(value)))) if value < 1 else 0
-    np.testing.assert_allclose(result, value, rtol=spacing + 3e-7)
-
-
-def test_raw_values_in_half_precision_are_rounded_once():
-    values = np.geomspace(1e-6, 1e3, 200)
-    init, _ = resolve_params(APALUParams(values, 1.0), "softplus")
-    raw = values + np.log(-np.expm1(-values))
-    np.testing.assert_array_equal(
-        init(KEY, (200,), jnp.bfloat16), raw.astype(jnp.bfloat16)
-    )
-
-
-@pytest.mark.parametrize("raw", [-3e38, -1e4, -88.0, -20.0, 0.0, 88.0, 1e4, 3e38])
-def test_softplus_is_positive_and_differentiable(raw):
-    def value(raw):
-        return effective_params({"a_raw": raw, "b_raw": raw}).b
-
-    result, slope = jax.value_and_grad(value)(jnp.float32(raw))
-    assert 0 < result < np.inf
-    assert slope == pytest.approx(1 / (1 + math.exp(min(-raw, 700))), rel=1e-6)
-
-
-def test_softplus_of_half_precision_is_float32():
-    raw = jnp.array([-9.0, 1.0], jnp.bfloat16)
-    a, _ = effective_params({"a_raw": raw, "b_raw": raw})
-    assert a.dtype == jnp.float32
-    np.testing.assert_allclose(a, np.log1p(np.exp([-9.0, 1.0])), rtol=1e-6)
-
-
-@pytest.mark.parametrize("axes", [(), (3,), (1, 3), (3, 1), (2, 0, 3)])
-def test_broadcast_params(axes):
-    shape = (2, 3, 4, 5)
-    sizes = tuple(shape[axis] for axis in axes)
-    stored = jnp.arange(math.prod(sizes)).reshape(sizes)
-    a, b = broadcast_params(APALUParams(stored, -stored), axes, 4)
-    assert a.shape == tuple(n if i in axes else 1 for i, n in enumerate(shape))
-    full = jnp.broadcast_to(a, shape)
-    for index in np.ndindex(shape):
-        assert full[index] == stored[tuple(index[axis] for axis in axes)]
-    np.testing.assert_array_equal(a, -b)

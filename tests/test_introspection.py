@@ -1,23 +1,27 @@
-"""Every a and b of a model, what they mean, alarms, snapshots."""
+"""Every a and b of a model, what they mean, checks, snapshots."""
 
 from functools import partial
+from typing import Any, NamedTuple
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
-from apalu_jax import APALUParams, apalu, linen
+from apalu_jax import APALUParams, apalu, introspection, linen
 from apalu_jax import nnx as apalu_nnx
 from apalu_jax.introspection import (
-    Alarm,
-    alarms,
+    ParamIssue,
+    check_params,
     collect,
     describe,
     format_descriptions,
     snapshot,
+    split_layers,
     stack_snapshots,
 )
 
@@ -93,7 +97,7 @@ def test_collect_nnx():
     found = collect(model)
     assert found.keys() == {"layers/1", "layers/2/blocks/layers/1"}
     np.testing.assert_allclose(found["layers/1"].b, [0.75] * 3, rtol=1e-6)
-    state = nnx.state(model, apalu_nnx.ActivationParam)
+    state = nnx.state(model, nnx.Param)
     for tree in (state, nnx.to_pure_dict(state)):
         jax.tree.map(np.testing.assert_array_equal, found, collect(tree))
 
@@ -104,9 +108,54 @@ def test_collect_boxes_lone_activations_and_none():
     assert collect(boxed)[""].a.shape == (3,)
     assert collect(apalu_nnx.APALU()).keys() == {""}
     assert collect({"params": {"dense": {"kernel": X}}}) == {}
-    # Parameters of the same names that are no activation's.
-    wrong = {"lora": nnx.Param(X)}
-    assert collect(nnx.State({"layer": {"a": wrong["lora"], "b": wrong["lora"]}})) == {}
+    # Half of a pair is none.
+    for absent in (None, optax.MaskedNode(), nnx.Param(None)):
+        assert collect({"act": {"apalu_a": X, "apalu_b": absent}}) == {}
+    assert collect({"act": {"apalu_a": X}}) == {}
+
+
+def test_collect_keeps_apart_what_is_apart():
+    class Networks(NamedTuple):
+        policy: Any
+        value: Any
+
+    policy, value = ({"params": {"act": APALUParams(0.5, b)}} for b in (-1.0, 0.25))
+    found = collect(Networks(policy, value))
+    assert {path: float(pair.b) for path, pair in found.items()} == {
+        "policy/params/act": -1.0,
+        "value/params/act": 0.25,
+    }
+    assert [issue.path for issue in check_params(Networks(policy, value))] == [
+        "policy/params/act"
+    ]
+    shared = apalu_nnx.APALU()
+    assert collect(nnx.Sequential(shared, shared)).keys() == {"layers/0"}
+    act = {"apalu_a": 0.5, "apalu_b": 0.25}
+    with pytest.raises(ValueError, match="two activations of one path, got 'act'"):
+        collect({"params": {"act": act}, "act": act})
+
+
+def test_collect_of_what_it_returns():
+    model = nnx_model()
+    found = collect(model)
+    jax.tree.map(np.testing.assert_array_equal, collect(found), found)
+    jax.tree.map(np.testing.assert_array_equal, describe(found), describe(model))
+    taken = snapshot(model, 3)
+    assert collect(taken).keys() == found.keys()
+
+
+def test_abstract_trees():
+    _, variables = linen_model()
+    abstract = jax.eval_shape(lambda: variables)
+    found = collect(abstract)
+    expected = jax.eval_shape(collect, variables)
+    assert found == expected and found["stack/act"].a.shape == (2,)
+    for fn in (describe, check_params):
+        with pytest.raises(
+            TypeError, match="`tree` must hold values, got the abstract"
+        ):
+            fn(abstract)
+    assert collect(nnx.eval_shape(nnx_model)).keys() == collect(nnx_model()).keys()
 
 
 def test_collect_is_jittable_and_strongly_typed():
@@ -114,13 +163,14 @@ def test_collect_is_jittable_and_strongly_typed():
     eager, traced = collect(variables), jax.jit(collect)(variables)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), eager, traced)
     assert not any(
-        leaf.weak_type for leaf in jax.tree.leaves(collect({"a": 1.0, "b": 2.0}))
+        leaf.weak_type
+        for leaf in jax.tree.leaves(collect({"apalu_a": 1.0, "apalu_b": 2.0}))
     )
 
 
 def test_describe_agrees_with_the_function():
     params = APALUParams(jnp.array([0.55, 0.5]), jnp.array([0.065, 0.75]))
-    rows = jax.jit(describe)({"act": params._asdict()})["act"]
+    rows = jax.jit(describe)({"act": params})["act"]
     slope = jax.vmap(jax.grad(lambda x, a, b: apalu(x, {"a": a, "b": b})), (None, 0, 0))
     close = partial(np.testing.assert_allclose, rtol=1e-5)
     close(rows.left_slope, slope(-1e-6, *params))
@@ -135,8 +185,8 @@ def test_describe_agrees_with_the_function():
 
 def test_format_descriptions():
     tree = {
-        "one": {"a": 0.5, "b": 0.25},
-        "many": {"a": np.array([0.5, 1.0]), "b": np.array([0.1, 0.2])},
+        "one": APALUParams(0.5, 0.25),
+        "many": APALUParams(np.array([0.5, 1.0]), np.array([0.1, 0.2])),
     }
     lines = format_descriptions(describe(tree)).splitlines()
     assert lines[0].split()[:4] == ["path", "a", "b", "smoothness"]
@@ -145,28 +195,33 @@ def test_format_descriptions():
     assert "0.750 [0.500, 1.000]" in many and "0.150 [0.100, 0.200]" in many
 
 
-def test_alarms():
+def test_check_params():
     tree = {
-        "fine": {"a": 0.5, "b": 0.065},
-        "bad": {"a": jnp.array([0.5, -0.25, -0.5, jnp.nan]), "b": jnp.bfloat16(0.0)},
-        "raw": {"a_raw": -1.0, "b_raw": -6.0},
-        "far": {"a": jnp.inf, "b": -jnp.inf},
+        "fine": {"apalu_a": 0.5, "apalu_b": 0.065},
+        "bad": {
+            "apalu_a": jnp.array([0.5, -0.25, -0.5, jnp.nan]),
+            "apalu_b": jnp.bfloat16(0.0),
+        },
+        "raw": {"apalu_a_raw": -1.0, "apalu_b_raw": -6.0},
+        "far": APALUParams(jnp.inf, -jnp.inf),
     }
-    found = {(a.path, a.name, a.kind): a.value for a in alarms(tree)}
+    found = {(i.path, i.name, i.kind): i.value for i in check_params(tree)}
     assert found.keys() == {
         ("bad", "a", "negative"),
-        ("bad", "a", "not finite"),
+        ("bad", "a", "non-finite"),
         ("bad", "b", "near zero"),
         ("raw", "b", "near zero"),
-        ("far", "a", "not finite"),
-        ("far", "b", "not finite"),
+        ("far", "a", "non-finite"),
+        ("far", "b", "non-finite"),
     }
     assert found["bad", "a", "negative"] == -0.5
     assert found["raw", "b", "near zero"] == pytest.approx(np.log1p(np.exp(-6.0)))
-    assert alarms({"act": {"a": 0.05, "b": 0.5}}, near_zero=0.1) == [
-        Alarm("act", "a", pytest.approx(0.05), "near zero")
+    assert check_params({"act": APALUParams(0.05, 0.5)}, near_zero=0.1) == [
+        ParamIssue("act", "a", pytest.approx(0.05), "near zero")
     ]
-    assert alarms(nnx_model()) == []
+    assert check_params(nnx_model()) == []
+    with pytest.warns(DeprecationWarning, match="check_params"):
+        assert introspection.alarms is check_params
 
 
 def test_snapshots_stack_over_training():
@@ -174,7 +229,7 @@ def test_snapshots_stack_over_training():
         params = jax.tree.map(lambda p: p + 0.5, params)
         return params, snapshot(params, i)
 
-    params = {"act": {"a": jnp.float32(0.5), "b": jnp.zeros(2)}}
+    params = {"act": {"apalu_a": jnp.float32(0.5), "apalu_b": jnp.zeros(2)}}
     scanned = jax.lax.scan(step, params, jnp.arange(3))[1]
     looped = []
     for i in range(3):
@@ -186,3 +241,58 @@ def test_snapshots_stack_over_training():
     assert stacked.step.dtype == jnp.int32
     np.testing.assert_array_equal(stacked.params["act"].a, [1.0, 1.5, 2.0])
     assert stacked.params["act"].b.shape == (3, 2)
+
+
+def test_snapshots_tell_steps_apart(x64):
+    for step in (np.int32(7), np.uint8(7), 7, jnp.int64(7)):
+        assert int(snapshot({}, step).step) == 7
+    for step in (2**40, np.int64(2**40), jnp.int64(2**40)):
+        assert int(snapshot({}, step).step) == 2**40
+    with jax.enable_x64(False):
+        # NumPy's integers wrap in jnp.asarray, without a word.
+        for step in (2**31, np.int64(2**31), np.array(2**40), np.int64(-(2**31) - 1)):
+            with pytest.raises(ValueError, match="`step` must be .*2147483647.*got"):
+                snapshot({}, step)
+        assert int(snapshot({}, np.uint32(2**31)).step) == 2**31
+        for step in (1.0, True, "1"):
+            with pytest.raises(ValueError, match="`step` must be an integer"):
+                snapshot({}, step)
+
+
+def test_snapshots_are_serializable():
+    history = stack_snapshots([snapshot(nnx_model(), step) for step in range(2)])
+    encoded = flax.serialization.to_bytes(history)
+    restored = flax.serialization.from_bytes(history, encoded)
+    jax.tree.map(np.testing.assert_array_equal, restored, history)
+
+
+def test_split_layers():
+    """Layers stacked by a scan, which have the shape of a pair per channel."""
+    model = nnx_model()
+    found = collect(model)
+
+    def stacked(path, value):
+        assert isinstance(value, APALUParams | introspection.Description)
+        return "blocks" in path
+
+    layers = split_layers(found, stacked)
+    path = "layers/2/blocks/layers/1"
+    assert list(layers) == ["layers/1", f"{path}[0]", f"{path}[1]"]
+    for i in range(2):
+        assert layers[f"{path}[{i}]"].a.shape == ()
+        assert layers[f"{path}[{i}]"].b == found[path].b[i]
+    assert layers["layers/1"] is found["layers/1"]
+    # Tables, checks and snapshots take what is split, and it works on their results.
+    assert describe(layers).keys() == split_layers(describe(found), stacked).keys()
+    assert len(format_descriptions(describe(layers)).splitlines()) == 4
+    bad = {path: APALUParams(jnp.array([0.5, -0.5]), jnp.ones(2))}
+    assert [i.path for i in check_params(split_layers(bad, stacked))] == [f"{path}[1]"]
+    assert list(snapshot(layers, 0).params) == list(layers)
+    traced = jax.jit(lambda model: split_layers(collect(model), stacked))(model)
+    jax.tree.map(np.testing.assert_array_equal, traced, layers)
+    twice = split_layers({"blocks": APALUParams(X, X)}, stacked)
+    twice = split_layers(twice, stacked)
+    assert len(twice) == X.size and float(twice["blocks[3][2]"].a) == float(X[3, 2])
+    for wrong in (APALUParams(), APALUParams(jnp.ones(2), jnp.ones(3))):
+        with pytest.raises(ValueError, match="`stacked` must select.*'blocks'"):
+            split_layers({"blocks": wrong}, stacked)

@@ -1,4 +1,6 @@
 import re
+from collections.abc import Callable
+from functools import partial
 
 import flax.errors
 import flax.linen as nn
@@ -7,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from flax.traverse_util import flatten_dict
 
 from apalu_jax import APALUParams
 from apalu_jax.initializers import PRESETS
@@ -19,12 +23,17 @@ X = jax.random.normal(jax.random.key(1), (2, 3, 4, 5)) * 3
 def test_parameters_of_a_layer():
     variables = APALU().init(KEY, X)
     assert set(variables) == {"params"}
-    assert variables["params"] == {"a": jnp.float32(0.55), "b": jnp.float32(0.065)}
+    assert variables["params"] == {
+        "apalu_a": jnp.float32(0.55),
+        "apalu_b": jnp.float32(0.065),
+    }
     raw = APALU("smooth", constraint="softplus").init(KEY, X)
-    assert set(raw["params"]) == {"a_raw", "b_raw"}
-    np.testing.assert_allclose(raw["params"]["a_raw"], np.log(np.expm1(0.5)), rtol=1e-6)
+    assert set(raw["params"]) == {"apalu_a_raw", "apalu_b_raw"}
     np.testing.assert_allclose(
-        raw["params"]["b_raw"], np.log(np.expm1(0.75)), rtol=1e-6
+        raw["params"]["apalu_a_raw"], np.log(np.expm1(0.5)), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        raw["params"]["apalu_b_raw"], np.log(np.expm1(0.75)), rtol=1e-6
     )
 
 
@@ -42,18 +51,18 @@ def test_shapes_are_those_of_layer_norm(axes, constraint):
 def test_a_pair_per_feature(axes):
     module = APALU(feature_axes=axes)
     rng = np.random.default_rng(0)
-    shape = module.init(KEY, X)["params"]["a"].shape
+    shape = module.init(KEY, X)["params"]["apalu_a"].shape
     a, b = rng.uniform(0.1, 2, (2, *shape)).astype(np.float32)
-    y = module.apply({"params": {"a": a, "b": b}}, X)
+    y = module.apply({"params": {"apalu_a": a, "apalu_b": b}}, X)
     axes = (axes,) if isinstance(axes, int) else axes
     for index in [(0, 0, 0, 0), (1, 2, 3, 4), (0, 1, 2, 3), (1, 0, 3, 1)]:
         at = tuple(index[axis] for axis in axes)
-        single = {"params": {"a": a[at], "b": b[at]}}
+        single = {"params": {"apalu_a": a[at], "apalu_b": b[at]}}
         np.testing.assert_array_equal(y[index], APALU().apply(single, X[index]))
 
 
 def test_feature_axes_that_the_input_lacks():
-    assert APALU(feature_axes=()).init(KEY, X)["params"]["a"].shape == ()
+    assert APALU(feature_axes=()).init(KEY, X)["params"]["apalu_a"].shape == ()
     with pytest.raises(ValueError, match="feature_axes: axis 4 is out of bounds"):
         APALU(feature_axes=(1, 4)).init(KEY, X)
     with pytest.raises(ValueError, match="repeated axis in `feature_axes`"):
@@ -63,29 +72,98 @@ def test_feature_axes_that_the_input_lacks():
         APALU(feature_axes=-1).apply(variables, X[..., :4])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"params_init": "swish"}, "`params_init` must be one of paper, .* 'swish'"),
-        ({"params_init": 0.5}, "pair of initializers, got 0.5"),
-        ({"constraint": "exp"}, "`constraint` must be None or 'softplus', got 'exp'"),
-        ({"residual": "both"}, "`residual` must be one of .*, got 'both'"),
-        (
-            {"params_init": APALUParams(0.5, 0.0), "constraint": "softplus"},
-            "`params_init` must be positive under constraint='softplus', got b=0.0",
-        ),
-    ],
-)
-def test_wrong_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
+TRAPS = [
+    ({"params_init": "swishh"}, ValueError, "one of paper, .* got 'swishh'"),
+    ({"params_init": "gleu"}, ValueError, r" \(did you mean 'gelu'\?\)\.$"),
+    ({"params_init": 64}, TypeError, "`feature_axes` gives a pair per .* got 64"),
+    (
+        {"params_init": X},
+        TypeError,
+        r"`APALU\(\)\(x\)`.* an array of shape \(2, 3, 4, 5",
+    ),
+    ({"params_init": {"a": 1, "c": 2}}, ValueError, r"`params_init` .* \['a', 'c'\]"),
+    ({"constraint": "exp"}, ValueError, "None or 'softplus', got 'exp'"),
+    ({"residual": "both"}, ValueError, "`residual` must be one of .*, got 'both'"),
+    ({"feature_axes": 0.5}, TypeError, "`feature_axes` must be an integer .* got 0.5"),
+    (
+        {"params_init": (0.5, 0.0), "constraint": "softplus"},
+        ValueError,
+        "`params_init` must be positive under constraint='softplus', got b=0.0",
+    ),
+    (
+        {"params_init": APALUParams(jnp.array([-1.0, 2.0]), 1), "residual": "output"},
+        ValueError,
+        "`params_init` must be positive under residual='output', got a=-1.0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), TRAPS)
+def test_wrong_arguments(arguments, error, message):
+    with pytest.raises(error, match=message) as info:
         APALU(**arguments)
+    assert len(str(info.value)) < 250
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_the_class_instead_of_an_instance(jit):
+    init = nn.Sequential([nn.Dense(4), APALU]).init
+    with pytest.raises(TypeError, match=r"as in `APALU\(\)\(x\)`\), got an array") as e:
+        (jax.jit(init) if jit else init)(KEY, jnp.ones((300, 200)))
+    assert len(str(e.value)) < 250
+
+
+def test_initializers_are_checked_where_their_values_are_known():
+    module = APALU((nn.initializers.normal(), 0.5), -1, residual="output")
+    with pytest.raises(ValueError, match="positive under residual='output', got a=-"):
+        module.init(KEY, X)
+
+
+def test_unbound_module():
+    message = "linen.APALU has no parameters .* apalu_jax.nnx.APALU"
+    with pytest.raises(RuntimeError, match=message):
+        APALU()(X)
+    model = nnx.Sequential(nnx.Linear(5, 4, rngs=nnx.Rngs(0)), APALU())
+    with pytest.raises(RuntimeError, match=message):
+        model(X)
+    with pytest.raises(RuntimeError, match=message):
+        nnx.jit(lambda m, x: m(x))(model, X)
+
+
+class WithGain(APALU):
+    """A subclass whose own compact method calls that of APALU."""
+
+    @nn.compact
+    def __call__(self, x):
+        return self.param("gain", nn.initializers.ones, ()) * APALU.__call__(self, x)
+
+
+class Shares(nn.Module):
+    """A module in whose scope the activation stores its parameters."""
+
+    def setup(self):
+        self.inner = APALU()
+        nn.share_scope(self, self.inner)
+        self.gain = self.param("gain", nn.initializers.ones, ())
+
+    def __call__(self, x):
+        return self.gain * self.inner(x)
+
+
+@pytest.mark.parametrize("module", [WithGain(), Shares()])
+def test_parameters_beside_those_of_the_activation(module):
+    y, variables = module.init_with_output(KEY, X)
+    assert set(variables["params"]) == {"apalu_a", "apalu_b", "gain"}
+    np.testing.assert_array_equal(y, APALU().init_with_output(KEY, X)[0])
+    bound = module.bind(variables)
+    assert getattr(bound, "inner", bound).a == jnp.float32(0.55)
 
 
 def test_wrong_dtypes():
     with pytest.raises(ValueError, match="inexact"):
         APALU(dtype=jnp.int32).init(KEY, X)
     with pytest.raises(TypeError, match="must be real"):
-        APALU().init(KEY, X + 0j)
+        APALU().init(KEY, X.astype(jnp.complex64))
 
 
 @pytest.mark.parametrize("constraint", [None, "softplus"])
@@ -117,7 +195,7 @@ def test_integers_are_not_truncated_parameters():
 
 def test_half_precision_does_not_round_the_parameters():
     a = np.linspace(0.5, 0.6, 50, dtype=np.float32)
-    variables = {"params": {"a": a, "b": a}}
+    variables = {"params": {"apalu_a": a, "apalu_b": a}}
     x = jnp.full(50, 3, jnp.bfloat16)
     y = APALU(feature_axes=-1).apply(variables, x)
     exact = 3 * a.astype(float) * (1 + 1 / (1 + np.exp(-1.702 * 3)))
@@ -133,6 +211,11 @@ def test_effective_params(constraint):
     assert isinstance(params, APALUParams)
     np.testing.assert_allclose(params.a, np.full(5, 2.0), rtol=1e-6)
     np.testing.assert_allclose(params.b, np.arange(1.0, 6.0), rtol=1e-6)
+    bound = module.bind(variables)
+    assert isinstance(bound.a, jax.Array) and isinstance(bound.b, jax.Array)
+    np.testing.assert_array_equal((bound.a, bound.b), params)
+    with pytest.raises((AttributeError, flax.errors.FlaxError)):
+        bound.a = 1.0
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -166,7 +249,7 @@ def test_partitioning(constraint):
 def test_random_initializers_use_the_key():
     pair = (nn.initializers.uniform(), nn.initializers.uniform())
     params = APALU(pair, feature_axes=-1).init(KEY, X)["params"]
-    assert len({*map(float, params["a"]), *map(float, params["b"])}) == 10
+    assert len({*map(float, params["apalu_a"]), *map(float, params["apalu_b"])}) == 10
 
 
 class Shared(nn.Module):
@@ -184,7 +267,7 @@ def test_one_instance_is_one_pair():
     assert len(jax.tree.leaves(variables)) == 4
     sequential = nn.Sequential([nn.Dense(4), APALU(), nn.Dense(4), APALU("gelu")])
     params = sequential.init(KEY, X)["params"]
-    assert params["layers_1"]["a"] != params["layers_3"]["a"]
+    assert params["layers_1"]["apalu_a"] != params["layers_3"]["apalu_a"]
 
 
 def test_state_round_trip():
@@ -203,9 +286,89 @@ def test_the_profiler_sees_the_module():
     assert re.search(r"Sequential/layers_1/", text)
 
 
-def test_repr_and_hash():
+ARRAYS = (jnp.full(4, 0.5), np.full(4, 0.1))
+
+
+@pytest.mark.parametrize(
+    "params_init",
+    [
+        "gelu",
+        (0.5, 0.1),
+        {"a": 0.5, "b": 0.1},
+        APALUParams(*ARRAYS),
+        list(ARRAYS),
+        {"a": ARRAYS[0], "b": 0.5},
+        (ARRAYS[0], nn.initializers.ones),
+    ],
+)
+@pytest.mark.parametrize("feature_axes", [-1, [-1], np.int64(1)])
+def test_attributes_are_hashable_and_compare(params_init, feature_axes):
+    x = jnp.ones((2, 4))
+
+    def make():
+        return APALU(params_init, feature_axes)
+
+    assert make() == make() == make().clone() and hash(make()) == hash(make())
+    assert make() != APALU((0.5, 0.2), feature_axes)
+    expected = make().init(KEY, x)
+    init = jax.jit(lambda module, x: module.init(KEY, x), static_argnums=0)
+    assert_same = partial(jax.tree.map, np.testing.assert_array_equal)
+    assert_same(init(make(), x), expected)
+    assert_same(nn.jit(APALU)(params_init, feature_axes).init(KEY, x), expected)
+    assert_same(nn.remat(APALU)(params_init, feature_axes).init(KEY, x), expected)
+
+    class Net(nn.Module):
+        act: nn.Module
+
+        @nn.jit
+        @nn.compact
+        def __call__(self, x):
+            return self.act(x)
+
+    assert_same(Net(make()).init(KEY, x)["params"]["act"], expected["params"])
+
+
+def test_repr():
     module = APALU("gelu", feature_axes=(1, 2), constraint="softplus")
-    assert hash(module) == hash(module.clone())
     assert "params_init = 'gelu'" in repr(module)
     given = APALU(APALUParams(0.5, 0.75)).params_init
-    assert isinstance(given, APALUParams)
+    assert given == APALUParams(0.5, 0.75) and isinstance(given, APALUParams)
+
+
+class Block(nn.Module):
+    """A residual block of the usual kind: its activation is an attribute."""
+
+    act: Callable[[jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, x):
+        y = self.act(nn.Conv(3, (3, 3))(x))
+        y = nn.Conv(3, (3, 3))(y)
+        return self.act(x + y)
+
+
+class ResNet(nn.Module):
+    act: Callable[[jax.Array], jax.Array] = nn.relu
+
+    @nn.compact
+    def __call__(self, x):
+        x = self.act(nn.Conv(3, (3, 3))(x))
+        for _ in range(2):
+            x = Block(self.act)(x)
+        return nn.Dense(2)(x.mean((1, 2)))
+
+
+def test_a_pair_for_each_place():
+    x = jax.random.normal(KEY, (2, 5, 5, 1))
+    model = ResNet(act=lambda x: APALU()(x))
+    params = model.init(KEY, x)["params"]
+    paths = {
+        "/".join(path[:-1]) for path in flatten_dict(params) if "apalu" in path[-1]
+    }
+    places = {f"Block_{i}/APALU_{j}" for i in range(2) for j in range(2)}
+    assert paths == {"APALU_0", *places}
+    grads = jax.grad(lambda p: model.apply({"params": p}, x).sum())(params)
+    slopes = [g for path, g in flatten_dict(grads).items() if path[-1] == "apalu_a"]
+    assert len({float(g) for g in slopes} - {0.0}) == 5
+    shared = ResNet(act=APALU()).init(KEY, x)["params"]
+    assert sum("apalu_a" in path for path in flatten_dict(shared)) == 1

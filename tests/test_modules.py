@@ -1,8 +1,9 @@
-"""What the two modules have in common: the same numbers, the same transformations."""
+"""What the modules have in common: the same numbers, the same transformations."""
 
 import operator
 from functools import partial
 
+import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,11 @@ import optax
 import pytest
 from flax import nnx
 
+import apalu_jax.equinox
 import apalu_jax.linen
 import apalu_jax.nnx
 from apalu_jax import APALUParams, apalu
-from apalu_jax.initializers import effective_params
+from apalu_jax._params import effective_params, parameter_names
 
 KEY = jax.random.key(0)
 DEPTH, WIDTH = 3, 8
@@ -30,7 +32,7 @@ def assert_same(actual, expected):
         np.testing.assert_array_equal(value, wanted)
 
 
-@pytest.mark.parametrize("residual", ["input", "output"])
+@pytest.mark.parametrize("residual", ["input", "output", "autodiff"])
 @pytest.mark.parametrize("constraint", [None, "softplus"])
 @pytest.mark.parametrize("axes", [None, -1, (1, -1)])
 @pytest.mark.parametrize(
@@ -43,13 +45,13 @@ def assert_same(actual, expected):
         (jnp.int32, jnp.float32),
     ],
 )
-def test_linen_is_nnx_is_the_function(x_dtype, param_dtype, axes, constraint, residual):
+def test_every_module_is_the_function(x_dtype, param_dtype, axes, constraint, residual):
     x = (4 * jax.random.normal(KEY, (3, 4, 2, 5))).astype(x_dtype)
     weights = jax.random.normal(jax.random.key(2), x.shape)
     shape, along = {None: ((), ()), -1: ((5,), (5,)), (1, -1): ((4, 5), (4, 1, 5))}[
         axes
     ]
-    names = ("a", "b") if constraint is None else ("a_raw", "b_raw")
+    names = parameter_names(constraint)
     keys = jax.random.split(KEY)
     stored = {
         name: jax.random.uniform(key, shape, param_dtype, 0.1, 2)
@@ -61,12 +63,15 @@ def test_linen_is_nnx_is_the_function(x_dtype, param_dtype, axes, constraint, re
         residual=residual,
         param_dtype=param_dtype,
     )
-    nnx_module = apalu_jax.nnx.APALU(
-        shape or None,
-        feature_axes=-1 if axes is None else axes,
-        constraint=constraint,
-        residual=residual,
-        param_dtype=param_dtype,
+    nnx_module, equinox_module = (
+        door.APALU(
+            shape or None,
+            feature_axes=axes,
+            constraint=constraint,
+            residual=residual,
+            param_dtype=param_dtype,
+        )
+        for door in (apalu_jax.nnx, apalu_jax.equinox)
     )
     graphdef, state = nnx.split(nnx_module)
 
@@ -82,6 +87,10 @@ def test_linen_is_nnx_is_the_function(x_dtype, param_dtype, axes, constraint, re
         leaves = jax.tree.unflatten(jax.tree.structure(state), stored.values())
         return nnx.merge(graphdef, leaves)(x)
 
+    def by_equinox(stored, x):
+        structure = jax.tree.structure(equinox_module)
+        return jax.tree.unflatten(structure, stored.values())(x)
+
     def value_and_gradients(fn):
         def loss(stored, x):
             y = fn(stored, x)
@@ -94,6 +103,7 @@ def test_linen_is_nnx_is_the_function(x_dtype, param_dtype, axes, constraint, re
     expected = value_and_gradients(by_function)
     assert_same(value_and_gradients(by_linen), expected)
     assert_same(value_and_gradients(by_nnx), expected)
+    assert_same(value_and_gradients(by_equinox), expected)
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(expected))
 
 
@@ -139,7 +149,10 @@ def apply_linen(model, params, *args):
 
 
 def linen_params(p):
-    return {"Dense_0": {"kernel": p["w"]}, "APALU_0": {"a": p["a"], "b": p["b"]}}
+    return {
+        "Dense_0": {"kernel": p["w"]},
+        "APALU_0": {"apalu_a": p["a"], "apalu_b": p["b"]},
+    }
 
 
 def linen_sequential(p, h):
@@ -148,7 +161,7 @@ def linen_sequential(p, h):
         layers.append(nn.Dense(WIDTH, use_bias=False))
         layers.append(apalu_jax.linen.APALU(feature_axes=-1))
         params[f"layers_{2 * i}"] = {"kernel": p["w"][i]}
-        params[f"layers_{2 * i + 1}"] = {"a": p["a"][i], "b": p["b"][i]}
+        params[f"layers_{2 * i + 1}"] = {"apalu_a": p["a"][i], "apalu_b": p["b"][i]}
     return apply_linen(nn.Sequential(layers), params, h)
 
 
@@ -193,7 +206,10 @@ def nnx_blocks(p):
         return NNXBlock(rngs)
 
     graphdef, state = nnx.split(create(nnx.Rngs(0)))
-    given = {"dense": {"kernel": p["w"]}, "activation": {"a": p["a"], "b": p["b"]}}
+    given = {
+        "dense": {"kernel": p["w"]},
+        "activation": {"apalu_a": p["a"], "apalu_b": p["b"]},
+    }
     shapes = jax.tree.map(jnp.shape, nnx.to_pure_dict(state))
     assert shapes == jax.tree.map(jnp.shape, given)
     nnx.replace_by_pure_dict(state, given)
@@ -220,6 +236,49 @@ def nnx_vmap(p, h):
     return nnx.vmap(NNXBlock.__call__, in_axes=(0, None))(nnx_blocks(p), h)
 
 
+class EquinoxBlock(eqx.Module):
+    dense: eqx.nn.Linear
+    activation: apalu_jax.equinox.APALU
+
+    def __init__(self, key):
+        self.dense = eqx.nn.Linear(WIDTH, WIDTH, use_bias=False, key=key)
+        self.activation = apalu_jax.equinox.APALU(WIDTH)
+
+    def __call__(self, h):
+        return self.activation(jax.vmap(self.dense)(h))
+
+
+def equinox_blocks(p):
+    """One module whose parameters are those given, stacked along the first axis."""
+    blocks = eqx.filter_vmap(EquinoxBlock)(jax.random.split(KEY, DEPTH))
+    given = (p["w"].swapaxes(1, 2), p["a"], p["b"])
+    leaves = jax.tree.map(jnp.shape, (jax.tree.leaves(blocks), list(given)))
+    assert leaves[0] == leaves[1]
+    return eqx.tree_at(
+        lambda b: (b.dense.weight, b.activation.apalu_a, b.activation.apalu_b),
+        blocks,
+        given,
+    )
+
+
+def equinox_sequential(p, h):
+    layers = [jax.tree.map(operator.itemgetter(i), equinox_blocks(p)) for i in range(3)]
+    return eqx.nn.Sequential([eqx.nn.Lambda(layer) for layer in layers])(h)
+
+
+def equinox_scan(wrap, p, h):
+    blocks, static = eqx.partition(equinox_blocks(p), eqx.is_array)
+
+    def step(h, block):
+        return wrap(eqx.combine(block, static))(h), None
+
+    return jax.lax.scan(step, h, blocks)[0]
+
+
+def equinox_vmap(p, h):
+    return eqx.filter_vmap(lambda b, h: b(h), in_axes=(0, None))(equinox_blocks(p), h)
+
+
 TRANSFORMATIONS = {
     "linen.Sequential": (linen_sequential, plain_stack),
     "linen.scan": (partial(linen_scan, lambda block: block), plain_stack),
@@ -231,6 +290,14 @@ TRANSFORMATIONS = {
     "nnx.scan of remat": (partial(nnx_scan, nnx.remat), plain_stack),
     "nnx.scan of jit": (partial(nnx_scan, nnx.jit), plain_stack),
     "nnx.vmap": (nnx_vmap, plain_ensemble),
+    "equinox.Sequential": (equinox_sequential, plain_stack),
+    "equinox, scan": (partial(equinox_scan, lambda block: block), plain_stack),
+    "equinox, scan of checkpoint": (
+        partial(equinox_scan, eqx.filter_checkpoint),
+        plain_stack,
+    ),
+    "equinox, scan of jit": (partial(equinox_scan, eqx.filter_jit), plain_stack),
+    "equinox, vmap": (equinox_vmap, plain_ensemble),
 }
 
 
@@ -300,6 +367,36 @@ def train_nnx(optimizer, steps, feature_axes=None, **options):
     return before, model.effective_params(), len(traces)
 
 
+def train_equinox(optimizer, steps, feature_axes=None, **options):
+    traces = []
+    features = None if feature_axes is None else WIDTH
+    model = apalu_jax.equinox.APALU(features, **options)
+    state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+
+    @eqx.filter_jit
+    def step(model, state):
+        traces.append(None)
+        gradients = eqx.filter_grad(lambda m: error(m(INPUT)))(model)
+        updates, state = optimizer.update(gradients, state, model)
+        return eqx.apply_updates(model, updates), state
+
+    before = model.effective_params()
+    for _ in range(steps):
+        model, state = step(model, state)
+    return before, model.effective_params(), len(traces)
+
+
+TRAIN = [train_linen, train_nnx, train_equinox]
+
+
+@pytest.fixture
+def standard_promotion():
+    """optax.adam raises a float to the power of an integer step."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("constraint", [None, "softplus"])
 @pytest.mark.parametrize("feature_axes", [None, -1])
 @pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
@@ -310,27 +407,27 @@ def test_training(feature_axes, constraint, param_dtype):
         "param_dtype": param_dtype,
     }
     results = []
-    for train in (train_linen, train_nnx):
+    for train in TRAIN:
         before, after, traces = train(optax.adam(0.05), 3, **options)
         assert traces == 1
         assert all(np.all(p != q) for p, q in zip(before, after, strict=True))
         results.append(after)
-    jax.tree.map(
-        lambda v, w: np.testing.assert_allclose(
-            np.asarray(v, float), np.asarray(w, float), rtol=1e-5
-        ),
-        *results,
-    )
+    for after in results[1:]:
+        for value, expected in zip(after, results[0], strict=True):
+            np.testing.assert_allclose(
+                np.asarray(value, float), np.asarray(expected, float), rtol=1e-5
+            )
 
 
-@pytest.mark.parametrize("train", [train_linen, train_nnx])
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("train", TRAIN)
 def test_training_reaches_the_least_squares_fit(train):
     *_, after, _ = train(optax.adam(0.05), 300)
     fitted, _ = apalu_jax.initializers.init_like(target, INPUT)
     np.testing.assert_allclose(after, fitted, rtol=1e-3)
 
 
-@pytest.mark.parametrize("train", [train_linen, train_nnx])
+@pytest.mark.parametrize("train", TRAIN)
 @pytest.mark.parametrize("learning_rate", [1e3, 1e9])
 def test_softplus_keeps_the_parameters_positive(train, learning_rate):
     _, after, _ = train(optax.sgd(learning_rate), 5, constraint="softplus")

@@ -1,4 +1,4 @@
-"""The optimiser kit: decay, positivity, scaling, freezing."""
+"""The optimizer kit: decay, positivity, scaling, freezing."""
 
 from functools import partial
 
@@ -8,8 +8,6 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from hypothesis import given
-from hypothesis import strategies as st
 
 from apalu_jax.optim import (
     freeze,
@@ -19,7 +17,9 @@ from apalu_jax.optim import (
     weight_decay_mask,
 )
 
-from .test_optim_labels import PARAMS, PATHS, Affine, Slope, activations, nnx_model
+from .kit import PARAMS, PATHS, activations, nnx_model, train
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 
 def muon(lr, mask):
@@ -29,9 +29,9 @@ def muon(lr, mask):
     return optax.partition({"weights": tx, "activation": optax.adam(lr)}, label_params)
 
 
-# Optimisers that decay, by name: (learning rate, decay mask) -> transformation. Muon
+# Optimizers that decay, by name: (learning rate, decay mask) -> transformation. Muon
 # has no mask for all it decays, and is kept from the activations instead.
-OPTIMISERS = {
+OPTIMIZERS = {
     "sgd": lambda lr, mask: optax.chain(
         optax.add_decayed_weights(0.1, mask), optax.sgd(lr, momentum=0.9)
     ),
@@ -41,26 +41,12 @@ OPTIMISERS = {
 }
 
 
-optimisers = pytest.mark.parametrize("name", OPTIMISERS)
+optimizers = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
 decay_cases = pytest.mark.parametrize(
-    ("name", "form"), [*((name, "function") for name in OPTIMISERS), ("adamw", "tree")]
+    ("name", "form"), [*((name, "function") for name in OPTIMIZERS), ("adamw", "tree")]
 )
-
-
-def train(tx, params, gradients, steps=3):
-    """Parameters after some steps with the same gradients, in one compiled scan."""
-
-    def step(carry, _):
-        params, state = carry
-        updates, state = tx.update(gradients, state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    def run(params):
-        return jax.lax.scan(step, (params, tx.init(params)), length=steps)[0][0]
-
-    return jax.jit(run)(params)
 
 
 def train_nnx(tx, model, gradient, steps=3):
@@ -89,11 +75,11 @@ def test_decay_never_moves_activations(name, form):
     before = PARAMS
     zeros = jax.tree.map(jnp.zeros_like, before)
     mask = weight_decay_mask if form == "function" else weight_decay_mask(before)
-    after = train(OPTIMISERS[name](0.1, mask), before, zeros)
+    after = train(OPTIMIZERS[name](0.1, mask), before, zeros)
     assert_unchanged(activations(before), activations(after))
     assert np.all(after["Dense_0"]["kernel"] != before["Dense_0"]["kernel"])
     # Without the mask they do move.
-    decayed = activations(train(OPTIMISERS[name](0.1, None), before, zeros))
+    decayed = activations(train(OPTIMIZERS[name](0.1, None), before, zeros))
     assert all(np.all(decayed[path] != v) for path, v in activations(before).items())
 
 
@@ -103,130 +89,35 @@ def test_decay_never_moves_activations_of_nnx(name, form):
     state = nnx.state(model, nnx.Param)
     before, kernel = activations(state), np.asarray(model.layers[0].kernel[...])
     mask = weight_decay_mask if form == "function" else weight_decay_mask(state)
-    after = train_nnx(OPTIMISERS[name](0.1, mask), model, gradient=0.0)
+    after = train_nnx(OPTIMIZERS[name](0.1, mask), model, gradient=0.0)
     assert_unchanged(before, activations(after))
     assert np.all(model.layers[0].kernel[...] != kernel)
 
 
-@optimisers
+@optimizers
 @pytest.mark.parametrize("lr", [1.0, 1e6])
 def test_keep_positive_for_any_learning_rate(name, lr):
-    tx = optax.chain(OPTIMISERS[name](lr, weight_decay_mask), keep_positive(0.01))
+    tx = optax.chain(OPTIMIZERS[name](lr, weight_decay_mask), keep_positive(0.01))
     ones = jax.tree.map(jnp.ones_like, PARAMS)
     after = train(tx, PARAMS, ones, steps=5)
     assert all(np.all(np.float64(v) >= 0.01) for v in activations(after).values())
     assert np.all(after["Dense_0"]["kernel"] < 0)
 
 
-@optimisers
+@optimizers
 def test_keep_positive_under_nnx_optimizer(name):
     model = nnx_model()
-    tx = optax.chain(OPTIMISERS[name](1e6, weight_decay_mask), keep_positive(0.01))
+    tx = optax.chain(OPTIMIZERS[name](1e6, weight_decay_mask), keep_positive(0.01))
     state = activations(train_nnx(tx, model, gradient=1.0))
-    assert all(np.all(np.float64(state[f"layers/1/{n}"]) >= 0.01) for n in "ab")
+    assert all(np.all(np.float64(state[f"layers/1/apalu_{n}"]) >= 0.01) for n in "ab")
     # Raw parameters are not limited: their softplus is positive everywhere.
-    assert all(np.all(state[f"layers/3/{n}_raw"] < -1) for n in "ab")
+    assert all(np.all(state[f"layers/3/apalu_{n}_raw"] < -1) for n in "ab")
 
 
-DTYPES = ("float16", "bfloat16", "float32", "float64")
-
-
-@partial(jax.jit, static_argnames="floor")
-def limited_step(param, gradient, lr, floor):
-    tx = keep_positive(floor)
-    params = {"a": param, "b": param}
-    # The multiplication is in the same compiled function, where it may be fused with
-    # the sum of apply_updates.
-    update = (-lr * gradient).astype(gradient.dtype)
-    updates = {"a": update, "b": jnp.zeros_like(update)}
-    updates, _ = tx.update(updates, tx.init(params), params)
-    return updates["a"], optax.apply_updates(params, updates)["a"]
-
-
-@pytest.mark.parametrize("update_dtype", DTYPES)
-@pytest.mark.parametrize("param_dtype", DTYPES)
-def test_keep_positive_is_exact_in_every_dtype(x64, param_dtype, update_dtype):
-    for floor in (1e-3, 0.1, 2.0):
-        keys = jax.random.split(jax.random.key(0), 3)
-        n = 20_000
-        spread = jnp.exp(jax.random.normal(keys[0], (n,)) * 2)
-        param = (floor * (1 + spread)).astype(param_dtype)
-        gradient = jax.random.normal(keys[1], (n,)).astype(update_dtype)
-        lr = 10 ** jax.random.uniform(keys[2], (n,), minval=-6, maxval=6)
-        update, after = limited_step(param, gradient, lr.astype(update_dtype), floor)
-        assert after.dtype == param_dtype and update.dtype == update_dtype
-        assert np.all(np.asarray(after, np.float64) >= floor)
-        # Where the limit acts the result is at the floor, but for rounding.
-        raw = np.asarray(param, np.float64) - np.asarray(lr * gradient, np.float64)
-        eps = max(float(jnp.finfo(d).eps) for d in (param_dtype, update_dtype))
-        excess = np.asarray(after, np.float64) - floor
-        bound = 4 * eps * np.asarray(param, np.float64)
-        assert np.all((excess <= bound)[raw < floor])
-
-
-finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
-
-
-@given(st.floats(2**-9, 2**20, width=32), finite, st.sampled_from([1e-3, 0.1, 0.7]))
-def test_keep_positive_for_any_update(param, update, floor):
-    params = {"a": jnp.float32(param), "b": jnp.float32(floor)}
-    updates = {"a": jnp.float32(update), "b": jnp.float32(update)}
-    tx = keep_positive(floor)
-    limited, _ = tx.update(updates, tx.init(params), params)
-    after = optax.apply_updates(params, limited)
-    assert all(float(after[name]) >= floor for name in "ab")
-    if param + update >= floor * (1 + 1e-5) + 1e-5 * param:
-        assert float(limited["a"]) == update
-
-
-def test_keep_positive_hides_nothing():
-    params = {"act": {"a": 0.5, "b": 0.0}, "w": 1.0}
-    params = jax.tree.map(jnp.float32, params)
-    tx = keep_positive(0.25)
-
-    def after(update):
-        updates = jax.tree.map(lambda p: jnp.full_like(p, update), params)
-        updates, _ = tx.update(updates, tx.init(params), params)
-        return jax.tree.map(float, optax.apply_updates(params, updates))
-
-    assert np.isnan(jax.tree.leaves(after(jnp.nan))).all()
-    assert after(jnp.inf)["act"]["a"] == jnp.inf
-    # Minus infinity is limited like any other step; the weights are not.
-    at_floor = pytest.approx(0.25, rel=1e-6)
-    assert after(-jnp.inf) == {"act": {"a": at_floor, "b": at_floor}, "w": -jnp.inf}
-    # A value below the floor is lifted to it.
-    assert after(0.0) == {"act": {"a": 0.5, "b": at_floor}, "w": 1.0}
-
-
-@pytest.mark.parametrize("floor", [0.0, -1.0, float("nan"), float("inf"), "a", None])
-def test_keep_positive_rejects(floor):
-    with pytest.raises(
-        ValueError, match="`floor` must be a positive finite number, got"
-    ):
-        keep_positive(floor)
-
-
-def test_keep_positive_needs_params():
-    params = {"a": 0.5, "b": 0.1}
-    tx = keep_positive()
-    with pytest.raises(ValueError, match="`params` must be passed"):
-        tx.update(params, tx.init(params))
-
-
-def test_types_are_remembered_under_nnx_optimizer():
-    model = nnx.Sequential(Affine(), Slope())
-    tx = optax.chain(
-        optax.sgd(1.0), scale_activation_updates(0.5), keep_positive(0.125)
-    )
-    train_nnx(tx, model, gradient=0.125, steps=1)
-    assert float(model.layers[1].slope[...]) == 0.25 - 0.0625
-    train_nnx(tx, model, gradient=100.0, steps=2)
-    assert float(model.layers[1].slope[...]) == pytest.approx(0.125, rel=1e-5)
-    # Ordinary parameters of the names a and b took the whole step.
-    assert np.all(model.layers[0].a[...] == 1 - 0.125 - 200)
-
-
-@pytest.mark.parametrize("factor", [0.25, lambda count: 0.25 * (count < 2)])
+@pytest.mark.parametrize(
+    "factor",
+    [0.25, np.float32(0.25), jnp.float32(0.25), lambda count: 0.25 * (count < 2)],
+)
 def test_scale_activation_updates(factor):
     tx = optax.chain(optax.adam(1.0), scale_activation_updates(factor))
     plain = train(optax.adam(1.0), PARAMS, jax.tree.map(jnp.ones_like, PARAMS), 2)
@@ -241,23 +132,52 @@ def test_scale_activation_updates(factor):
         np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf"), "a", np.ones(2)])
 def test_scale_activation_updates_rejects(factor):
     with pytest.raises(ValueError, match="`factor` must be finite and not negative"):
         scale_activation_updates(factor)
 
 
-@optimisers
+def test_the_mixed_dtypes_of_a_model_in_bfloat16():
+    """Float32 updates of bfloat16 parameters, where JAX promotes nothing implicitly."""
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
+    updates = jax.tree.map(lambda p: jnp.full(p.shape, -1e3, jnp.float32), params)
+    tx = optax.chain(
+        optax.sgd(1.0),
+        scale_activation_updates(np.float32(0.5)),
+        scale_activation_updates(lambda count: jnp.float32(0.5)),
+        optax.inject_hyperparams(keep_positive)(floor=0.01),
+        keep_positive(0.01),
+        freeze(lambda path, leaf: False),
+    )
+    with jax.numpy_dtype_promotion("strict"):
+        limited, _ = tx.update(updates, tx.init(params), params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(limited)} == {jnp.dtype("float32")}
+    with jax.numpy_dtype_promotion("standard"):
+        after = optax.apply_updates(params, limited)
+    for value in activations(after).values():
+        assert np.all(value.astype(np.float64) >= 0.01)
+
+
+@pytest.mark.parametrize(
+    "make", [keep_positive, partial(scale_activation_updates, 0.5), freeze]
+)
+def test_predicate_must_be_a_function(make):
+    with pytest.raises(ValueError, match="`predicate` must be a function.*got a dict"):
+        make(predicate=PARAMS)
+
+
+@optimizers
 def test_freeze(name):
     # No mask: placed last, it cancels the decay too.
-    tx = optax.chain(OPTIMISERS[name](0.1, None), freeze(PARAMS))
+    tx = optax.chain(OPTIMIZERS[name](0.1, None), freeze())
     after = train(tx, PARAMS, jax.tree.map(jnp.ones_like, PARAMS))
     assert_unchanged(activations(PARAMS), activations(after))
     assert np.all(after["Dense_0"]["kernel"] != PARAMS["Dense_0"]["kernel"])
 
 
 def by_name(path, _):
-    return path.endswith(("/a", "/b"))
+    return path.endswith(("/apalu_a", "/apalu_b"))
 
 
 @pytest.mark.parametrize("predicate", [None, by_name])
@@ -273,7 +193,7 @@ def test_freeze_nnx():
     model = nnx_model()
     state = nnx.state(model, nnx.Param)
     before, kernel = activations(state), np.asarray(model.layers[0].kernel[...])
-    tx = optax.chain(optax.adamw(0.1, weight_decay=0.1), freeze(state))
+    tx = optax.chain(optax.adamw(0.1, weight_decay=0.1), freeze())
     assert_unchanged(before, activations(train_nnx(tx, model, gradient=1.0)))
     assert np.all(model.layers[0].kernel[...] != kernel)
 
@@ -282,14 +202,14 @@ def test_freeze_some_layers():
     def in_features(path, leaf):
         return path.startswith("features/")
 
-    tx = optax.chain(optax.sgd(0.1), freeze(PARAMS, in_features))
+    tx = optax.chain(optax.sgd(0.1), freeze(in_features))
     after = train(tx, PARAMS, jax.tree.map(jnp.ones_like, PARAMS))
     moved = {
         path
         for path, value in activations(PARAMS).items()
         if np.any(activations(after)[path] != value)
     }
-    assert moved == PATHS - {"features/a", "features/b"}
+    assert moved == PATHS - {"features/apalu_a", "features/apalu_b"}
 
 
 def test_frozen_by_partition_takes_no_state():

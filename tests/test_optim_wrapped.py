@@ -1,4 +1,4 @@
-"""The optimiser kit inside of optax's wrappers, under vmap, and saved."""
+"""The optimizer kit inside of optax's wrappers, under vmap, and saved."""
 
 from functools import partial
 
@@ -17,8 +17,9 @@ from apalu_jax.optim import (
     weight_decay_mask,
 )
 
-from .test_optim import train
-from .test_optim_labels import PARAMS, Model, X, activations
+from .kit import PARAMS, Model, X, activations, train
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 
 def kit(learning_rate=1e3):
@@ -44,7 +45,7 @@ WRAPPED = {
         {"weights": optax.sgd(1.0), "activation": optax.chain(kit(), keep_positive())},
         label_params,
     ),
-    "frozen": lambda: optax.chain(kit(), freeze(PARAMS)),
+    "frozen": lambda: optax.chain(kit(), freeze()),
 }
 
 
@@ -87,7 +88,7 @@ def test_seeds_in_parallel_equal_one_by_one():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), together, one_by_one)
 
 
-def test_state_survives_serialisation():
+def test_state_survives_serialization():
     tx = kit()
     state = tx.init(PARAMS)
     updates, state = tx.update(jax.tree.map(jnp.ones_like, PARAMS), state, PARAMS)
@@ -98,7 +99,7 @@ def test_state_survives_serialisation():
 
 
 def test_tree_map_params_reaches_the_state():
-    """Shardings of an optimiser's state are derived by this function of optax."""
+    """Shardings of an optimizer's state are derived by this function of optax."""
     tx = kit()
     names = jax.tree.map(lambda _: "spec", PARAMS)
     mapped = optax.tree_map_params(

@@ -13,6 +13,9 @@ from apalu_jax.introspection import (
     Snapshot,
     histogram_init,
     histogram_update,
+    snapshot,
+    split_layers,
+    stack_snapshots,
 )
 from apalu_jax.plotting import (
     Interval,
@@ -291,3 +294,32 @@ else:
     raise AssertionError
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_labels_that_begin_with_an_underscore():
+    """Matplotlib takes them for private; layers in private attributes have them."""
+    taken = snapshots(2)
+    taken = taken._replace(params={"_act": taken.params["layer_0"], **taken.params})
+    figure = plot_evolution(taken)
+    assert legend(figure) == ["_act", "layer_0", "layer_1"]
+    draw(figure)
+    curves = {name: np.ones((2, 3)) for name in ("_mine", "relu", "_nolegend", "")}
+    figure = plot_learning_curves({name: curves[name] for name in ("_mine", "relu")})
+    assert legend(figure) == ["_mine", "relu"]
+    figure = plot_learning_curves(curves, against="_mine")
+    assert legend(figure) == ["_mine", "named above"]
+    draw(figure)
+    interval = Interval("relu", 0.3, 0.1, 0.5, "_arm")
+    assert legend(plot_intervals([interval])) == ["_arm"]
+
+
+def test_layers_of_a_stack():
+    stack = {"stack/act": APALUParams(jnp.array([0.5, 0.6]), jnp.array([0.1, 0.2]))}
+    layers = split_layers(stack, lambda path, pair: True)
+    titles = [axes.get_title() for axes in plot_layers(layers).axes]
+    assert titles == [
+        "stack/act[0]\na = 0.500, b = 0.100",
+        "stack/act[1]\na = 0.600, b = 0.200",
+    ]
+    history = stack_snapshots([snapshot(layers, step) for step in range(2)])
+    assert legend(plot_evolution(history)) == ["stack/act[0]", "stack/act[1]"]

@@ -39,3 +39,20 @@ def test_version_is_told_once():
     import apalu_jax
 
     assert f"version: {apalu_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_table_of_contexts_is_that_of_the_tests():
+    from apalu_jax._readme import fill
+    from tests import contexts, readme_table
+    from tests.test_transforms import TRANSFORMS
+
+    def render(name, _):
+        return readme_table.readme_table() if name == "contexts" else None
+
+    assert fill(ROOT / "README.md", render, check=True) is False
+    in_rows = [
+        name for names in readme_table.TRANSFORMATIONS.values() for name in names
+    ]
+    assert sorted(in_rows) == sorted(TRANSFORMS)
+    in_rows = [name for names in readme_table.WHERE.values() for name in names]
+    assert sorted(in_rows) == sorted([*contexts.SINGLE, *contexts.ON_MESH])

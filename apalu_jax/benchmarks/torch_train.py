@@ -140,7 +140,7 @@ class Training:
         self.optimizer.step()
         with torch.no_grad():
             for path, weight in self.weights.items():
-                if path.endswith(("/a", "/b")):
+                if path.endswith(("/apalu_a", "/apalu_b")):
                     weight.clamp_(min=options["activation_floor"])
         return loss.detach()
 
@@ -154,7 +154,7 @@ class Training:
         torch = self.torch
         if self.problem.function == "relu":
             return torch.relu(x)
-        a, b = self.weights[f"{site}/a"], self.weights[f"{site}/b"]
+        a, b = self.weights[f"{site}/apalu_a"], self.weights[f"{site}/apalu_b"]
         return textbook(torch, x, a, b)
 
 
@@ -170,7 +170,7 @@ def _recurrent(torch: Any, weights: Weights, act: Act, model: Options, x: Any) -
     kernel, bias = weights["RecurrentLayer_0/kernel"], weights[f"{cell}/bias"]
     recurrent = weights[f"{cell}/kernel"]
     h = x.new_zeros(len(x), len(bias))
-    if f"{cell}/APALU_0/a" in weights:
+    if f"{cell}/APALU_0/apalu_a" in weights:
         projected = torch.nn.functional.linear(x, kernel, bias)
         for step in projected.unbind(1):
             h = act(step + h @ recurrent.T, f"{cell}/APALU_0")

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from apalu_jax._trees import join_keys
 from apalu_jax.benchmarks import BenchmarkError, Result, timing, to_result
 from apalu_jax.benchmarks.torch_train import Problem, Torch
 from apalu_jax.benchmarks.train_cases import CASES, Case
 from apalu_jax.experiments import arms, models, tasks
 from apalu_jax.experiments.training import optimizers
 from apalu_jax.experiments.training.compiled import compile_training
-from apalu_jax.introspection.finding import join_keys
 
 __all__ = ("FUNCTIONS", "Trainer", "measure", "problem")
 

@@ -66,7 +66,7 @@ _APALU = partial(
     Arm,
     activation=APALU,
     gain=float(variance_gain(APALUParams())),
-    parameters=("a", "b"),
+    parameters=("apalu_a", "apalu_b"),
     positive=True,
 )
 

@@ -1,14 +1,20 @@
 """Histograms that grow by streaming: fixed bins, exact counts, no host involved."""
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import serialization
 from jax import Array, lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
+
+from apalu_jax._numbers import round_up
+from apalu_jax.initializers import at_least_float32
 
 __all__ = (
     "Histogram",
@@ -20,12 +26,12 @@ __all__ = (
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["words", "carries"],
+    data_fields=["words", "carries", "calls"],
     meta_fields=["low", "high"],
 )
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """Counts of values in bins of equal width; a pytree.
+    """Counts of values in bins of equal width; a pytree that Flax can serialize.
 
     The properties are NumPy arrays, for concrete histograms. Stacked histograms, as
     from ``jax.vmap`` or ``flax.linen.scan``, have the leading axes of the stack there.
@@ -36,12 +42,14 @@ class Histogram:
       carries: The upper 32 bits. Nothing saturates below 2**64.
       low: Lower end of the range, which belongs to it; static.
       high: Upper end of the range, which does not; static.
+      calls: Number of arrays that were counted, ``uint32[...]``.
     """
 
     words: Array
     carries: Array
     low: float
     high: float
+    calls: Array = field(default_factory=lambda: jnp.zeros((), jnp.uint32))
 
     @property
     def bins(self) -> int:
@@ -79,8 +87,22 @@ class Histogram:
         return (carries << np.uint64(32)) + words
 
 
+# Flax's own form of a dataclass would take any counts for those of the target's bins.
+def _to_state_dict(histogram: Histogram) -> dict[str, Any]:
+    return {f.name: getattr(histogram, f.name) for f in fields(histogram)}
+
+
+def _from_state_dict(histogram: Histogram, state: Mapping[str, Any]) -> Histogram:
+    restored = Histogram(**state)
+    _check_same_bins("the target and the state", histogram, restored)
+    return restored
+
+
+serialization.register_serialization_state(Histogram, _to_state_dict, _from_state_dict)
+
+
 def histogram_init(low: float = -8.0, high: float = 8.0, bins: int = 128) -> Histogram:
-    """An empty histogram of ``bins`` bins over ``[low, high)``.
+    """Create an empty histogram of ``bins`` bins over ``[low, high)``.
 
     Raises:
       ValueError: If the range is empty or not finite, or ``bins`` is below 1.
@@ -98,15 +120,16 @@ def histogram_update(
 ) -> Histogram:
     """Count the values of an array.
 
-    Whether a value is in the range is decided exactly; within it, a value that is
-    closer to an edge than float32 can tell may count in the bin beside its own.
+    The test of a value against the ends of the range is exact; within the range, a
+    value that is closer to an edge than float32 can tell may count in the bin beside
+    its own. Integers are cast to float32 first.
 
     Args:
       histogram: The counts so far.
-      x: Real array of any shape, of fewer than 2**32 values over all devices.
+      x: Real array of any shape, of fewer than 2**32 values over all devices, sharded
+        or not.
       axis_name: Within ``jax.shard_map`` or ``jax.pmap``, the axes of the mesh along
-        which ``x`` is sharded; the result is then the same on every device. An array
-        sharded over explicit axes of a mesh needs ``jax.shard_map``.
+        which ``x`` is sharded; the result is then the same on every device.
 
     Returns:
       The counts with those of ``x`` added.
@@ -120,16 +143,26 @@ def histogram_update(
     """
     bins = histogram.bins
     x = jnp.asarray(x)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32)).ravel()
+    x = x.astype(at_least_float32(x.dtype))
     position = (x - histogram.low) * (bins / (histogram.high - histogram.low))
     slot = 1 + jnp.clip(position, 0, bins - 1).astype(jnp.int32)
-    slot = jnp.where(x < histogram.low, 0, slot)
-    slot = jnp.where(x >= histogram.high, bins + 1, slot)
+    slot = jnp.where(x < round_up(histogram.low, x.dtype), 0, slot)
+    slot = jnp.where(x >= round_up(histogram.high, x.dtype), bins + 1, slot)
     slot = jnp.where(jnp.isnan(x), bins + 2, slot)
-    new = jnp.zeros(bins + 3, jnp.uint32).at[slot].add(jnp.uint32(1))
+    # Of an array sharded over explicit axes JAX asks where the counts shall lie.
+    mesh = jax.typeof(x).sharding.mesh
+    explicit = AxisType.Explicit in mesh.axis_types
+    new = (
+        jnp.zeros(bins + 3, jnp.uint32)
+        .at[slot]
+        .add(
+            jnp.uint32(1),
+            out_sharding=NamedSharding(mesh, PartitionSpec()) if explicit else None,
+        )
+    )
     if axis_name is not None:
         new = lax.psum(new, axis_name)
-    return _add(histogram, new, jnp.uint32(0))
+    return _add(histogram, new, jnp.uint32(0), jnp.uint32(1))
 
 
 def histogram_merge(first: Histogram, second: Histogram) -> Histogram:
@@ -153,16 +186,24 @@ def histogram_merge(first: Histogram, second: Histogram) -> Histogram:
             new = capture_linen(model, variables, batch)
             total = {path: histogram_merge(total[path], new[path]) for path in new}
     """
+    _check_same_bins("`first` and `second`", first, second)
+    return _add(first, second.words, second.carries, second.calls)
+
+
+def _check_same_bins(names: str, first: Histogram, second: Histogram) -> None:
     bins = [(h.low, h.high, h.bins) for h in (first, second)]
     if bins[0] != bins[1]:
         raise ValueError(
-            "`first` and `second` must have the same (low, high, bins), got "
-            f"{bins[0]} and {bins[1]}."
+            f"{names} must have the same (low, high, bins), got {bins[0]} and "
+            f"{bins[1]}."
         )
-    return _add(first, second.words, second.carries)
 
 
-def _add(histogram: Histogram, words: Array, carries: ArrayLike) -> Histogram:
+def _add(
+    histogram: Histogram, words: Array, carries: ArrayLike, calls: ArrayLike
+) -> Histogram:
     total = histogram.words + words
     carries = histogram.carries + carries + (total < words).astype(jnp.uint32)
-    return replace(histogram, words=total, carries=carries)
+    return replace(
+        histogram, words=total, carries=carries, calls=histogram.calls + calls
+    )

@@ -1,7 +1,7 @@
-"""The activation parameters of a model: values, meaning, alarms and snapshots."""
+"""The activation parameters of a model: values, meaning and checks."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,56 +10,128 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from apalu_jax._params import effective_params
+from apalu_jax._tables import align_columns
+from apalu_jax._trees import Predicate, is_nnx_module, leaves_with_paths
 from apalu_jax.functional import APALUParams
 from apalu_jax.initializers import variance_gain
-from apalu_jax.introspection.finding import is_nnx_module, is_pair, join_keys
 
 __all__ = (
-    "Alarm",
     "Description",
-    "Snapshot",
-    "alarms",
+    "ParamIssue",
+    "check_params",
     "collect",
     "describe",
     "format_descriptions",
-    "snapshot",
-    "stack_snapshots",
+    "split_layers",
 )
+
+IssueKind: TypeAlias = Literal["negative", "near zero", "non-finite"]
+T = TypeVar("T")
 
 
 def collect(tree: Any) -> dict[str, APALUParams]:
-    """The parameters of every APALU in a model, by the path of the module.
+    """Collect the parameters of every APALU in a model, by the path of the module.
 
     Args:
-      tree: Linen variables or parameters, an NNX model or its state.
+      tree: A model or its parameters, as :mod:`apalu_jax.optim` lists them, concrete,
+        traced or abstract; an NNX model or a container of them; or what this function
+        returns. Below ``opt_state``, as of a ``TrainState``, nothing is collected.
 
     Returns:
-      From each path, such as ``"block_0/act"``, to the values of ``a`` and ``b`` that
-      the activation uses (of raw parameters, their softplus), in the shapes stored. The
-      collection's name ``params`` is no part of the path. Empty where the model has no
-      APALU.
+      A mapping of each path, such as ``"block_0/act"``, to the values of ``a`` and
+      ``b`` that the activation uses (of raw parameters, their softplus), in the shapes
+      stored; ``jax.ShapeDtypeStruct`` where the tree is abstract. A leading ``params/``
+      is no part of the path. A pair of which one is absent (None, or masked out by
+      optax) is left out. Empty where the model has no APALU.
+
+    Raises:
+      ValueError: If two activations have the same path.
 
     Examples:
-      >>> collect({"params": {"act": {"a": 0.5, "b": 0.1}, "dense": {"kernel": 1.0}}})
+      >>> act = {"apalu_a": 0.5, "apalu_b": 0.1}
+      >>> collect({"params": {"act": act, "dense": {"kernel": 1.0}}})
       {'act': APALUParams(a=Array(0.5, dtype=float32), b=Array(0.1, dtype=float32))}
     """
-    if is_nnx_module(tree):
+    found: dict[str, dict[str, Any]] = {}
+    for leaf in leaves_with_paths(_with_states(tree))[0]:
+        if leaf.module is not None and jax.tree.leaves(leaf.value):
+            path = f"{leaf.module}/".removeprefix("params/").removesuffix("/")
+            stored = found.setdefault(path, {})
+            if leaf.name in stored:
+                raise ValueError(
+                    f"`tree` must not hold two activations of one path, got {path!r} "
+                    "twice."
+                )
+            stored[leaf.name] = leaf.value
+    return {
+        path: _effective(stored) for path, stored in found.items() if len(stored) == 2
+    }
+
+
+def _with_states(tree: Any) -> Any:
+    """Replace NNX modules by their states, in which a shared module occurs once."""
+
+    def state(node: Any) -> Any:
+        if not is_nnx_module(node):
+            return node
         from flax import nnx
 
-        tree = nnx.state(tree)
-    found = {}
-    for keys, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_pair)[0]:
-        if is_pair(node):
-            stored = {name: _array(node[name]) for name in node}
-            path = f"{join_keys(keys)}/".removeprefix("params/").removesuffix("/")
-            found[path] = effective_params(stored)
-    return found
+        return nnx.state(node)
+
+    return jax.tree.map(state, tree, is_leaf=is_nnx_module)
 
 
-def _array(stored: Any) -> Array:
-    """The array in a box, in an NNX variable or given as it is; never weakly typed."""
-    (leaf,) = jax.tree.leaves(stored)
-    return jnp.asarray(leaf, jnp.result_type(leaf))
+def _effective(stored: dict[str, Any]) -> APALUParams:
+    if any(isinstance(value, jax.ShapeDtypeStruct) for value in stored.values()):
+        abstract: APALUParams = jax.eval_shape(effective_params, stored)
+        return abstract
+    # With its own dtype given, no array is weakly typed.
+    return effective_params(
+        {name: jnp.asarray(v, jnp.result_type(v)) for name, v in stored.items()}
+    )
+
+
+def split_layers(by_path: Mapping[str, T], stacked: Predicate) -> dict[str, T]:
+    """Split what belongs to layers stacked by a scan, layer by layer.
+
+    A pair of parameters per layer, stacked by ``flax.linen.scan``, ``flax.nnx.vmap`` or
+    ``jax.vmap``, has the same shape as a pair per channel, so ``stacked`` must tell.
+    Tables, checks, snapshots and figures take the result.
+
+    Args:
+      by_path: What :func:`collect`, :func:`describe` or a capture returns.
+      stacked: Called as ``stacked(path, value)``: whether the leading axis of the
+        value's arrays runs along layers.
+
+    Returns:
+      The same mapping, with entries ``"stack/act[0]"``, ``"stack/act[1]"`` and so on in
+      place of each entry ``"stack/act"`` of stacked layers.
+
+    Raises:
+      ValueError: If an entry of stacked layers has no leading axis.
+
+    Examples:
+      >>> stack = {"apalu_a": np.array([0.5, 0.6]), "apalu_b": np.array([0.1, 0.2])}
+      >>> found = collect({"stack": {"act": stack}})
+      >>> layers = split_layers(found, lambda path, _: path.startswith("stack/"))
+      >>> {path: float(pair.a) for path, pair in layers.items()}
+      {'stack/act[0]': 0.5, 'stack/act[1]': 0.6000000238418579}
+    """
+    split = {}
+    for path, value in by_path.items():
+        if not stacked(path, value):
+            split[path] = value
+            continue
+        lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(value)}
+        if len(lengths) != 1 or lengths == {()}:
+            raise ValueError(
+                "`stacked` must select entries with one leading axis of layers, got "
+                f"{path!r} with arrays of leading sizes {sorted(lengths)}."
+            )
+        ((length,),) = lengths
+        for i in range(length):
+            split[f"{path}[{i}]"] = jax.tree.map(lambda leaf, i=i: leaf[i], value)
+    return split
 
 
 class Description(NamedTuple):
@@ -88,16 +160,29 @@ def describe(tree: Any) -> dict[str, Description]:
     """Describe every APALU in a model.
 
     Args:
-      tree: As for :func:`collect`.
+      tree: As for :func:`collect`, with values.
 
     Returns:
-      From the path of each module to its description.
+      A mapping of the path of each module to its description.
+
+    Raises:
+      TypeError: If the tree is abstract.
 
     Examples:
-      >>> describe({"act": {"a": 0.5, "b": 0.75}})["act"].smoothness
+      >>> describe({"act": {"apalu_a": 0.5, "apalu_b": 0.75}})["act"].smoothness
       Array(1., dtype=float32)
     """
-    return {path: _describe(params) for path, params in collect(tree).items()}
+    return {path: _describe(pair) for path, pair in _collect_values(tree).items()}
+
+
+def _collect_values(tree: Any) -> dict[str, APALUParams]:
+    found = collect(tree)
+    for path, pair in found.items():
+        if isinstance(pair.a, jax.ShapeDtypeStruct):
+            raise TypeError(
+                f"`tree` must hold values, got the abstract {pair.a} at {path!r}."
+            )
+    return found
 
 
 def _describe(params: APALUParams) -> Description:
@@ -117,7 +202,7 @@ def format_descriptions(descriptions: Mapping[str, Description]) -> str:
       the smallest and the largest value.
 
     Examples:
-      >>> print(format_descriptions(describe({"act": {"a": 0.5, "b": 0.75}})))
+      >>> print(format_descriptions(describe({"act": APALUParams(0.5, 0.75)})))
       path  a      b      smoothness  left_slope  right_slope  asymptotic_slope  gain
       act   0.500  0.750  1.000       0.750       0.750        1.000             1.365
     """
@@ -133,101 +218,61 @@ def _format(array: ArrayLike) -> str:
     return f"{values.mean():.3f} [{values.min():.3f}, {values.max():.3f}]"
 
 
-def align_columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of a table as lines of text."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
-class Alarm(NamedTuple):
-    """One finding of :func:`alarms`.
+class ParamIssue(NamedTuple):
+    """A finding of :func:`check_params`.
 
     Attributes:
       path: Path of the module.
       name: ``"a"`` or ``"b"``.
       value: The value; of several, the one furthest off.
-      kind: ``"negative"``, ``"near zero"`` or ``"not finite"``.
+      kind: ``"negative"``, ``"near zero"`` or ``"non-finite"``.
     """
 
     path: str
     name: str
     value: float
-    kind: str
+    kind: IssueKind
 
 
-def alarms(tree: Any, near_zero: float = 1e-2) -> list[Alarm]:
-    """Activation parameters that are negative, near zero or not finite.
+def check_params(tree: Any, near_zero: float = 1e-2) -> list[ParamIssue]:
+    """Check that all activation parameters are finite and clearly positive.
 
-    With ``a`` or ``b`` negative the function is no longer monotonic, and
-    ``residual="output"`` gives wrong gradients; near zero the branch passes no signal.
+    With ``a`` or ``b`` negative the function is no longer monotonic, and has no
+    gradient under ``residual="output"``; near zero the branch passes no signal.
 
     Args:
       tree: As for :func:`collect`, with concrete values.
       near_zero: Values from 0 up to and including this one are near zero.
 
     Returns:
-      At most one alarm of each kind for each parameter, in the order of the paths.
+      At most one issue of each kind for each parameter, in the order of the paths.
+
+    Raises:
+      TypeError: If the tree is abstract.
 
     Examples:
-      >>> alarms({"act": {"a": 0.5, "b": -0.25}})
-      [Alarm(path='act', name='b', value=-0.25, kind='negative')]
+      >>> check_params({"act": {"apalu_a": 0.5, "apalu_b": -0.25}})
+      [ParamIssue(path='act', name='b', value=-0.25, kind='negative')]
     """
     return [
-        Alarm(path, name, float(values[where].min()), kind)
-        for path, params in collect(tree).items()
-        for name, values in zip("ab", map(_float64, params), strict=True)
+        ParamIssue(path, name, float(values[where].min()), kind)
+        for path, pair in _collect_values(tree).items()
+        for name, values in zip("ab", map(_float64, pair), strict=True)
         for kind, where in _conditions(values, near_zero)
         if where.any()
     ]
 
 
-def _conditions(values: np.ndarray, near_zero: float) -> list[tuple[str, np.ndarray]]:
+def _conditions(
+    values: np.ndarray, near_zero: float
+) -> list[tuple[IssueKind, np.ndarray]]:
     finite = np.isfinite(values)
     return [
         ("negative", finite & (values < 0)),
         ("near zero", (values >= 0) & (values <= near_zero)),
-        ("not finite", ~finite),
+        ("non-finite", ~finite),
     ]
 
 
 def _float64(array: ArrayLike) -> np.ndarray:
     return np.asarray(array, np.float64)
-
-
-class Snapshot(NamedTuple):
-    """The activation parameters at one moment of training; a pytree.
-
-    Attributes:
-      step: The training step, an integer scalar.
-      params: What :func:`collect` returns.
-    """
-
-    step: Array
-    params: dict[str, APALUParams]
-
-
-def snapshot(tree: Any, step: ArrayLike) -> Snapshot:
-    """Keep the activation parameters of this moment.
-
-    Args:
-      tree: As for :func:`collect`.
-      step: The training step, an integer.
-
-    Returns:
-      A pytree. As an output of ``jax.lax.scan`` the snapshots come stacked, as
-      :func:`stack_snapshots` stacks those of a Python loop.
-
-    Examples:
-      >>> history = stack_snapshots(
-      ...     [snapshot({"act": {"a": 0.5 + i, "b": 0.1}}, step=i) for i in range(3)]
-      ... )
-      >>> history.params["act"].a
-      Array([0.5, 1.5, 2.5], dtype=float32)
-    """
-    return Snapshot(jnp.asarray(step, jnp.int32), collect(tree))
-
-
-def stack_snapshots(snapshots: Sequence[Snapshot]) -> Snapshot:
-    """Stack snapshots of one model along a new leading axis."""
-    stacked: Snapshot = jax.tree.map(lambda *leaves: jnp.stack(leaves), *snapshots)
-    return stacked

@@ -1,18 +1,25 @@
 """Colours, line styles, bands and legends that all figures share."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.collections import Collection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 __all__ = (
     "COLOURS",
     "DEPTH_SCALE",
     "GREY",
     "LEGEND_LIMIT",
+    "add_legend",
     "draw_band",
     "draw_legend",
     "line_style",
@@ -29,6 +36,9 @@ COLOURS = (
     "#E69F00",  # orange
     "#56B4E9",  # sky blue
 )
+_DRAWN = (Line2D, Patch, Collection)
+# Labels that Matplotlib itself gives to artists.
+_AUTOMATIC_LABEL = re.compile(r"_child\d+|_nolegend_")
 _LINE_STYLES = ("-", "--", "-.", ":")
 GREY = "#D0D0D0"
 DEPTH_SCALE = ListedColormap(colormaps["cividis"](np.linspace(0, 0.9, 256)))
@@ -67,9 +77,22 @@ def line_style(index: int, total: int) -> dict[str, Any]:
 
 
 def draw_legend(figure: Figure) -> None:
-    """One entry for each label, beside the axes."""
+    """Add an entry for each label, beside the axes."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper")
+        drawn = [a for a in axes.get_children() if isinstance(a, _DRAWN)]
+        for artist in (*drawn, *axes.containers):
+            label = str(artist.get_label())
+            if label and not _AUTOMATIC_LABEL.fullmatch(label):
+                handles.setdefault(label, artist)
+    add_legend(figure, handles)
+
+
+def add_legend(figure: Figure, handles: Mapping[str, Artist]) -> None:
+    """Add an entry for each of the artists, given by label, beside the axes."""
+    numbers = list(map(str, range(len(handles))))
+    legend = figure.legend(handles.values(), numbers, loc="outside right upper")
+    # Set afterwards: Matplotlib 3.9 leaves out labels that begin with an underscore,
+    # such as the path of a layer in a private attribute.
+    for text, label in zip(legend.get_texts(), handles, strict=True):
+        text.set_text(label)

@@ -19,6 +19,7 @@ from apalu_jax.plotting.style import (
     DEPTH_SCALE,
     GREY,
     LEGEND_LIMIT,
+    add_legend,
     draw_band,
     draw_legend,
     line_style,
@@ -44,7 +45,7 @@ def plot_evolution(snapshots: Snapshot) -> Figure:
 
     Examples:
       >>> from apalu_jax.introspection import snapshot, stack_snapshots
-      >>> history = [snapshot({"act": {"a": 0.5, "b": 0.1}}, step) for step in range(3)]
+      >>> history = [snapshot({"act": APALUParams()}, step) for step in range(3)]
       >>> figure = plot_evolution(stack_snapshots(history))
       >>> [axes.get_ylabel() for axes in figure.axes]
       ['a', 'b']
@@ -141,9 +142,8 @@ def plot_learning_curves(
         axes.set_title(label, fontsize=8)
     figure.supxlabel(xlabel, fontsize="medium")
     figure.supylabel(ylabel, fontsize="medium")
-    lines = panels[0].lines
-    labels = [str(lines[0].get_label()), "named above"]
-    figure.legend(list(lines), labels, loc="outside right upper")
+    behind, own = panels[0].lines
+    add_legend(figure, {str(behind.get_label()): behind, "named above": own})
     return figure
 
 

@@ -84,7 +84,7 @@ def test_history_has_every_epoch(vmapped):
 
 def test_of_many_pairs_the_quartiles_are_noted():
     trained = train(tiny(epochs=1), trial((0, 1, 2), "apalu-channel"))
-    site = trained.variables["params"]["APALU_0"]["a"]
+    site = trained.variables["params"]["APALU_0"]["apalu_a"]
     assert site.shape == (3, 64)
     noted = [row["activations/APALU_0/a"] for row in trained.rows]
     np.testing.assert_allclose(noted[0], np.full((3, 3), 0.55), rtol=1e-6)

@@ -81,7 +81,7 @@ STEPS = {
 def by_loop(cell, params, inputs):
     """What the layer gives, one step after another and by the plain formula."""
     inner = {"w": params["kernel"], **params["cell"]}
-    f = partial(apalu_reference, params=inner["APALU_0"])
+    f = partial(apalu_reference, params=introspection.collect(inner)["APALU_0"])
     h = c = jnp.zeros((N, FEATURES))
     outputs = []
     for x in inputs:

@@ -198,9 +198,10 @@ def in_batches(fn: Callable[[_Tree], Any], examples: _Tree, size: int) -> Any:
 
 def _total(stacked: Histogram) -> Histogram:
     """Exact sum over the leading axes."""
-    if stacked.words.ndim == 1:
+    depth = stacked.words.ndim - 1
+    if depth == 0:
         return stacked
-    rows = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), stacked)
+    rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[depth:]), stacked)
     empty = histogram_init(stacked.low, stacked.high, stacked.bins)
     total, _ = lax.scan(lambda a, b: (histogram_merge(a, b), None), empty, rows)
     return total

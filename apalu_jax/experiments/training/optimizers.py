@@ -9,10 +9,10 @@ import optax
 from msgspec import Struct
 
 from apalu_jax import optim
+from apalu_jax._trees import join_keys
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import Arm
 from apalu_jax.experiments.schema import Options, convert
-from apalu_jax.introspection.finding import join_keys
 
 __all__ = ("Optimizer", "build")
 
@@ -108,7 +108,7 @@ def build(
     if chosen.clip_norm is not None:
         steps.insert(0, optax.clip_by_global_norm(chosen.clip_norm))
     if arm.frozen:
-        steps.append(optim.freeze(params, arm.owns))
+        steps.append(optim.freeze(arm.owns))
     elif arm.bounds:
         steps.append(_keep_within(arm.bounds, arm))
     elif arm.positive:

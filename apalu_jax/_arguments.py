@@ -1,0 +1,77 @@
+"""Arguments of several functions and modules: what they may be, what errors say."""
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import cache
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+def integers(name: str, value: int | Sequence[int], hint: str = "") -> tuple[int, ...]:
+    """The integers that an argument gives: one alone or a sequence of them.
+
+    Raises:
+      TypeError: If it is something else; the message names it and adds ``hint``.
+    """
+    values: Any = [value] if np.ndim(value) == 0 else value
+    try:
+        return tuple(operator.index(one) for one in values)
+    except TypeError:
+        raise TypeError(
+            f"`{name}` must be an integer or a sequence of integers{hint}, got "
+            f"{describe(value)}."
+        ) from None
+
+
+def mapped_pair(name: str, mapping: Mapping[str, Any]) -> tuple[Any, Any]:
+    """``a`` and ``b`` of a mapping that has exactly these keys.
+
+    Raises:
+      ValueError: If it has others; the message calls the mapping ``name``.
+    """
+    if set(mapping) != {"a", "b"}:
+        raise ValueError(
+            f"`{name}` must have exactly the keys 'a' and 'b', got "
+            f"{sorted(map(str, mapping))}."
+        )
+    return mapping["a"], mapping["b"]
+
+
+def is_real(value: object) -> bool:
+    """True for a real number and for an array of them."""
+    if isinstance(value, Array | np.ndarray | np.generic):
+        return _is_real_dtype(value.dtype)
+    return isinstance(value, int | float)
+
+
+@cache
+def _is_real_dtype(dtype: np.dtype) -> bool:
+    kinds = (np.floating, np.integer, np.bool_)
+    return any(jnp.issubdtype(dtype, kind) for kind in kinds)
+
+
+def unwrapped(value: Any) -> Any:
+    """The array in what JAX takes for one, such as a :class:`flax.nnx.Param`."""
+    unwrap = getattr(value, "__jax_array__", None)
+    return value if unwrap is None else unwrap()
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is unknown: the known one next to it."""
+    close = get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def describe(value: object) -> str:
+    """An argument that is not what it should be, in a few words and without values."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, Array | np.ndarray):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    if value is None or isinstance(value, str | int | float):
+        return repr(value)
+    return f"an object of type {type(value).__name__}"
