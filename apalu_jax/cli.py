@@ -1,5 +1,7 @@
 """The command ``apalu``."""
 
+import io
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +41,9 @@ DataName = Annotated[str | None, typer.Argument(help="A data set; all if left ou
 
 def main() -> None:
     """Runs the command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal or a log that is not UTF-8 gets "?" for a character it lacks.
+        sys.stdout.reconfigure(errors="replace")
     app()
 
 
@@ -79,40 +84,35 @@ def run(
 ) -> None:
     """Run an experiment; write its records and the report."""
     with one_line_errors(ExperimentError):
-        from apalu_jax.experiments import (
-            compilation,
-            heap,
-            report,
-            runner,
-            specs,
-            tuning,
-        )
+        from apalu_jax.experiments import report, runner, specs
+        from apalu_jax.experiments.runner import runtime
 
-        compilation.use_cache()
-        heap.keep_freed()
+        runtime.use_compilation_cache()
+        runtime.keep_freed()
         spec = specs.load(name, preset, None if units is None else units.split(","))
         folder = out or Path("runs") / f"{name}-{preset}"
         chosen_seeds = None if seeds is None else _parse_seeds(seeds)
         with progress_bar() as progress:
             task = progress.add_task("preparing", total=1.0)
-            records = runner.run(
+            results = runner.run(
                 spec,
                 folder,
                 arm_names=None if arms is None else arms.split(","),
                 seeds=chosen_seeds,
                 data_dir=data_dir,
                 resume=resume,
-                progress=lambda block, share: progress.update(
-                    task, completed=share, description=block.name
+                progress=lambda trial, share: progress.update(
+                    task, completed=share, description=trial.name
                 ),
             )
-        searches = tuning.read(folder / tuning.FILE_NAME, spec.config_hash)
-        result = report.build(spec, records, searches)
-        _print_report(result)
-        for path in (
-            report.write_markdown(result, folder),
-            report.write_html(result, folder),
-        ):
+        built = report.build(results)
+        # Before anything is printed: a closed pipe must not lose them.
+        written = [
+            report.write_markdown(built, folder),
+            report.write_html(built, folder),
+        ]
+        _print_report(built)
+        for path in written:
             typer.echo(f"wrote {path}")
 
 
@@ -130,30 +130,35 @@ def report_results(
     readme: Annotated[
         Path | None, typer.Option(help="A file to put the table of verdicts into.")
     ] = None,
+    pack: Annotated[
+        bool, typer.Option("--pack", help="Compress the records, for a repository.")
+    ] = False,
 ) -> None:
     """Make the report of a folder, or the table of verdicts over several."""
     with one_line_errors(ExperimentError):
-        from apalu_jax.experiments import report
+        from apalu_jax.experiments import report, results
 
         writers = {"markdown": report.write_markdown, "html": report.write_html}
         if format != "text" and format not in writers:
             raise ExperimentError(
                 f"`format` must be one of text, markdown, html, got {format!r}."
             )
-        results = [report.read(d) for folder in folders for d in report.find(folder)]
+        found = [results.read(d) for folder in folders for d in results.find(folder)]
+        if pack:
+            for each in found:
+                results.pack(each)
         if readme is not None:
-            differs = report.update_readme(readme, results)
+            differs = report.update_readme(readme, found)
             typer.echo(f"wrote {readme}" if differs else f"{readme} is up to date")
         elif format != "text":
-            for result in results:
-                built = report.build(result.spec, result.records, result.tunings)
-                typer.echo(f"wrote {writers[format](built, result.folder)}")
-        elif [result.folder for result in results] == folders[:1]:
-            (result,) = results
-            _print_report(report.build(result.spec, result.records, result.tunings))
+            for each in found:
+                folder = each.folder or Path()
+                typer.echo(f"wrote {writers[format](report.build(each), folder)}")
+        elif [each.folder for each in found] == folders[:1]:
+            _print_report(report.build(found[0]))
         else:
-            _print_section(report.overview(results))
-            print_notes(to_console(), report.reasons(results))
+            _print_section(report.overview(found))
+            print_notes(to_console(), report.reasons(found))
 
 
 @data_app.command("list")
@@ -161,15 +166,15 @@ def list_data() -> None:
     """List the data sets: source, licence, where they are looked for."""
     from apalu_jax.experiments import data
 
-    table = Table("name", "what", "from", "licence", "note")
+    table = Table("name", "what", "from", "license", "note")
     for name in data.names():
         source = data.source(name)
-        table.add_row(name, source.title, source.origin, source.licence, source.note)
+        table.add_row(name, source.title, source.origin, source.license, source.note)
     console = to_console()
     console.print(table)
     console.print(
         "Files are looked for in --data-dir, then in $APALU_DATA_DIR, then in "
-        f"{data.files.cache_dir()}; what is found nowhere is downloaded there.",
+        f"{data.downloads.cache_dir()}; what is found nowhere is downloaded there.",
         soft_wrap=True,
     )
 

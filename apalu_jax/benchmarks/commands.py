@@ -91,9 +91,9 @@ def tpu(functions: Functions = None, out: Out = None) -> None:
 def train(out: Out = None) -> None:
     """Count the seeds per hour of the experiments' trainer, beside PyTorch's."""
     from apalu_jax.benchmarks import train
-    from apalu_jax.experiments import heap
+    from apalu_jax.experiments.runner import runtime
 
-    heap.keep_freed()  # As `apalu run` does.
+    runtime.keep_freed()  # As `apalu run` does.
     _run(lambda progress: train.measure(progress=progress), out)
 
 

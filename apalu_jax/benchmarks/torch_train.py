@@ -38,7 +38,7 @@ class Problem(NamedTuple):
       optimizer: As the experiments take it, with a constant learning rate.
       batch_size: Examples a step.
       weights: First weights, by their paths in Flax and as Flax has them.
-      inputs: Examples along axis 0; images with the colours along the last one.
+      inputs: Examples along axis 0; images with the channels along the last one.
       targets: Classes [n], or numbers [n, 1] to be regressed.
     """
 

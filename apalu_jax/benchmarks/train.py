@@ -17,8 +17,9 @@ from apalu_jax._trees import join_keys
 from apalu_jax.benchmarks import BenchmarkError, Result, timing, to_result
 from apalu_jax.benchmarks.torch_train import Problem, Torch
 from apalu_jax.benchmarks.train_cases import CASES, Case
-from apalu_jax.experiments import arms, models, optimizers, tasks
-from apalu_jax.experiments.programs import compile_program
+from apalu_jax.experiments import arms, models, tasks
+from apalu_jax.experiments.training import optimizers
+from apalu_jax.experiments.training.compiled import compile_training
 
 __all__ = ("FUNCTIONS", "Trainer", "measure", "problem")
 
@@ -79,12 +80,12 @@ class Trainer:
         task = tasks.build(
             {"name": case.task}, models.build(case.model, arm, case.outputs)
         )
-        self._program = compile_program(
+        self._program = compile_training(
             task,
             partial(optimizers.build, case.optimizer, arm),
             batch_size=case.batch_size,
             epochs=max(case.steps // case.steps_per_epoch, 1),
-            together=case.together > 1,
+            vmapped=case.together > 1,
         )
         self._seeds = jnp.arange(case.together, dtype=jnp.uint32)
         self._factors = jnp.ones(case.together)

@@ -16,7 +16,7 @@ class Case(NamedTuple):
     Attributes:
       model: Options of :func:`apalu_jax.experiments.models.build`.
       task: "regression" or "classification".
-      optimizer: Options of :func:`apalu_jax.experiments.optimizers.build`.
+      optimizer: Options of :func:`apalu_jax.experiments.training.optimizers.build`.
       shape: Of one example's inputs.
       outputs: Of the network.
       examples: Size of the training part.
@@ -89,7 +89,7 @@ CASES: Mapping[str, Case] = {
             "init": "he",
             "features": [16, 32, 64, 64, 128],
             "strides": [1, 2, 2, 1, 2],
-            "conv": "patches",
+            "conv_impl": "patches",
         },
         task="classification",
         optimizer=_ADAM

@@ -1,9 +1,9 @@
 """The paper's experiments, each declared in a file and judged over paired seeds.
 
-The way of an experiment: spec -> data -> model(arm) -> trainer -> records -> statistics
--> report. No step looks back: the report is made from the records alone.
+Flow of an experiment: spec -> plan -> trial (data, model, training) -> records ->
+analysis -> report. The report is made from the records alone.
 """
 
 
 class ExperimentError(ValueError):
-    """What was asked for cannot be done; the message is one line for a person."""
+    """Raised for user errors; the message is a single line."""

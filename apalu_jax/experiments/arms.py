@@ -1,4 +1,4 @@
-"""The activations compared: how each is built, and what it does to a signal's size."""
+"""Arms of a comparison: activations, their parameters, their gains."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ __all__ = ("ARMS", "Activation", "ActivationFactory", "Arm", "get")
 Activation: TypeAlias = Callable[[Array], Array]
 
 ActivationFactory: TypeAlias = Callable[[], Activation]
-"""Called once at every place of a network, so that each has parameters of its own."""
+"""Called once for each activation of a network, so that each has its own parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Arm:
     frozen: bool = False
 
     def owns(self, path: str, leaf: Any) -> bool:
-        """Whether a parameter of a network, by its path, belongs to this activation."""
+        """True if a parameter of a network, by its path, belongs to this activation."""
         return path.rpartition("/")[2] in self.parameters
 
 

@@ -1,152 +1,187 @@
-"""Records: one JSON object a line, appended as each run ends."""
+"""Coordinates and outcome of a run."""
 
-import dataclasses
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
-from apalu_jax.experiments import ExperimentError, lines
+from msgspec import Meta, Struct
 
-__all__ = ("FILE_NAME", "Key", "Record", "append", "finished", "read")
+__all__ = ("Curve", "History", "InputCounts", "Key", "Kind", "Record", "Setup", "Trial")
 
-FILE_NAME = "records.jsonl"
+Kind: TypeAlias = Literal["search", "evaluation"]
+Curve: TypeAlias = list[float | None]
+"""One number for each logged epoch; None if it is not finite."""
 
 
 class Key(NamedTuple):
-    """What makes a run one of its kind within an experiment."""
+    """Coordinates of a run within an experiment.
+
+    ``searched`` is the learning-rate multiplier of a run of the search, and None for an
+    evaluated run.
+    """
 
     arm: str
     variant: str
     unit: str
     seed: int
+    searched: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
+class Trial(NamedTuple):
+    """Runs that are trained together: one arm in one variant and unit.
+
+    Attributes:
+      arm: The activation.
+      variant: The variant.
+      unit: The unit.
+      seeds: One for each run; they are vmapped.
+      lr_multipliers: Of the declared learning rate, one for each run; empty as long as
+        the search that chooses it is unfinished.
+      kind: "search" for runs that choose the multiplier, or "evaluation".
+    """
+
+    arm: str
+    variant: str
+    unit: str
+    seeds: tuple[int, ...]
+    lr_multipliers: tuple[float, ...] = ()
+    kind: Kind = "evaluation"
+
+    @property
+    def name(self) -> str:
+        """Name of the trial in file names and messages."""
+        first = f"seed{self.seeds[0]}"
+        if self.kind == "search":
+            first = f"search{self.lr_multipliers[0]:g}-{self.seeds[0]}"
+        return "-".join(filter(None, (self.arm, self.variant, self.unit, first)))
+
+    def keys(self) -> list[Key]:
+        """Coordinates of each run."""
+        searched: Sequence[float | None] = [None] * len(self.seeds)
+        if self.kind == "search":
+            searched = self.lr_multipliers
+        runs = zip(self.seeds, searched, strict=True)
+        return [Key(self.arm, self.variant, self.unit, *run) for run in runs]
+
+
+class Setup(Struct, frozen=True, forbid_unknown_fields=True):
+    """Environment of a run: kind of the device, and versions of the libraries."""
+
+    platform: str
+    versions: dict[str, str]
+
+
+class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Course of a run.
+
+    Attributes:
+      epochs: Epochs after which values were logged; 0 is the start.
+      train: Curves on the training split, one number for each epoch but the start.
+      validation: Curves on the validation split, likewise.
+      test_curve: Curves on the test split, likewise; empty unless the spec asks for it.
+      test: Metrics on the test split after the last epoch.
+      examples: Size of the test split.
+      activations: Parameters of each activation, the start included, by site and name;
+        of a site with many pairs the quartiles.
+    """
+
+    epochs: list[int] = []
+    train: dict[str, Curve] = {}
+    validation: dict[str, Curve] = {}
+    test_curve: dict[str, Curve] = {}
+    test: dict[str, float | None] = {}
+    examples: int = 0
+    activations: dict[str, dict[str, list[float | None | list[float | None]]]] = {}
+
+
+class InputCounts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Histogram of the inputs of an activation; bins of equal width in [low, high)."""
+
+    low: float
+    high: float
+    counts: list[int]
+    below: int
+    above: int
+    nan: int
+
+    def __add__(self, other: "InputCounts") -> "InputCounts":
+        """Adds the counts of a histogram over the same bins."""
+        if (self.low, self.high) != (other.low, other.high):
+            raise ValueError("histograms over different bins cannot be added")
+        pairs = zip(self.counts, other.counts, strict=True)
+        return InputCounts(
+            low=self.low,
+            high=self.high,
+            counts=[mine + others for mine, others in pairs],
+            below=self.below + other.below,
+            above=self.above + other.above,
+            nan=self.nan + other.nan,
+        )
+
+
+class Record(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """One run.
 
     Attributes:
-      experiment: Name of the spec.
-      preset: Name of its preset.
       arm: The activation.
       seed: The seed.
-      variant: The table that it belongs to; ``""`` where there is one.
-      unit: What is paired besides the seed; ``""`` where there is nothing.
-      metric: Name of the metric.
-      value: The metric on the test part after the last epoch; the score of chance if
-        the run diverged, None if it failed.
+      variant: The variant; ``""`` if the spec declares none.
+      unit: The unit; ``""`` if the spec declares none.
+      kind: "evaluation", or "search" for a run that helps to choose a learning rate.
+      lr_multiplier: Factor of the declared learning rate.
+      value: The primary metric after the last epoch: on the test split, and of a run of
+        the search on the validation split. Of an evaluated run that diverged it is the
+        chance level; None if a run of the search diverged or any run failed.
       status: "ok", "diverged" (not finite), or "failed" (stopped by an error of the
-        machine, such as memory that ran out; it is tried again on resume).
-      history: "epochs", after which notes were taken, 0 for the start; metrics by part:
-        a list with one number for each of these but the start for "train" and
-        "validation", and for "watched", the test part, where the spec has it watched;
-        the last epoch's number for "test", with its size as "examples"; the path of
-        each activation's parameters, start included, under "activations"; "exhibit",
-        what a figure needs of seed 0; and "learning_rate_factor", which the tuning
-        chose. Where an activation has more than one pair, the quartiles of each are
-        noted.
-      activations: For each activation site the start and the end of its parameters, and
-        under "inputs" the histogram of its inputs on the test part.
-      config_hash: SHA-256 of the spec.
-      versions: Versions of what computed it, and of the data where there is a choice.
-      platform: Kind of the device.
-      wall_s: Seconds, compilation included, shared out over the seeds trained together.
+        machine, e.g. out of memory; it is tried again on resume).
+      history: The course of the run; empty for a run of the search.
+      inputs: Histogram of the inputs of each activation on the test split, by site.
+      figure_data: Data for a figure, of seed 0 only.
+      data: The data, if the loader has a choice.
+      error: First line of the error that made the run fail.
+      setup: Index of the set-up in ``spec.json``.
+      run_hash: See :attr:`Spec.run_hash <apalu_jax.experiments.specs.Spec.run_hash>`.
+      declaration_hash: See ``Spec.declaration_hash``, likewise.
+      wall_s: Seconds, compilation included, divided among the vmapped seeds.
     """
 
-    experiment: str
-    preset: str
     arm: str
-    seed: int
-    variant: str
-    unit: str
-    metric: str
+    seed: Annotated[int, Meta(ge=0)]
+    variant: str = ""
+    unit: str = ""
+    kind: Kind = "evaluation"
+    lr_multiplier: Annotated[float, Meta(gt=0)] = 1.0
     value: float | None
     status: Literal["ok", "diverged", "failed"]
-    history: Mapping[str, Any]
-    activations: Mapping[str, Any]
-    config_hash: str
-    versions: Mapping[str, str]
-    platform: str
+    history: History = History()
+    inputs: dict[str, InputCounts] = {}
+    figure_data: dict[str, Any] = {}
+    data: str = ""
+    error: str = ""
+    setup: Annotated[int, Meta(ge=0)] = 0
+    run_hash: str
+    declaration_hash: str
     wall_s: float
 
     def __post_init__(self) -> None:
-        """Checks what the statistics stand on."""
-        if self.status not in ("ok", "diverged", "failed"):
-            raise ValueError(
-                f"`status` must be ok, diverged or failed: {self.status!r}."
-            )
-        if type(self.seed) is not int or self.seed < 0:
-            raise ValueError(f"`seed` must be an integer >= 0, got {self.seed!r}.")
-        if (self.value is None) != (self.status == "failed"):
-            raise ValueError("`value` must be a number, or null where the run failed.")
-        if self.value is not None and type(self.value) not in (int, float):
-            raise ValueError(f"`value` must be a number, got {self.value!r}.")
+        """Checks the values that the analysis relies on.
+
+        Raises:
+          ValueError: ``value`` does not fit ``status``, or a number is not finite.
+        """
+        may_lack = self.status == "failed" or (
+            self.status == "diverged" and self.kind == "search"
+        )
+        if (self.value is None) != may_lack:
+            raise ValueError(f"`value` {self.value!r} does not fit {self.status!r}")
+        for name, number in (("value", self.value or 0.0), ("wall_s", self.wall_s)):
+            if not math.isfinite(number):
+                raise ValueError(f"`{name}` must be finite, got {number!r}")
 
     @property
     def key(self) -> Key:
-        """The run's place in the experiment."""
-        return Key(self.arm, self.variant, self.unit, self.seed)
-
-    def to_line(self) -> str:
-        """The record as one line of strict JSON, newline included."""
-        return json.dumps(dataclasses.asdict(self), allow_nan=False) + "\n"
-
-    @classmethod
-    def from_line(cls, line: str) -> "Record":
-        """Reads :meth:`to_line` back.
-
-        Raises:
-          ValueError: The line is not JSON, or not a record.
-        """
-        return cls(**lines.parse(line, {f.name for f in dataclasses.fields(cls)}))
-
-
-def read(path: Path, config_hash: str | None = None) -> list[Record]:
-    """Reads every finished record; none if there is no file.
-
-    Args:
-      path: The file.
-      config_hash: What the records must have been made under; None for no check.
-
-    Returns:
-      The records in the order of the file. A record that follows a failed one of the
-      same run replaces it.
-
-    Raises:
-      ExperimentError: A line is damaged, of another configuration, or there twice.
-    """
-    found: dict[Key, Record] = {}
-    for number, record in enumerate(lines.read(path, Record.from_line), start=1):
-        if config_hash is not None and record.config_hash != config_hash:
-            raise ExperimentError(
-                f"{path}, line {number}: made under another configuration "
-                f"({record.config_hash[:12]}, not {config_hash[:12]}). Choose another "
-                "folder."
-            )
-        earlier = found.get(record.key)
-        if earlier is not None and earlier.status != "failed":
-            raise ExperimentError(
-                f"{path}, line {number}: {tuple(record.key)} is recorded twice."
-            )
-        found[record.key] = record
-    return list(found.values())
-
-
-def finished(records: Iterable[Record]) -> set[Key]:
-    """The runs that need not be run again."""
-    return {record.key for record in records if record.status != "failed"}
-
-
-def append(path: Path, records: Iterable[Record]) -> None:
-    """Appends records, each safely on the disk before the next one is begun.
-
-    Args:
-      path: The file; an unfinished last line is cut off first.
-      records: What to append.
-
-    Raises:
-      OSError: The disk is full or the file cannot be written; what was finished stays.
-    """
-    lines.append(path, (record.to_line() for record in records))
+        """Coordinates of the run within the experiment."""
+        searched = self.lr_multiplier if self.kind == "search" else None
+        return Key(self.arm, self.variant, self.unit, self.seed, searched)

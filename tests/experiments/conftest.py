@@ -1,26 +1,14 @@
-"""A small experiment, and one finished run of it that the tests may read."""
-
-from dataclasses import replace
+"""One finished run of a small experiment that the tests may read."""
 
 import pytest
 
-from apalu_jax.experiments import runner, specs
+from apalu_jax.experiments import runner
 
-
-def tiny(**changes):
-    """Digits with few seeds and epochs and three arms, one of them a control."""
-    settings = {
-        "arms": ("relu", "apalu"),
-        "controls": ("apalu-frozen",),
-        "seeds": 3,
-        "seeds_per_block": 3,
-        "epochs": 2,
-    }
-    return replace(specs.load("digits", "smoke"), **{**settings, **changes})
+from .helpers import tiny
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
-    """The spec, the folder and the records of a whole run; not to be changed."""
+    """The spec, the folder and the records of a complete run; not to be changed."""
     spec, out = tiny(), tmp_path_factory.mktemp("finished") / "run"
-    return spec, out, runner.run(spec, out)
+    return spec, out, runner.run(spec, out).records

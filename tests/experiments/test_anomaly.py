@@ -13,14 +13,14 @@ from apalu_jax.experiments import ExperimentError, data
 from apalu_jax.experiments.data import (
     anomaly,
     cifar10,
-    files,
+    downloads,
     magnetic_tile,
     mnist,
     mvtec,
     pictures,
     squares,
 )
-from apalu_jax.experiments.data.images import LabelledImages
+from apalu_jax.experiments.data.images import LabeledImages
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def load(unit, **options):
 def encoded(shade, size=(24, 20), mode="L", kind="PNG"):
     """A file whose image has one shade."""
     out = io.BytesIO()
-    colour = shade if mode == "L" else (shade, shade, 255 - shade)
-    Image.new(mode, size, colour).save(out, kind)
+    color = shade if mode == "L" else (shade, shade, 255 - shade)
+    Image.new(mode, size, color).save(out, kind)
     return out.getvalue()
 
 
@@ -52,13 +52,13 @@ def put(folder, file, content):
 
 
 def shades(part):
-    """The grey level in the middle of each image."""
+    """The gray level in the middle of each image."""
     return part["inputs"][:, 8, 8, 0].tolist()
 
 
 def check_split(dataset, normals):
     """Normal images are in one part each, by seed; the test part is always the same."""
-    first, again, other = (dataset.fold(seed) for seed in (0, 0, 1))
+    first, again, other = (dataset.splits(seed) for seed in (0, 0, 1))
     for each in (first, other):
         assert sorted(shades(each.train) + shades(each.validation)) == normals
         assert not each.train["anomalous"].any()
@@ -73,7 +73,7 @@ def check_split(dataset, normals):
 
 
 def test_squares_need_no_files(folder):
-    fold = load("squares", size=64).fold(0)
+    fold = load("squares", size=64).splits(0)
     assert [len(part["inputs"]) for part in fold] == [4, 10, 16]
     assert fold.test["anomalous"].tolist() == [0] * 8 + [1] * 8
     everything = np.concatenate([part["inputs"] for part in fold])
@@ -85,10 +85,13 @@ def test_squares_need_no_files(folder):
         filled = len(rows) / (box[0] * box[1])
         assert abs(filled - (np.pi / 4 if anomalous else 1)) < 0.05
         assert 0.13 < len(rows) / 64**2 < 0.22
-    assert np.array_equal(load("", size=64).fold(0).test["inputs"], fold.test["inputs"])
+    assert np.array_equal(
+        load("", size=64).splits(0).test["inputs"], fold.test["inputs"]
+    )
     assert data.verify("anomaly") == []
     assert (
-        len(squares.load(None, "", train=6, validation=2).fold(0).train["inputs"]) == 6
+        len(squares.load(None, "", train=6, validation=2).splits(0).train["inputs"])
+        == 6
     )
 
 
@@ -116,13 +119,13 @@ def test_magnetic_tiles(folder, monkeypatch):
     for _ in range(2):  # The second time they are taken from the cache.
         dataset = load("tile", validation=2)
         # Crack comes before Free.
-        test = dataset.fold(0).test
+        test = dataset.splits(0).test
         assert shades(test) == [200, 20] and test["anomalous"].tolist() == [1, 0]
         assert test["mask"].dtype == np.uint8 and test["mask"].shape == (2, 16, 16)
         assert test["mask"][0, :, :8].all() and not test["mask"][0, :, 9:].any()
         assert not test["mask"][1].any()
         check_split(dataset, [0, 10, 30, 40])
-        decoded = (folder.parent / "cache" / "apalu_jax" / "data" / "decoded").iterdir()
+        decoded = (folder.parent / "cache" / "apalu_jax" / "decoded").iterdir()
         assert len(list(decoded)) == 3
     (folder / archive.path).write_bytes(b"damaged")
     with pytest.raises(ExperimentError, match="damaged or another version"):
@@ -166,7 +169,7 @@ def test_copy_of_mvtec(folder):
     root = category(folder)
     dataset = load("mvtec-bottle", validation=2)
     assert dataset.label == "MVTec AD, bottle"
-    test = dataset.fold(0).test
+    test = dataset.splits(0).test
     assert shades(test) == [200, 201, 200, 100, 101]
     assert test["anomalous"].tolist() == [1, 1, 1, 0, 0]
     assert test["mask"].mean(axis=(1, 2)).tolist() == [1, 1, 1, 0, 0]
@@ -175,7 +178,7 @@ def test_copy_of_mvtec(folder):
     check_split(dataset, [0, 10, 20, 30, 40, 50])
     # What is replaced is read again.
     (root / "train/good/000.png").write_bytes(encoded(99).ljust(200, b"\0"))
-    fold = load("mvtec-bottle", validation=2).fold(0)
+    fold = load("mvtec-bottle", validation=2).splits(0)
     assert 99 in shades(fold.train) + shades(fold.validation)
 
 
@@ -197,42 +200,44 @@ def test_what_a_copy_of_mvtec_lacks_is_named(folder):
 
 
 def test_screws(folder, monkeypatch):
-    def grey(levels):
+    def gray(levels):
         return np.stack([np.full((32, 32), level, np.uint8) for level in levels])
 
     out = io.BytesIO()
     np.savez(
         out,
-        x_train=grey([1, 2, 3, 4]),
-        x_test=grey([50, 60, 70]),
+        x_train=gray([1, 2, 3, 4]),
+        x_test=gray([50, 60, 70]),
         y_test=np.array([0, 1, 1], np.uint8),
     )
     file = put(folder, mvtec._SCREW, out.getvalue())
     monkeypatch.setattr(mvtec, "_SCREW", file)
     dataset = load("screw", validation=2)
-    test = dataset.fold(0).test
+    test = dataset.splits(0).test
     assert shades(test) == [50, 60, 70] and test["anomalous"].tolist() == [0, 1, 1]
     assert "mask" not in test
     check_split(dataset, [1, 2, 3, 4])
 
 
 @pytest.mark.parametrize(
-    ("module", "unit", "colours"), [(mnist, "mnist-3", 1), (cifar10, "cifar10-3", 3)]
+    ("module", "unit", "channels"), [(mnist, "mnist-3", 1), (cifar10, "cifar10-3", 3)]
 )
-def test_one_class_against_the_rest(folder, monkeypatch, module, unit, colours):
+def test_one_class_against_the_rest(folder, monkeypatch, module, unit, channels):
     def part(levels):
-        images = [np.full((32, 32, colours), level, np.uint8) for level in levels]
+        images = [np.full((32, 32, channels), level, np.uint8) for level in levels]
         return np.stack(images), (np.array(levels) % 10).astype(np.uint8)
 
-    whole = LabelledImages(*part(range(40)), *part(range(50, 60)))
+    whole = LabeledImages(*part(range(40)), *part(range(50, 60)))
     if module is mnist:
         monkeypatch.setattr(mnist, "_read", lambda data_dir: whole)
     else:
         put(folder, cifar10._OFFICIAL, b"")
-        monkeypatch.setattr(files, "fetch", lambda file, data_dir: folder / file.path)
+        monkeypatch.setattr(
+            downloads, "fetch", lambda file, data_dir: folder / file.path
+        )
         monkeypatch.setattr(cifar10, "_read_official", lambda path: whole)
     dataset = load(unit, validation=2)
-    test = dataset.fold(0).test
+    test = dataset.splits(0).test
     assert shades(test) == list(range(50, 60))
     assert test["anomalous"].tolist() == [1, 1, 1, 0, 1, 1, 1, 1, 1, 1]
     check_split(dataset, [3, 13, 23, 33])
@@ -263,7 +268,7 @@ def test_real_data(name, unit, sizes, anomalous, masked):
         if "is in none of" not in str(error):
             raise
         pytest.skip(f"the files of {name} are not here: {error}")
-    fold = load(unit, size=32, validation=100).fold(0)
+    fold = load(unit, size=32, validation=100).splits(0)
     assert [len(part["inputs"]) for part in fold] == sizes
     assert fold.test["anomalous"].sum() == anomalous
     assert ("mask" in fold.test) == masked

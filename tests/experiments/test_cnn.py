@@ -1,4 +1,4 @@
-"""The plain convolutional network: its size, its sites, its initialisation."""
+"""The plain convolutional network: its size, its sites, its initialization."""
 
 from functools import partial
 
@@ -73,7 +73,8 @@ def test_kernels_have_the_declared_variance():
 def test_forms_of_the_convolutions_agree():
     x = jax.random.normal(jax.random.key(1), (2, 6, 6, 1))
     lax, patches = (
-        build(features=[4, 6], strides=[1, 2], conv=form) for form in ("lax", "patches")
+        build(features=[4, 6], strides=[1, 2], conv_impl=form)
+        for form in ("lax", "patches")
     )
     variables = jax.jit(lax.init)(jax.random.key(0), x)
     train = {"train": True, "mutable": "batch_stats"}

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.models.convolution import Conv, convolve
+from apalu_jax.experiments.models.layers import Conv, convolve
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -28,7 +28,7 @@ def test_all_forms_are_the_convolution(size, stride):
         return y, *pull(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
 
     names = ("lax", "patches", "rows")
-    forms = [partial(convolve, stride=stride, form=form) for form in names]
+    forms = [partial(convolve, stride=stride, impl=form) for form in names]
     want, *others = jax.jit(lambda: [with_gradients(fn) for fn in (exact, *forms)])()
     for got in others:
         for one, other in zip(got, want, strict=True):
@@ -38,7 +38,7 @@ def test_all_forms_are_the_convolution(size, stride):
 def test_products_hold_no_convolution_when_vmapped():
     x, kernel = jnp.ones((3, 2, 8, 8, 4)), jnp.ones((3, 3, 3, 4, 5))
     for form, convolutions in {"lax": 1, "patches": 0, "rows": 0}.items():
-        over_models = jax.jit(jax.vmap(partial(convolve, stride=1, form=form)))
+        over_models = jax.jit(jax.vmap(partial(convolve, stride=1, impl=form)))
         text = over_models.lower(x, kernel).as_text()
         assert text.count("stablehlo.convolution") == convolutions
 
@@ -61,5 +61,5 @@ def test_layer_adds_its_bias_and_computes_in_its_type():
 
 
 def test_unknown_form_is_refused():
-    with pytest.raises(ExperimentError, match="`conv` must be lax, patches or rows"):
+    with pytest.raises(ExperimentError, match="`conv_impl` must be lax"):
         convolve(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), 1, "x")

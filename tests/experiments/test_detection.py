@@ -37,7 +37,7 @@ def test_scores_that_are_not_finite_are_not_ranked(bad):
 
 
 @pytest.mark.parametrize(
-    "name", ["one_class", "reconstruction", "flow", "distillation"]
+    "name", ["one_class", "reconstruction", "likelihood", "distillation"]
 )
 def test_every_metric_of_a_detector_has_its_chance(name):
     network = models.build({"name": "svdd", "init": "he"}, ARMS["relu"], 1)

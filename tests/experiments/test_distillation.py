@@ -1,20 +1,20 @@
 """Imitation of a frozen network, by hand."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from msgspec.structs import replace
 
-from apalu_jax.experiments import ExperimentError, figures, models, specs, tasks
+from apalu_jax.experiments import ExperimentError, models, specs, tasks
 from apalu_jax.experiments.arms import ARMS
-from apalu_jax.experiments.models.cloner import narrowed
+from apalu_jax.experiments.models.student import narrowed
 from apalu_jax.experiments.models.vgg import scaled
+from apalu_jax.experiments.report import figures
 from apalu_jax.experiments.tasks import localization
 
-from .conftest import tiny
+from .helpers import results_of, tiny
 
 
 class Scaled(nn.Module):
@@ -85,7 +85,7 @@ def test_chunks_change_nothing(images):
     variables = build().init(jax.random.key(0), part)
     whole = build().predict(variables, part)["score"]
     np.testing.assert_allclose(
-        build(chunk=4).predict(variables, part)["score"], whole, rtol=1e-6
+        build(eval_batch_size=4).predict(variables, part)["score"], whole, rtol=1e-6
     )
 
 
@@ -107,18 +107,18 @@ def test_pixels_are_told_by_the_gradient(images):
     }
     for name in found:
         assert np.isfinite(task.chance(name, part))
-    exhibit = task.exhibit(predictions, part)
-    maps, masks = np.array(exhibit["maps"]), np.array(exhibit["masks"])
+    figure_data = task.figure_data(predictions, part)
+    maps, masks = np.array(figure_data["maps"]), np.array(figure_data["masks"])
     assert maps.shape == masks.shape == (4, 8, 8)
     assert maps.max() == 1 and maps.min() >= 0
     figure = figures.plotting.plot_maps({"relu": maps}, masks)
     assert len(figure.axes) == 4
     # Nothing of a diverged run, which would be no JSON.
     diverged = {**predictions, "gradients": np.nan * predictions["gradients"]}
-    assert task.exhibit(diverged, part) == {}
+    assert task.figure_data(diverged, part) == {}
     # No mask, no map.
     without = part_of(images, changed)
-    assert task.exhibit(task.predict(variables, without), without) == {}
+    assert task.figure_data(task.predict(variables, without), without) == {}
 
 
 def test_maps_of_gradients_by_hand():
@@ -131,15 +131,21 @@ def test_maps_of_gradients_by_hand():
     assert smooth.min() >= 0
     # The highest pixel is cut down to its surroundings: no single one stands out.
     assert (smooth[0] == smooth.max()).sum() == 9
-    block = localization.coarse(np.arange(16).reshape(1, 4, 4), 2)
+    block = localization.max_pool_to(np.arange(16).reshape(1, 4, 4), 2)
     assert block.tolist() == [[[5, 7], [13, 15]]]
     assert localization.pixel_auroc(np.array([0.1, np.nan]), np.array([0, 1])) != 0.5
     assert localization.pixel_auroc(np.array([0.1, 0.2]), np.array([1, 1])) == 0.5
     assert localization.pixel_auroc(np.array([0.1, 0.2]), np.array([0, 1])) == 1.0
 
 
-def cloner(arm="relu", **options):
-    options = {"name": "cloner", "init": "he", "width": 0.25, "inner": 4, **options}
+def student(arm="relu", **options):
+    options = {
+        "name": "student_vgg",
+        "init": "he",
+        "width": 0.25,
+        "hidden_channels": 4,
+        **options,
+    }
     return models.build(options, ARMS[arm], 1)
 
 
@@ -149,7 +155,7 @@ def test_the_cloner_has_the_published_layers():
         (16, 16, 512),
     )
     x = jnp.zeros((2, 32, 32, 3))
-    shapes = jax.eval_shape(cloner("apalu").init, jax.random.key(0), x)
+    shapes = jax.eval_shape(student("apalu").init, jax.random.key(0), x)
     names = set(shapes["params"])
     assert sum(name.startswith("APALU") for name in names) == 13
     # Normalised but before a pool, and nowhere a bias.
@@ -162,7 +168,7 @@ def test_the_cloner_has_the_published_layers():
         for name in names
         if name.startswith("conv")
     )
-    maps = jax.eval_shape(lambda v: cloner("apalu").apply(v, x), shapes)
+    maps = jax.eval_shape(lambda v: student("apalu").apply(v, x), shapes)
     assert [maps[i].shape[-1] for i in (3, 6, 9, 12)] == [
         block[-1] for block in scaled(0.25)[1:]
     ]
@@ -170,7 +176,9 @@ def test_the_cloner_has_the_published_layers():
 
 def test_kernels_have_the_variance_of_xavier():
     x = jnp.zeros((1, 32, 32, 3))
-    params = jax.jit(cloner(width=1.0, inner=16).init)(jax.random.key(0), x)["params"]
+    params = jax.jit(student(width=1.0, hidden_channels=16).init)(jax.random.key(0), x)[
+        "params"
+    ]
     kernel = params["conv4_3"]["kernel"]
     assert kernel.shape == (3, 3, 16, 512)
     limit = np.sqrt(6 / (9 * (16 + 512)))
@@ -180,16 +188,16 @@ def test_kernels_have_the_variance_of_xavier():
 
 def test_relu_stays_where_maps_are_compared():
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
-    network = cloner("elu", replaced="inner")
+    network = student("elu", replaced="inner")
     maps = network.apply(network.init(jax.random.key(1), x), x)
     assert all(maps[i].min() >= 0 for i in (3, 6, 9, 12))
     assert min(float(maps[i].min()) for i in (0, 2, 4, 5)) < 0
     shapes = jax.eval_shape(
-        cloner("apalu", replaced="inner").init, jax.random.key(0), x
+        student("apalu", replaced="inner").init, jax.random.key(0), x
     )
     assert sum(name.startswith("APALU") for name in shapes["params"]) == 9
-    with pytest.raises(ExperimentError, match="`replaced` must be all or inner"):
-        cloner(replaced="none")
+    with pytest.raises(ExperimentError, match="`replaced`: Expected one of all, inner"):
+        student(replaced="none")
 
 
 def test_sources_of_cifar10_have_not_seen_its_labels():
@@ -198,11 +206,11 @@ def test_sources_of_cifar10_have_not_seen_its_labels():
         spec = specs.load("distillation-ad", preset)
         for unit in spec.unit_names:
             if unit.startswith("cifar10"):
-                source = spec.at(spec.variant_names[0], unit).source
+                source = spec.at(spec.variant_names[0], unit).backbone
                 assert source["weights"] == "random"
     declared = specs._read("distillation-ad")["units"]
     assert all(
-        unit["source"] == {"weights": "random"}
+        unit["backbone"] == {"weights": "random"}
         for name, unit in declared.items()
         if name.startswith("cifar10")
     )
@@ -211,12 +219,9 @@ def test_sources_of_cifar10_have_not_seen_its_labels():
 def test_exhibits_become_a_figure(finished_run):
     _, _, records = finished_run
     shown = {"maps": [[[0.0, 1.0], [0.5, 0.2]]], "masks": [[[0, 1], [0, 0]]]}
-    changed = [
-        replace(r, history={**r.history, "exhibit": shown}) if r.seed == 0 else r
-        for r in records
-    ]
-    pictures = figures.draw(tiny(), changed, [])
+    changed = [replace(r, figure_data=shown) if r.seed == 0 else r for r in records]
+    pictures = figures.draw(results_of(tiny(), changed), [])
     assert [axes.get_ylabel() for axes in pictures["maps"].figure.axes] == [
         *("relu", "apalu", "apalu-frozen")
     ]
-    assert "maps" not in figures.draw(tiny(), records, [])
+    assert "maps" not in figures.draw(results_of(tiny(), records), [])

@@ -8,8 +8,8 @@ from flax import linen as nn
 
 from apalu_jax.experiments import models
 from apalu_jax.experiments.arms import ARMS
-from apalu_jax.experiments.models.kernels import scaled_normal
-from apalu_jax.experiments.tasks.inputs import draw_variables
+from apalu_jax.experiments.models.layers import scaled_normal
+from apalu_jax.experiments.tasks.base import init_variables
 
 # Of 63, 64, 65, 2880 and 1 numbers: about a power of two, and far from one.
 SHAPES = [(3, 3, 1, 7), (8, 8), (13, 5), (1, 1, 480, 6), (1, 1)]
@@ -62,7 +62,7 @@ def test_variables_are_those_of_init(options, shape):
         return dict(network.init(key, examples[:1], train=False))
 
     def draw(key):
-        return draw_variables(network, key, examples)
+        return init_variables(network, key, examples)
 
     alone = draw(keys[0])
     assert jax.tree.structure(alone) == jax.tree.structure(init(keys[0]))
@@ -80,5 +80,5 @@ def test_the_network_is_not_run_to_draw_it():
             assert isinstance(x, jax.core.Tracer)
             return x
 
-    variables = draw_variables(Watched(), jax.random.key(0), jnp.zeros((1, 2)))
+    variables = init_variables(Watched(), jax.random.key(0), jnp.zeros((1, 2)))
     assert variables["params"]["Dense_0"]["kernel"].shape == (2, 3)

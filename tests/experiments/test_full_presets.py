@@ -4,7 +4,10 @@ import chex
 import jax
 import pytest
 
-from apalu_jax.experiments import ExperimentError, jobs, specs, trainer
+from apalu_jax.experiments import ExperimentError, specs
+from apalu_jax.experiments.records import Trial
+from apalu_jax.experiments.runner.execute import Executor
+from apalu_jax.experiments.training import loop
 
 
 def is_absence(error):
@@ -16,29 +19,39 @@ def is_absence(error):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", specs.names())
-def test_every_variant_traces_from_first_draw_to_predictions(name, monkeypatch):
+def test_every_variant_traces_from_first_draw_to_predictions(
+    name, monkeypatch, tmp_path
+):
     # An epoch is one program there, with one step in it.
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     spec = specs.load(name, "full")
-    prepare, unit = jobs.preparation(spec, None), spec.unit_names[0]
-    for variant in spec.variants:
+    executor = Executor(spec, None, tmp_path, 60.0, 0)
+    unit = spec.unit_names[0]
+    for variant in spec.variant_names:
         setting = spec.at(variant, unit)
-        numbers = tuple(range(setting.seeds_per_block))
+        numbers = tuple(range(setting.vmapped_seeds))
         try:
-            job = prepare(variant, unit, spec.reference, numbers)
+            trial = Trial(spec.reference, variant, unit, numbers)
+            training, _ = executor.prepare(trial)
         except ExperimentError as error:
             if not is_absence(error):
                 raise
             pytest.skip(f"the files of {name} are not here: {error}")
-        train = trainer.stack([fold.train for fold in job.folds])
-        test = trainer.stack([fold.test for fold in job.folds])
+        train = loop.stack([fold.train for fold in training.splits])
+        test = loop.stack([fold.test for fold in training.splits])
         seeds = jax.ShapeDtypeStruct((len(numbers),), "uint32")
-        factors = jax.ShapeDtypeStruct((len(numbers),), "float32")
-        state = trainer.shapes(job.program, seeds, train)
+        multipliers = jax.ShapeDtypeStruct((len(numbers),), "float32")
+        state = loop.shapes(training.compiled, seeds, train)
         trained, losses = jax.eval_shape(
-            job.program.epochs, state, seeds, factors, 1, setting.epochs, train
+            training.compiled.epochs,
+            state,
+            seeds,
+            multipliers,
+            1,
+            setting.epochs,
+            train,
         )
-        predictions = jax.eval_shape(job.program.predict, trained.variables, test)
+        predictions = jax.eval_shape(training.compiled.predict, trained.variables, test)
         chex.assert_shape(losses, (len(numbers),))
         chex.assert_trees_all_equal_shapes_and_dtypes(trained, state)
         chex.assert_tree_shape_prefix(predictions, (len(numbers),))

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from apalu_jax.experiments import ExperimentError, data
-from apalu_jax.experiments.data import cifar10, files, images, mnist
-from apalu_jax.experiments.data.files import File, Source
-from apalu_jax.experiments.data.images import LabelledImages
+from apalu_jax.experiments.data import cifar10, downloads, images, mnist
+from apalu_jax.experiments.data.downloads import File, Source
+from apalu_jax.experiments.data.images import LabeledImages
 
 SIZES = {"train": 20, "validation": 10, "test": 10}
 
@@ -26,15 +26,15 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
-def toy(n_train=60, n_test=40, side=8, colours=3):
+def toy(n_train=60, n_test=40, side=8, channels=3):
     """Noise with ten classes, sorted by class as the JPEG copy is."""
     rng = np.random.default_rng(0)
 
     def part(n):
-        pixels = rng.integers(0, 256, (n, side, side, colours), np.uint8)
+        pixels = rng.integers(0, 256, (n, side, side, channels), np.uint8)
         return pixels, np.sort(np.arange(n) % 10).astype(np.uint8)
 
-    return LabelledImages(*part(n_train), *part(n_test))
+    return LabeledImages(*part(n_train), *part(n_test))
 
 
 def put(folder, file, content):
@@ -61,7 +61,7 @@ def test_pool_rounds_averages():
 def test_parts_are_stratified_and_drawn_by_seed():
     whole = toy()
     dataset = images.to_dataset(whole, size=8, **SIZES)
-    first, again, other = (dataset.fold(seed) for seed in (3, 3, 1003))
+    first, again, other = (dataset.splits(seed) for seed in (3, 3, 1003))
     for part, size in zip(first, SIZES.values(), strict=True):
         assert np.bincount(part["targets"]).tolist() == [size // 10] * 10
         assert (part["inputs"].dtype, part["targets"].dtype) == (np.uint8, np.int32)
@@ -79,7 +79,7 @@ def test_parts_are_stratified_and_drawn_by_seed():
 
 def test_all_examples_are_used_by_default():
     options = {"train": None, "validation": 10, "test": None}
-    fold = images.to_dataset(toy(), size=8, **options).fold(0)
+    fold = images.to_dataset(toy(), size=8, **options).splits(0)
     assert [len(part["targets"]) for part in fold] == [50, 10, 40]
 
 
@@ -98,34 +98,8 @@ def test_sizes_that_do_not_fit_are_refused(change, message):
         images.to_dataset(toy(), size=8, **{**SIZES, **change})
 
 
-def test_decoded_images_are_kept_and_never_used_damaged(folder, tmp_path):
-    wanted, calls = toy().train, []
-
-    def make():
-        calls.append(1)
-        return wanted
-
-    for _ in range(2):
-        assert np.array_equal(images.cached("toy", make), wanted)
-    assert len(calls) == 1
-    (path,) = (tmp_path / "cache").rglob("toy")
-    content = path.read_bytes()
-    for damaged in (content[:-1] + bytes([content[-1] ^ 1]), content[:-9], b""):
-        path.write_bytes(damaged)
-        assert np.array_equal(images.cached("toy", make), wanted)
-        assert path.read_bytes() == content
-    assert len(calls) == 4
-    assert [each.name for each in path.parent.iterdir()] == ["toy"]
-
-
-def test_cache_that_cannot_be_written_is_no_error(folder, tmp_path):
-    (tmp_path / "cache").write_bytes(b"a file, not a folder")
-    wanted = toy().train
-    assert np.array_equal(images.cached("toy", lambda: wanted), wanted)
-
-
 def archive(whole):
-    """The official format: per example a label and three planes of colour."""
+    """The official format: per example a label and three color planes."""
     rows = {
         part: np.concatenate(
             [labels[:, None], pixels.transpose(0, 3, 1, 2).reshape(len(labels), -1)], 1
@@ -158,7 +132,7 @@ def jpeg(whole):
         encoded = []
         for image in pixels:
             out = io.BytesIO()
-            # A grey image survives compression.
+            # A gray image survives compression.
             Image.fromarray(np.full_like(image, image[0, 0, 0])).save(out, "JPEG")
             encoded.append(out.getvalue())
         arrays[f"jpeg_{part}"] = np.frombuffer(b"".join(encoded), np.uint8)
@@ -190,10 +164,10 @@ def test_cifar10_is_the_official_archive_or_else_the_copy(folder, monkeypatch):
     dataset = data.load(options)
     assert dataset.label == "CIFAR-10 (JPEG copy)"
     assert data.verify("cifar10") == [folder / copy.path]
-    grey = np.broadcast_to(whole.test[:, :1, :1, :1], whole.test.shape)
-    test = dataset.fold(0).test
+    gray = np.broadcast_to(whole.test[:, :1, :1, :1], whole.test.shape)
+    test = dataset.splits(0).test
     assert in_order(test["inputs"], test["targets"]) == in_order(
-        grey, whole.test_labels
+        gray, whole.test_labels
     )
 
     official = put(folder, cifar10._OFFICIAL, archive(whole))
@@ -201,7 +175,7 @@ def test_cifar10_is_the_official_archive_or_else_the_copy(folder, monkeypatch):
     dataset = data.load(options)
     assert dataset.label == "CIFAR-10"
     assert data.verify("cifar10") == [folder / official.path]
-    fold = dataset.fold(0)
+    fold = dataset.splits(0)
     assert in_order(fold.test["inputs"], fold.test["targets"]) == in_order(
         whole.test, whole.test_labels
     )
@@ -215,7 +189,7 @@ def idx(array):
 
 
 def test_mnist_is_the_official_files_or_the_same_in_one(folder, monkeypatch):
-    whole = toy(side=28, colours=1)
+    whole = toy(side=28, channels=1)
     arrays = [whole.train[..., 0], whole.train_labels, whole.test[..., 0]]
     arrays.append(whole.test_labels)
     options = {"name": "mnist", "size": 14, **SIZES}
@@ -226,7 +200,7 @@ def test_mnist_is_the_official_files_or_the_same_in_one(folder, monkeypatch):
     copy = put(folder, mnist._NPZ, packed.getvalue())
     source = replace(mnist.SOURCE, alternatives=((copy,),))
     monkeypatch.setattr(mnist, "SOURCE", source)
-    from_copy = data.load(options).fold(0)
+    from_copy = data.load(options).splits(0)
 
     official = tuple(
         put(folder, file, idx(array))
@@ -235,7 +209,7 @@ def test_mnist_is_the_official_files_or_the_same_in_one(folder, monkeypatch):
     monkeypatch.setattr(mnist, "_OFFICIAL", official)
     monkeypatch.setattr(mnist, "SOURCE", replace(source, files=official))
     (folder / copy.path).unlink()
-    from_official = data.load(options).fold(0)
+    from_official = data.load(options).splits(0)
     assert from_official.train["inputs"].shape == (20, 14, 14, 1)
     for part, same in zip(from_copy, from_official, strict=True):
         for name in part:
@@ -245,15 +219,15 @@ def test_mnist_is_the_official_files_or_the_same_in_one(folder, monkeypatch):
 def test_alternatives_count_only_when_whole(folder):
     a, b, c = (File(path=f"set/{name}", sha256="0" * 64) for name in "abc")
     source = Source(
-        title="t", origin="o", licence="l", files=(a,), alternatives=((b, c),)
+        title="t", origin="o", license="l", files=(a,), alternatives=((b, c),)
     )
-    assert files.choose(source) == (a,)
+    assert downloads.choose(source) == (a,)
     b = put(folder, b, b"b")
-    assert files.choose(source) == (a,)
+    assert downloads.choose(source) == (a,)
     c = put(folder, c, b"c")
-    assert files.choose(source) == source.alternatives[0]
+    assert downloads.choose(source) == source.alternatives[0]
     put(folder, a, b"a")
-    assert files.choose(source) == (a,)
+    assert downloads.choose(source) == (a,)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +240,6 @@ def test_real_data(name, shape):
         if "is in none of" not in str(error):
             raise
         pytest.skip(f"the files of {name} are not here: {error}")
-    fold = data.load({"name": name, "size": shape[0], "train": 20}).fold(0)
+    fold = data.load({"name": name, "size": shape[0], "train": 20}).splits(0)
     assert fold.test["inputs"].shape == (10_000, *shape)
     assert len(fold.validation["targets"]) == 5000

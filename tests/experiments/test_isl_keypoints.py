@@ -1,4 +1,4 @@
-"""The key-point sequences: how frames are normalised, and the splits."""
+"""The key-point sequences: how frames are normalized, and the splits."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from apalu_jax.experiments import ExperimentError, data
-from apalu_jax.experiments.data import files, isl_keypoints
-from apalu_jax.experiments.data.isl_keypoints import normalise
+from apalu_jax.experiments.data import downloads, isl_keypoints
+from apalu_jax.experiments.data.isl_keypoints import normalize
 
 CLASSES, VIDEOS, FRAMES = 13, 30, 2
 
@@ -46,7 +46,7 @@ def folder(tmp_path, monkeypatch):
         }
         np.savez(tmp_path / "isl_keypoints" / f"{name}.npz", **content)
     monkeypatch.setattr(
-        isl_keypoints.files, "fetch", lambda file, data_dir: data_dir / file.path
+        isl_keypoints.downloads, "fetch", lambda file, data_dir: data_dir / file.path
     )
     return tmp_path
 
@@ -59,7 +59,7 @@ def whose(folder, part):
     """Number of each sequence of a part in the whole set, found by its content."""
     arrays = np.load(folder / "isl_keypoints" / "isl_pose_hands.npz")
     hands = [arrays["left_hand"], arrays["right_hand"]]
-    whole = normalise(arrays["pose"], hands).reshape(CLASSES * VIDEOS, -1)
+    whole = normalize(arrays["pose"], hands).reshape(CLASSES * VIDEOS, -1)
     number = {row.tobytes(): i for i, row in enumerate(whole)}
     rows = part["inputs"].reshape(len(part["inputs"]), -1)
     found = np.array([number[row.tobytes()] for row in rows])
@@ -69,7 +69,7 @@ def whose(folder, part):
 
 def test_shoulders_are_at_one_place_and_in_one_size():
     pose, hands = frames(np.random.default_rng(1), 4)
-    result = normalise(pose, hands)
+    result = normalize(pose, hands)
     assert result.shape == (4, 258) and result.dtype == np.float32
     placed = result[:, :132].reshape(4, 33, 4)
     shoulders = placed[:, [11, 12], :2]
@@ -91,8 +91,8 @@ def test_where_and_how_large_the_signer_is_does_not_matter():
         points[there, :, :3] = scale * points[there, :, :3] + shift
         return points.reshape(4, -1)
 
-    moved = normalise(move(pose, 4), [move(hand, 3) for hand in hands])
-    np.testing.assert_allclose(moved, normalise(pose, hands), atol=1e-4)
+    moved = normalize(move(pose, 4), [move(hand, 3) for hand in hands])
+    np.testing.assert_allclose(moved, normalize(pose, hands), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -101,14 +101,14 @@ def test_where_and_how_large_the_signer_is_does_not_matter():
 def test_splits_are_disjoint_and_stratified(folder, split, sizes):
     dataset = load(folder, split=split)
     assert dataset.outputs == CLASSES
-    fold = dataset.fold(3)
+    fold = dataset.splits(3)
     parts = [whose(folder, part) for part in fold]
     assert [len(part) for part in parts] == sizes
     assert len(np.unique(np.concatenate(parts))) == CLASSES * VIDEOS
     for part in parts:
         counts = np.bincount(part // VIDEOS)
         assert counts.max() - counts.min() <= 1
-    other, again = dataset.fold(4), dataset.fold(3)
+    other, again = dataset.splits(4), dataset.splits(3)
     for part, same in zip(fold, again, strict=True):
         np.testing.assert_array_equal(part["inputs"], same["inputs"])
     assert set(whose(folder, other.train)) != set(parts[0])
@@ -118,10 +118,10 @@ def test_splits_are_disjoint_and_stratified(folder, split, sizes):
 
 
 def test_shots_are_drawn_from_the_training_part(folder):
-    whole = load(folder).fold(5)
+    whole = load(folder).splits(5)
     larger = set(whose(folder, whole.train))
     for shots in (10, 2):
-        fold = load(folder, shots=shots).fold(5)
+        fold = load(folder, shots=shots).splits(5)
         train = whose(folder, fold.train)
         np.testing.assert_array_equal(np.bincount(train // VIDEOS), [shots] * CLASSES)
         assert set(train) < larger
@@ -130,12 +130,12 @@ def test_shots_are_drawn_from_the_training_part(folder):
             np.testing.assert_array_equal(
                 getattr(fold, part)["inputs"], getattr(whole, part)["inputs"]
             )
-    first = load(folder, shots=2).fold(6)
+    first = load(folder, shots=2).splits(6)
     assert set(whose(folder, first.train)) != larger
 
 
 def test_face_follows_the_pose(folder):
-    without, full = load(folder).fold(0).test, load(folder, face=True).fold(0).test
+    without, full = load(folder).splits(0).test, load(folder, face=True).splits(0).test
     assert full["inputs"].shape == (59, FRAMES, 1662)
     np.testing.assert_array_equal(
         np.delete(full["inputs"], np.s_[132:-126], axis=-1), without["inputs"]
@@ -146,14 +146,14 @@ def test_impossible_options_are_refused(folder):
     with pytest.raises(ExperimentError, match="`split` must be random or ordered"):
         load(folder, split="signer")
     with pytest.raises(ExperimentError, match="`shots` must be at most 21, got 22"):
-        load(folder, shots=22).fold(0)
+        load(folder, shots=22).splits(0)
 
 
 def test_the_real_sequences():
-    folder = Path(os.environ.get("APALU_DATA_DIR", files.cache_dir()))
+    folder = Path(os.environ.get("APALU_DATA_DIR", downloads.cache_dir()))
     if not (folder / isl_keypoints.SOURCE.files[0].path).is_file():
         pytest.skip(f"needs {isl_keypoints.SOURCE.files[0].path} in {folder}")
-    fold = load(folder).fold(0)
+    fold = load(folder).splits(0)
     assert fold.train["inputs"].shape == (273, 30, 258)
     assert np.isfinite(fold.train["inputs"]).all()
     # The hand was not detected: the left one in 41 % of the frames, the right in 10 %.

@@ -9,16 +9,15 @@ from pathlib import Path
 
 from apalu_jax.experiments import runner
 
-from .conftest import tiny
-from .test_runner import values
+from .helpers import tiny, values
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(out):
     """What each of the processes does: three blocks, a checkpoint after every epoch."""
-    spec = tiny(arms=("apalu",), controls=(), seeds=6, seeds_per_block=2, epochs=30)
-    return runner.run(spec, Path(out), resume=True, checkpoint_every_s=0.0)
+    spec = tiny(arms=("apalu",), ablations=(), seeds=6, vmapped_seeds=2, epochs=30)
+    return runner.run(spec, Path(out), resume=True, checkpoint_every_s=0.0).records
 
 
 def start(out):

@@ -1,20 +1,20 @@
 """A report over variants, units and metrics, and several results together."""
 
-import json
 import re
-from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
-from apalu_jax.experiments import ExperimentError, records, report, tuning
-from apalu_jax.experiments.report import baselines
-from apalu_jax.experiments.specs import Claim, Grid, Published
-from apalu_jax.experiments.tuning import Tuning
+from apalu_jax.experiments import ExperimentError, report, results
+from apalu_jax.experiments.records import History, InputCounts
+from apalu_jax.experiments.report import checks
+from apalu_jax.experiments.results import Results
+from apalu_jax.experiments.specs import Claim, LRSearch, Published
 
-from .conftest import tiny
+from .helpers import SETUP, build_report, hashes, make_record, make_runs, tiny
 from .test_report import FIGURES, LEARNED
-from .test_summary import RMSE, UNITS, make_runs, make_units
+from .test_summary import RMSE, UNITS, make_units
 
 CLAIM = Claim(text="APALU is better.", source="table 1", arms=("relu",))
 VARIANTS = {"same": {}, "gain": {"model": {"init": "gain"}}}
@@ -26,63 +26,75 @@ def large():
     spec = tiny(
         units=UNITS,
         variants=VARIANTS,
-        also=(RMSE,),
+        secondary_metrics=(RMSE,),
         claim=CLAIM,
-        tuning=Grid(factors=(0.5, 1.0), seeds=2),
+        lr_search=LRSearch(multipliers=(0.5, 1.0), seeds=2),
     )
     runs = [
-        replace(run, variant=variant, activations=learned(run), history=noted(run))
+        replace(
+            run,
+            variant=variant,
+            inputs=inputs(run),
+            history=logged(run),
+            **hashes(spec),
+        )
         for variant in VARIANTS
         for run in make_units(also=lambda value: 2 - value)
     ]
+    scores = {(0.5, 1000): 0.5, (0.5, 1001): 0.6, (1.0, 1000): 0.4, (1.0, 1001): None}
     searches = [
-        Tuning(
+        make_record(
+            spec,
+            kind="search",
             arm=arm,
             variant="same",
             unit=unit,
-            factor=0.5,
-            scores={"0.5": [0.5, 0.6], "1.0": [0.4, None]},
-            runs=4,
-            wall_s=2.5,
-            config_hash=spec.config_hash,
+            seed=seed,
+            lr_multiplier=multiplier,
+            value=value,
+            status="diverged" if value is None else "ok",
+            history=History(),
+            wall_s=0.625,
         )
         for arm in ("relu", "apalu")
         for unit in UNITS
+        for (multiplier, seed), value in scores.items()
     ]
-    return spec, runs, searches
+    return spec, runs + searches
 
 
 TABLE = ("a table", "")
 SITES = [f"block_{i}/APALU_0" for i in range(20)]
 
 
-def learned(run):
-    """Of every APALU of a deep network the quartiles over its channels."""
+def inputs(run):
+    """Input histograms of every APALU of a deep network."""
     if run.arm != "apalu":
         return {}
-    ends = {"a": [[0.55] * 3, [0.5, 0.6, 0.7]], "b": [[0.065] * 3, [0.1, 0.2, 0.3]]}
-    counts = {"low": -4.0, "high": 4.0, "counts": [1, 5, 5, 1]}
-    inputs = {**counts, "below": 0, "above": 0, "nan": 0}
-    return {site: {**ends, "inputs": inputs} for site in SITES}
+    counts = InputCounts(
+        low=-4.0, high=4.0, counts=[1, 5, 5, 1], below=0, above=0, nan=0
+    )
+    return dict.fromkeys(SITES, counts)
 
 
-def noted(run):
-    """Notes at the start and after two of ten epochs."""
-    return {
-        **run.history,
-        "epochs": [0, 5, 10],
-        "train": {"loss": [2.0, 1.0]},
-        "validation": {"accuracy": [0.4, run.value]},
-        "activations": {
-            site: {name: [*ends[name], ends[name][1]] for name in "ab"}
-            for site, ends in learned(run).items()
-        },
+def logged(run):
+    """Values at the start and after two of ten epochs: quartiles over the channels."""
+    paths = {
+        "a": [[0.55] * 3, [0.5, 0.6, 0.7], [0.5, 0.6, 0.7]],
+        "b": [[0.065] * 3, [0.1, 0.2, 0.3], [0.1, 0.2, 0.3]],
     }
+    return replace(
+        run.history,
+        epochs=[0, 5, 10],
+        train={"loss": [2.0, 1.0]},
+        validation={"accuracy": [0.4, run.value]},
+        activations=dict.fromkeys(SITES, paths) if run.arm == "apalu" else {},
+    )
 
 
 @pytest.fixture(scope="module")
 def large_report(large):
-    return report.build(*large)
+    return build_report(*large)
 
 
 def test_a_section_per_metric_and_variant(large_report):
@@ -121,8 +133,8 @@ def test_relative_differences_are_shown_in_percent(large_report):
 
 
 def test_spread_over_units_is_not_one_of_the_arm(large):
-    spec, runs, _ = large
-    built = report.build(replace(spec, pair_by="unit"), runs)
+    spec, runs = large
+    built = build_report(replace(spec, pair_by="unit"), runs)
     arms = built.sections[2].tables[0]
     relu = dict(zip(arms.header, arms.rows[0], strict=True))
     assert float(relu["test rmse, mean"]) > 0
@@ -137,12 +149,13 @@ def test_search_and_its_cost(large_report):
         ("same / large", "0.5", "0.5", "-", "8", "5"),
     ]
     text = " ".join(search.notes)
-    assert "It cost 16 runs and 10 seconds; 4 of 4 searches ended at an end" in text
-    assert "4 factors diverged" in text
+    assert "It cost 16 runs and 10 seconds; 4 of 4 searches chose an end" in text
+    assert "4 multipliers diverged" in text
 
 
-def test_baselines_stand_beside_published_figures(large):
-    spec, runs, _ = large
+def test_baselines_stand_beside_published_results(large):
+    spec, runs = large
+    runs = [run for run in runs if run.kind == "evaluation"]
     where = {"arm": "relu", "source": "a table", "unit": "large"}
     published = (
         Published(metric="accuracy", low=0.21, high=0.25, **where),
@@ -151,7 +164,7 @@ def test_baselines_stand_beside_published_figures(large):
         Published(metric="rmse", low=1.0, high=1.5, arm="relu", source="all"),
     )
     spec = replace(spec, published=published)
-    (section,) = report.build(spec, runs).others
+    (section,) = build_report(spec, runs).others
     here = "20.00 (n = 3)"
     assert section.tables[0].rows == [
         ("relu, same, large", "accuracy, %", "21.00 to 25.00", here, "-1.00", *TABLE),
@@ -159,22 +172,22 @@ def test_baselines_stand_beside_published_figures(large):
         ("relu, gain, large", "rmse", "1.5 to 1.7", "1.8 (n = 3)", "0.1", *TABLE),
         ("relu, same", "rmse", "1 to 1.5", "1.6 (n = 6)", "0.1", "all", ""),
     ]
-    assert report.build(spec, []).others == []
+    assert build_report(spec, []).others == []
     accuracy, rmse = spec.metrics
-    assert baselines.published_range(spec, "same", accuracy, "relu") == "-"
-    assert baselines.published_range(spec, "same", rmse, "relu") == "1 to 1.5"
+    assert checks.published_range(spec, "same", accuracy, "relu") == "-"
+    assert checks.published_range(spec, "same", rmse, "relu") == "1 to 1.5"
     overall = Published(metric="accuracy", low=0.2, high=0.3, arm="relu", source="all")
     spec = replace(spec, published=(overall,))
-    assert baselines.published_range(spec, "same", accuracy, "relu") == "20.00 to 30.00"
-    assert baselines.published_range(spec, "gain", accuracy, "relu") == "-"
+    assert checks.published_range(spec, "same", accuracy, "relu") == "20.00 to 30.00"
+    assert checks.published_range(spec, "gain", accuracy, "relu") == "-"
 
 
 def test_pages_of_a_large_report(large_report, tmp_path):
     text = report.write_markdown(large_report, tmp_path).read_text()
     first = text.index("**Claim: APALU is better. (table 1)**")
-    verdict = text.index("**Verdict (variant same): not resolved. At 0.05")
+    verdict = text.index("**Verdict (variant same): not resolved. Of the")
     assert first < verdict < text.index("## Test accuracy, variant same")
-    assert "## Search for a learning rate" in text
+    assert "## Learning-rate search" in text
     pictures = re.findall(r"!\[\w+\]\((.*?)\)", text)
     names = [f"{name}_same" for name in FIGURES] + LEARNED
     assert pictures == [f"figures/{name}.png" for name in names]
@@ -206,13 +219,10 @@ def test_figures_of_a_deep_network(large_report):
     np.testing.assert_array_equal(curves.lines[1].get_xdata(), [5, 10])
 
 
-def write_result(folder, spec, runs, searches=()):
-    folder.mkdir()
-    (folder / "spec.json").write_text(spec.to_json())
-    stamped = [replace(run, config_hash=spec.config_hash) for run in runs]
-    records.append(folder / records.FILE_NAME, stamped)
-    lines = [json.dumps(asdict(search)) + "\n" for search in searches]
-    (folder / tuning.FILE_NAME).write_text("".join(lines))
+def write_result(folder, spec, runs):
+    with results.open_folder(folder, spec, resume=False) as written:
+        written.setup_index(SETUP)
+        written.append(replace(run, **hashes(spec)) for run in runs)
 
 
 @pytest.fixture
@@ -227,7 +237,7 @@ def collection(large, tmp_path):
         }
     )
     spec = tiny(
-        arms=("relu", "gelu", "apalu"), controls=(), seeds=10, claim=CLAIM, name="b"
+        arms=("relu", "gelu", "apalu"), ablations=(), seeds=10, claim=CLAIM, name="b"
     )
     write_result(tmp_path / "b", spec, runs)
     (tmp_path / "elsewhere").mkdir()
@@ -235,14 +245,14 @@ def collection(large, tmp_path):
 
 
 def test_verdicts_over_a_collection(large, collection):
-    folders = report.find(collection)
+    folders = results.find(collection)
     assert folders == [collection / "a", collection / "b"]
-    assert report.find(folders[0]) == folders[:1]
-    results = [report.read(folder) for folder in folders]
-    assert results[0].tunings == large[2]
-    (cells,) = report.overview(results).tables
+    assert results.find(folders[0]) == folders[:1]
+    found = [results.read(folder) for folder in folders]
+    assert len(found[0].records) == len(large[1])
+    (cells,) = report.overview(found).tables
     first, second = cells.rows
-    assert [reason.split(":")[0] for reason in report.reasons(results)] == [
+    assert [reason.split(":")[0] for reason in report.reasons(found)] == [
         *("digits", "b")
     ]
     assert first[:3] == ("digits (smoke, same)", CLAIM.text, "not resolved")
@@ -257,32 +267,32 @@ def test_verdicts_over_a_collection(large, collection):
     figure = Published(
         arm="gelu", metric="accuracy", low=0.4, high=0.5, source="somewhere"
     )
-    published = replace(results[1].spec, published=(figure,))
-    (cells,) = report.overview([results[1]._replace(spec=published)]).tables
+    published = replace(found[1].spec, published=(figure,))
+    (cells,) = report.overview([Results(published, found[1].records)]).tables
     assert cells.rows[0][5:7] == ("gelu, 39.55", "40.00 to 50.00")
     # A claim that some level is reached is shown in the metric that it is about.
     level = replace(CLAIM, level=1.0, metric="rmse")
-    spec = replace(results[0].spec, claim=level)
-    (cells,) = report.overview([results[0]._replace(spec=spec)]).tables
+    spec = replace(found[0].spec, claim=level)
+    (cells,) = report.overview([Results(spec, found[0].records)]).tables
     assert cells.rows[0][3].startswith("rmse")
     with pytest.raises(ExperimentError, match="no folder in it has one"):
-        report.find(collection / "elsewhere")
+        results.find(collection / "elsewhere")
 
 
 def test_readme_holds_the_verdicts(collection):
-    results = [report.read(folder) for folder in report.find(collection)]
+    found = [results.read(folder) for folder in results.find(collection)]
     readme = collection / "README.md"
     other = "<!-- table: ops -->\nkept\n<!-- end -->\n"
     readme.write_text(f"{other}<!-- table: verdicts -->\nold\n<!-- end -->\nafter\n")
-    assert report.update_readme(readme, results, check=True)
+    assert report.update_readme(readme, found, check=True)
     assert "old" in readme.read_text()
-    assert report.update_readme(readme, results)
+    assert report.update_readme(readme, found)
     text = readme.read_text()
     assert text.startswith(other)
     assert text.endswith("<!-- end -->\nafter\n")
     assert "| b (smoke) | APALU is better. | supported |" in text
     assert "old" not in text
-    assert not report.update_readme(readme, results, check=True)
+    assert not report.update_readme(readme, found, check=True)
     readme.write_text(other)
     with pytest.raises(ExperimentError, match="must mark the place"):
-        report.update_readme(readme, results)
+        report.update_readme(readme, found)

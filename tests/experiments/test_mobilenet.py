@@ -12,7 +12,7 @@ from jax import lax
 from apalu_jax import introspection
 from apalu_jax.experiments import ExperimentError, models
 from apalu_jax.experiments.arms import ARMS
-from apalu_jax.experiments.models.depthwise import depthwise
+from apalu_jax.experiments.models.layers import depthwise
 
 
 def build(arm="relu", **options):
@@ -71,7 +71,7 @@ def test_depthwise_of_half_precision_is_rounded_once():
 
 
 def test_forms_of_the_convolutions_agree():
-    lax, patches = (build(width=0.125, conv=form) for form in ("lax", "patches"))
+    lax, patches = (build(width=0.125, conv_impl=form) for form in ("lax", "patches"))
     x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
     variables = jax.jit(lax.init)(jax.random.key(0), x)
     want, got = (jax.jit(network.apply)(variables, x) for network in (lax, patches))

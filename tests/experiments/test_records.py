@@ -1,136 +1,205 @@
+"""Results in a folder: written, read, packed, damaged."""
+
 import json
-import subprocess
-import sys
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from apalu_jax.experiments import ExperimentError, records
-from apalu_jax.experiments.records import Key, Record
+from apalu_jax.experiments import ExperimentError, results
+from apalu_jax.experiments.records import History, InputCounts
 
+from .helpers import SETUP, make_record, tiny
 
-def make_record(**changes):
-    fields = {
-        "experiment": "digits",
-        "preset": "smoke",
-        "arm": "relu",
-        "seed": 0,
-        "variant": "",
-        "unit": "",
-        "metric": "accuracy",
-        "value": 0.9,
-        "status": "ok",
-        "history": {"train": {"loss": [1.0, None]}},
-        "activations": {"APALU_0": {"a": [0.55, 0.6]}},
-        "config_hash": "c" * 64,
-        "versions": {"jax": "1"},
-        "platform": "cpu",
-        "wall_s": 0.25,
-    }
-    return Record(**{**fields, **changes})
+COUNTS = InputCounts(low=-1.0, high=1.0, counts=[1, 2**33], below=3, above=4, nan=5)
 
 
-def test_round_trip(tmp_path):
-    path = tmp_path / "records.jsonl"
-    written = [make_record(seed=seed, value=1 / (seed + 3)) for seed in range(3)]
-    records.append(path, written[:1])
-    records.append(path, written[1:])
-    assert records.read(path) == written
-    assert records.read(path, "c" * 64) == written
-    assert [json.loads(line)["seed"] for line in path.read_text().splitlines()] == [
-        *range(3)
+def records(spec, count=3, **changes):
+    return [
+        make_record(spec, seed=seed, value=1 / (seed + 3), **changes)
+        for seed in range(count)
     ]
 
 
-def test_no_file_is_no_record(tmp_path):
-    assert records.read(tmp_path / "records.jsonl") == []
+@pytest.fixture
+def written(tmp_path):
+    """Three runs in a folder."""
+    spec = tiny()
+    with results.open_folder(tmp_path, spec, resume=False) as found:
+        found.setup_index(SETUP)
+        found.append(records(spec, 1))
+        found.append(records(spec)[1:])
+    return spec, tmp_path
 
 
-@pytest.mark.parametrize("keep", [1, 40, -1])
-def test_unfinished_last_line_is_cut_off(tmp_path, keep):
-    path = tmp_path / "records.jsonl"
-    first, second = make_record(seed=0), make_record(seed=1)
-    records.append(path, [first])
-    whole = path.read_bytes()
-    path.write_bytes(whole + second.to_line().encode()[:keep])
-    assert records.read(path) == [first]
-    records.append(path, [second])
-    assert path.read_bytes() == whole + second.to_line().encode()
+def test_round_trip(written):
+    spec, folder = written
+    found = results.read(folder)
+    assert found.records == records(spec)
+    assert (found.spec, found.setups) == (spec, [SETUP])
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("records.jsonl", "spec.json"),
+    ]
+
+
+def lines_of(folder):
+    return (folder / "records.jsonl").read_bytes().splitlines(keepends=True)
 
 
 @pytest.mark.parametrize(
     "damage",
     [
         lambda line: line[: len(line) // 2] + b"\n",
-        lambda line: line.replace(b'"seed": 1', b'"seed": "1"'),
-        lambda line: line.replace(b'"seed": 1', b'"seed": -1'),
-        lambda line: line.replace(b'"value": 0.9', b'"value": NaN'),
-        lambda line: line.replace(b'"value": 0.9', b'"value": null'),
-        lambda line: line.replace(b'"status": "ok"', b'"status": "fine"'),
-        lambda line: line.replace(b'"unit"', b'"units"'),
+        lambda line: line.replace(b'"seed":1', b'"seed":"1"'),
+        lambda line: line.replace(b'"seed":1', b'"seed":-1'),
+        lambda line: line.replace(b'"value":0.25', b'"value":NaN'),
+        lambda line: line.replace(b'"value":0.25', b'"value":1e999'),
+        lambda line: line.replace(b'"value":0.25', b'"value":null'),
+        lambda line: line.replace(b'"status":"ok"', b'"status":"fine"'),
+        lambda line: line.replace(b'"wall_s"', b'"wall"'),
+        lambda line: line.replace(b'"history":{', b'"history":[{').replace(
+            b"},", b"}],", 1
+        ),
+        lambda line: b'{"history":' + 100_000 * b"[" + b"\n",
         lambda line: b"\xff" + line,
         lambda line: b"[1]\n",
         lambda line: b"\n",
     ],
 )
-def test_damaged_line_is_named_and_nothing_is_changed(tmp_path, damage):
-    path = tmp_path / "records.jsonl"
-    lines = [make_record(seed=seed).to_line().encode() for seed in range(3)]
+def test_damaged_line_is_named_and_nothing_is_changed(written, damage):
+    _, folder = written
+    lines = lines_of(folder)
     lines[1] = damage(lines[1])
-    path.write_bytes(b"".join(lines))
+    (folder / "records.jsonl").write_bytes(b"".join(lines))
     with pytest.raises(ExperimentError, match=r"records\.jsonl, line 2: damaged"):
-        records.read(path)
-    assert path.read_bytes() == b"".join(lines)
+        results.read(folder)
+    assert lines_of(folder) == lines
 
 
-def test_other_configuration_is_named(tmp_path):
-    path = tmp_path / "records.jsonl"
-    records.append(path, [make_record(), make_record(seed=1, config_hash="d" * 64)])
-    with pytest.raises(ExperimentError, match="line 2: made under another config"):
-        records.read(path, "c" * 64)
-
-
-def test_run_recorded_twice_is_named(tmp_path):
-    path = tmp_path / "records.jsonl"
-    records.append(path, [make_record(), make_record(value=0.1)])
-    with pytest.raises(ExperimentError, match="line 2: .*recorded twice"):
-        records.read(path)
-
-
-def test_failed_run_is_replaced_by_its_repetition(tmp_path):
-    path = tmp_path / "records.jsonl"
-    failed, again = make_record(status="failed", value=None), make_record()
-    records.append(path, [failed])
-    assert records.finished(records.read(path)) == set()
-    records.append(path, [again])
-    assert records.read(path) == [again]
-    assert records.finished(records.read(path)) == {Key("relu", "", "", 0)}
-
-
-def test_not_a_number_is_never_written():
-    with pytest.raises(ValueError, match="JSON"):
-        replace(make_record(), wall_s=float("nan")).to_line()
-
-
-def test_full_disk_leaves_the_finished_records(tmp_path):
-    path = tmp_path / "records.jsonl"
-    records.append(path, [make_record(seed=0)])
-    before = path.read_bytes()
-    # A limit on the size of files stands for the full disk: a line fits in part.
-    limit = len(before) + 50
-    program = (
-        "import pathlib, resource, signal, sys\n"
-        "from tests.experiments.test_records import make_record\n"
-        "from apalu_jax.experiments import records\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-        "try:\n"
-        "    records.append(pathlib.Path(sys.argv[1]), [make_record(seed=1)])\n"
-        "except OSError:\n"
-        "    sys.exit(7)\n"
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run_hash": "e" * 64}, "line 2: made under another configuration"),
+        ({"arm": "gelu"}, "line 2: digits declares no arm 'gelu'"),
+        ({"variant": "x"}, "line 2: digits declares no variant 'x'"),
+        ({"seed": 3}, "line 2: .* no evaluation with seed 3"),
+        ({"seed": 0}, "line 2: .*recorded twice"),
+        ({"kind": "search", "seed": 1000}, "line 2: .* no search with seed 1000"),
+    ],
+)
+def test_runs_that_do_not_belong_there_are_refused(written, changes, message):
+    spec, folder = written
+    wrong = replace(records(spec)[1], **changes)
+    lines = lines_of(folder)
+    (folder / "records.jsonl").write_bytes(lines[0])
+    with pytest.raises(ExperimentError, match="appended records"):
+        results.read(folder).append([wrong, wrong])
+    assert lines_of(folder) == lines[:1]
+    results.storage.append_lines(
+        folder / "records.jsonl", [results.msgspec.json.encode(wrong) + b"\n"]
     )
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-Bc", program, path], cwd=root, check=False)
-    assert done.returncode == 7
-    assert path.read_bytes() == before
+    with pytest.raises(ExperimentError, match=message):
+        results.read(folder)
+
+
+def test_failed_run_is_replaced_by_its_repetition(written):
+    spec, folder = written
+    (folder / "records.jsonl").unlink()
+    found = results.read(folder)
+    again = make_record(spec)
+    found.append([replace(again, status="failed", value=None)])
+    assert found.finished == set()
+    found.append([again])
+    assert found.records == results.read(folder).records == [again]
+    assert found.finished == {again.key}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"wall_s": float("nan")},
+        {"value": float("inf")},
+        {"value": None},
+        {"status": "failed"},
+        {"status": "diverged", "value": None},
+    ],
+)
+def test_contradictions_are_never_written(changes):
+    with pytest.raises(ValueError):
+        make_record(**changes)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{}", "[]", '{"spec": 3}', '{"spec": {"seeds": NaN}}', 100_000 * "["],
+)
+def test_damaged_declaration_is_named(tmp_path, content):
+    (tmp_path / "spec.json").write_text(content)
+    with pytest.raises(ExperimentError, match=r"spec\.json: "):
+        results.read(tmp_path)
+
+
+def test_no_results(tmp_path):
+    with pytest.raises(ExperimentError, match="holds no results"):
+        results.read(tmp_path)
+
+
+def with_inputs(spec):
+    runs = records(spec, 2, inputs={"APALU_0": COUNTS})
+    runs += records(spec, 1, arm="apalu", inputs={"APALU_0": COUNTS, "b": COUNTS})
+    chance = make_record(spec, arm="apalu", seed=1, inputs={"b": COUNTS})
+    return [*runs, replace(chance, status="diverged")]
+
+
+def test_a_packed_folder_gives_the_same_and_can_go_on(written):
+    spec, folder = written
+    (folder / "records.jsonl").unlink()
+    found = results.read(folder)
+    found.append(with_inputs(spec))
+    relu, apalu = (found.inputs(arm, "", "") for arm in ("relu", "apalu"))
+    assert relu["APALU_0"].counts == [2, 2**34]
+    # Of runs that are ok.
+    assert apalu == {"APALU_0": COUNTS, "b": COUNTS}
+    results.pack(found)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("inputs.json.gz", "records.jsonl.gz", "spec.json"),
+    ]
+    packed = results.read(folder)
+    assert packed.records == [replace(run, inputs={}) for run in found.records]
+    assert packed.inputs("relu", "", "") == relu
+    assert packed.inputs("apalu", "", "") == apalu
+    sizes = [path.read_bytes() for path in sorted(folder.iterdir())]
+    results.pack(packed)
+    assert [path.read_bytes() for path in sorted(folder.iterdir())] == sizes
+    packed.append(records(spec, 3, inputs={"APALU_0": COUNTS})[2:])
+    more = results.read(folder)
+    assert more.inputs("relu", "", "")["APALU_0"].below == 9
+    assert len(more.records) == 5
+    results.pack(more)
+    assert results.read(folder).inputs("relu", "", "")["APALU_0"].below == 9
+    (folder / "records.jsonl.gz").write_bytes(b"torn")
+    with pytest.raises(ExperimentError, match=r"records\.jsonl\.gz: damaged"):
+        results.read(folder)
+
+
+def test_histograms_over_other_bins_are_not_added():
+    with pytest.raises(ValueError, match="different bins"):
+        COUNTS + replace(COUNTS, high=2.0)
+
+
+def test_defaults_are_left_out_of_a_line():
+    record = make_record(history=History())
+    assert set(json.loads(results.msgspec.json.encode(record))) == {
+        *("arm", "seed", "value", "status", "wall_s", "run_hash", "declaration_hash"),
+        "history",
+    }
+
+
+def test_folders_are_found(tmp_path):
+    for name in ("b", "a"):
+        with results.open_folder(tmp_path / name, tiny(), resume=False):
+            pass
+    assert results.find(tmp_path / "a") == [tmp_path / "a"]
+    assert results.find(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(ExperimentError, match="no folder in it has one"):
+        results.find(tmp_path / "elsewhere")

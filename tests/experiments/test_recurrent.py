@@ -244,9 +244,12 @@ def test_normalisation_and_dropout_stand_between_the_layers():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cell": "rnn"}, "`cell` must be one of elman, gru, lstm, mopgru, got 'rnn'"),
-        ({"placement": "gates"}, "`placement` must be one of candidate, .*'gates'"),
-        ({"placement": "both", "dense": []}, "`placement` must be candidate where"),
+        (
+            {"cell": "rnn"},
+            "`cell`: Expected one of elman, gru, .*'rnn'",
+        ),
+        ({"placement": "gates"}, "`placement`: Expected one of candidate, .*'gates'"),
+        ({"placement": "both", "dense": []}, "`placement` must be candidate if"),
     ],
 )
 def test_unknown_options_are_refused(options, message):

@@ -1,9 +1,8 @@
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from scipy import stats
 
 from apalu_jax.experiments import ExperimentError, arms, models, runner, specs, tasks
@@ -100,9 +99,9 @@ def test_declared_experiments(name):
         spec = specs.load(name, preset)
         assert spec.pair_by == "unit" and spec.metric.relative
         assert not spec.metric.higher_is_better
-        assert len(spec.units) >= 10 or preset == "smoke"
-        for variant in spec.variants:
-            for unit in spec.units:
+        assert len(spec.unit_names) >= 10 or preset == "smoke"
+        for variant in spec.variant_names:
+            for unit in spec.unit_names:
                 setting, arm = spec.at(variant, unit), arms.get(spec.reference)
                 tasks.build(setting.task, models.build(setting.model, arm, 1))
     assert specs.load(name).seeds >= 10
@@ -113,16 +112,16 @@ def test_run_from_end_to_end(tmp_path):
     spec = replace(
         smoke,
         arms=("apalu",),
-        controls=(),
+        ablations=(),
         claim=None,
         variants={"one-layer": {}},
         units={"diabetes": {}},
         epochs=20,
     )
-    records = runner.run(spec, tmp_path / "run")
+    records = runner.run(spec, tmp_path / "run").records
     assert [record.status for record in records] == ["ok"] * 3
     for record in records:
-        test = record.history["test"]
+        test = record.history.test
         assert record.value == pytest.approx(test["rmse"], rel=1e-5)
         # The standard deviation of the target is 77.
         assert 45 < test["rmse"] < 72 and -6 < test["log_likelihood"] < -5

@@ -2,16 +2,15 @@
 
 import base64
 import re
-from dataclasses import replace
 
 import pytest
 from matplotlib.figure import Figure
+from msgspec.structs import replace
 from rich.console import Console
 
 from apalu_jax.experiments import report
 
-from .conftest import tiny
-from .test_summary import make_runs
+from .helpers import SETUP, build_report, make_runs, results_of, tiny
 
 FIGURES = ["intervals", "learning_curves", "training_loss"]
 LEARNED = ["shapes_apalu", "evolution_apalu"]
@@ -20,7 +19,7 @@ LEARNED = ["shapes_apalu", "evolution_apalu"]
 @pytest.fixture(scope="module")
 def built(finished_run):
     spec, _, found = finished_run
-    return report.build(spec, found)
+    return build_report(spec, found)
 
 
 def rows(built, section=0, table=0):
@@ -45,7 +44,7 @@ def test_table_holds_the_statistics(finished_run, built):
     # One arm in the family: Holm changes nothing. The control is not in it.
     assert relu[6] == relu[7]
     assert relu[10] == "none"
-    assert (frozen[7], frozen[11]) == ("-", "control")
+    assert (frozen[7], frozen[11]) == ("-", "ablation")
 
 
 def test_text_has_every_cell(built, capsys):
@@ -59,7 +58,8 @@ def test_notes_say_what_few_pairs_can_show(built):
     notes = all_notes(built)
     assert "with 3 pairs it cannot be below 0.25, so no arm can differ at 0.05" in notes
     assert (
-        "apalu is better than none, worse than none, not told apart from relu" in notes
+        "apalu is significantly better than none and significantly worse than none; "
+        "no significant difference from relu" in notes
     )
     assert "margin ±1.00 percentage points" in notes
     assert "Incomplete" not in notes
@@ -75,26 +75,25 @@ def test_notes_follow_the_direction_of_the_metric():
             "apalu": [0.5 + s / 500 for s in seeds],
         }
     )
-    spec = tiny(arms=("relu", "gelu", "apalu"), controls=(), seeds=10)
-    notes = all_notes(report.build(spec, runs))
-    assert "better than relu, worse than gelu, not told apart from none" in notes
+    spec = tiny(arms=("relu", "gelu", "apalu"), ablations=(), seeds=10)
+    notes = all_notes(build_report(spec, runs))
+    assert "better than relu and significantly worse than gelu; no significant" in notes
     assert "above zero" in notes
     spec = replace(spec, metric=replace(spec.metric, higher_is_better=False))
-    notes = all_notes(report.build(spec, runs))
-    assert "better than gelu, worse than relu" in notes
+    notes = all_notes(build_report(spec, runs))
+    assert "better than gelu and significantly worse than relu" in notes
     assert "below zero" in notes
 
 
 def test_what_is_incomplete_failed_diverged_or_mixed_is_said(finished_run):
     spec, _, found = finished_run
     runs = [r for r in found if (r.arm, r.seed) != ("relu", 2)]
-    runs[0] = replace(
-        runs[0], status="failed", value=None, history={"error": "out of memory"}
-    )
-    runs[1] = replace(runs[1], status="diverged", value=0.1, platform="other")
-    labelled = {**runs[2].versions, "data": "a copy"}
-    runs[2] = replace(runs[2], versions=labelled)
-    built = report.build(spec, runs)
+    runs[0] = replace(runs[0], status="failed", value=None, error="out of memory")
+    runs[1] = replace(runs[1], status="diverged", value=0.1, setup=1)
+    runs[2] = replace(runs[2], data="a copy")
+    results = results_of(spec, runs)
+    results.setups.append(replace(SETUP, platform="other"))
+    built = report.build(results)
     notes = all_notes(built)
     assert "Incomplete: 8 of 9 declared runs." in notes
     assert "Failed: out of memory" in notes
@@ -110,19 +109,19 @@ def test_what_is_incomplete_failed_diverged_or_mixed_is_said(finished_run):
 def test_metric_without_percent(finished_run):
     spec, _, found = finished_run
     spec = replace(spec, metric=replace(spec.metric, percent=False))
-    assert rows(report.build(spec, found))[1][2].startswith("0.")
+    assert rows(build_report(spec, found))[1][2].startswith("0.")
 
 
 def test_the_differences_without_each_unit_stand_with_their_decision():
     units = {f"u{i}": {} for i in range(7)}
-    spec = tiny(units=units, pair_by="unit", seeds=2, seeds_per_block=2)
+    spec = tiny(units=units, pair_by="unit", seeds=2, vmapped_seeds=2)
     runs = []
     for i, unit in enumerate(units):
         # One unit is against: without it six of six agree, p = 2/64.
         ahead = 0.01 * (i + 1) if i < 6 else -0.2
         columns = {"relu": [0.5] * 2, "apalu": [0.5 + ahead] * 2}
         runs += make_runs(columns, unit=unit)
-    cells = report.build(spec, runs).sections[0].tables[2]
+    cells = build_report(spec, runs).sections[0].tables[2]
     assert cells.header == ("left out", "relu", "apalu-frozen")
     *rest, last = cells.rows
     assert re.fullmatch(r"\+3\.50 \(\+\d\.\d\d to \+\d\.\d\d\) \*", last[1])
@@ -154,7 +153,7 @@ def test_html_stands_alone(built, tmp_path):
 
 def test_figures_are_drawn_once(finished_run, tmp_path, monkeypatch):
     spec, _, found = finished_run
-    fresh, savefig, drawn = report.build(spec, found), Figure.savefig, []
+    fresh, savefig, drawn = build_report(spec, found), Figure.savefig, []
 
     def noting(figure, *args, **options):
         drawn.append(figure)
@@ -172,7 +171,8 @@ def test_declaration_is_printed(finished_run, built, tmp_path):
     for declared in (
         "margin of accuracy",
         "±1.00",
-        spec.config_hash,
+        spec.run_hash,
+        spec.declaration_hash,
         "learning_rate = 0.003",
         "init = he",
         "one trained pair (a, b) per layer",
@@ -200,7 +200,7 @@ def test_figures_show_the_runs(built):
 
 
 def test_no_record_gives_an_empty_report():
-    built = report.build(tiny(), [])
+    built = build_report(tiny(), [])
     assert rows(built) == []
     assert built.figures == {}
     assert any("Incomplete: 0 of 9" in note for note in built.notes)

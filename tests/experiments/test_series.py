@@ -5,7 +5,7 @@ import pytest
 
 from apalu_jax.experiments import ExperimentError, data
 from apalu_jax.experiments.data import series
-from apalu_jax.experiments.data.files import File
+from apalu_jax.experiments.data.downloads import File
 
 N = 200
 
@@ -23,13 +23,13 @@ def put(tmp_path, monkeypatch):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         toy = series._Series(File(path="toy.csv", sha256=digest), "Value", returns)
         monkeypatch.setitem(series._SERIES, "toy", toy)
-        return data.load({"name": "series", **options}, tmp_path, "toy").fold(0)
+        return data.load({"name": "series", **options}, tmp_path, "toy").splits(0)
 
     return put
 
 
 def raw(part, values, name):
-    """A standardised array of a part, in the unit of the series again."""
+    """A standardized array of a part, in the unit of the series again."""
     train = np.asarray(values[: round(0.7 * len(values))])
     return part[name] * train.std() + train.mean()
 
@@ -97,7 +97,7 @@ def test_split_is_the_same_for_all_seeds(put, tmp_path):
     put([float(value) for value in range(N)])
     dataset = data.load({"name": "series"}, tmp_path, "toy")
     assert dataset.outputs == 1
-    for part, same in zip(dataset.fold(3), dataset.fold(1000), strict=True):
+    for part, same in zip(dataset.splits(3), dataset.splits(1000), strict=True):
         assert all(np.array_equal(array, same[name]) for name, array in part.items())
 
 
@@ -134,6 +134,6 @@ def test_real_series(unit, sizes):
         data.verify("series")
     except ExperimentError as error:
         pytest.skip(f"the series are not here: {error}")
-    fold = data.load({"name": "series"}, None, unit).fold(0)
+    fold = data.load({"name": "series"}, None, unit).splits(0)
     assert [len(part["targets"]) for part in fold] == sizes
     assert all(np.isfinite(array).all() for part in fold for array in part.values())

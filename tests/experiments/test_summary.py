@@ -1,44 +1,19 @@
 """From records to tables: what is paired with what, and what is said of it."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
-from apalu_jax.experiments import ExperimentError, statistics
+from apalu_jax.experiments import ExperimentError, analysis
 from apalu_jax.experiments.specs import Metric
 
-from .conftest import tiny
-from .test_records import make_record
-
-
-def make_runs(values, *, examples=100, also=None, **where):
-    """Runs by arm, a value a seed; `also` makes another metric of the value."""
-    return [
-        make_record(
-            arm=arm,
-            seed=seed,
-            value=value,
-            history={
-                "epochs": [0, 1],
-                "train": {"loss": [1.0]},
-                "validation": {"accuracy": [0.5]},
-                "test": {
-                    "examples": examples,
-                    **({"rmse": also(value)} if also else {}),
-                },
-            },
-            activations={},
-            **where,
-        )
-        for arm, column in values.items()
-        for seed, value in enumerate(column)
-    ]
+from .helpers import make_record, make_runs, tiny
 
 
 def test_summary_pairs_by_seed():
-    spec = tiny(arms=("relu", "gelu", "apalu"), controls=("apalu-frozen",))
+    spec = tiny(arms=("relu", "gelu", "apalu"), ablations=("apalu-frozen",))
     runs = make_runs(
         {
             "relu": [0.1, 0.2, 0.3],
@@ -47,11 +22,11 @@ def test_summary_pairs_by_seed():
             "apalu-frozen": [0.4, 0.4, 0.6],
         }
     )
-    table = statistics.summarize(spec, runs[::-1])
+    table = analysis.summarize(spec, runs[::-1])
     relu, gelu, apalu, frozen = table.arms
     assert relu.mean == pytest.approx(0.2)
     assert relu.sd == pytest.approx(0.1)
-    assert relu.binomial == statistics.binomial_interval(20, 100)
+    assert relu.binomial == analysis.binomial_interval(20, 100)
     # Differences of 0.3, 0.2, 0.4: p is 2/8, doubled over the family of two.
     assert relu.comparison.mean == pytest.approx(0.3)
     assert relu.comparison.p == pytest.approx(0.25)
@@ -67,7 +42,7 @@ def test_summary_pairs_by_seed():
 def test_missing_runs_leave_pairs_and_family_as_declared():
     spec = tiny(arms=("relu", "gelu", "apalu"))
     runs = make_runs({"relu": [0.1, 0.3], "apalu": [0.4, 0.4, 0.7]})
-    relu, apalu = statistics.summarize(spec, runs).arms
+    relu, apalu = analysis.summarize(spec, runs).arms
     assert relu.comparison.n == 2
     assert relu.comparison.p == 0.5
     assert relu.comparison.note == "2 of 3 pairs"
@@ -80,14 +55,14 @@ def test_diverged_runs_count_and_failed_ones_do_not():
     runs = make_runs({"apalu": [0.1, 0.5], "relu": [0.9, 0.9]})
     runs[0] = replace(runs[0], status="diverged")
     runs[1] = replace(runs[1], status="failed", value=None, history={"error": "x"})
-    relu, apalu = statistics.summarize(tiny(), runs).arms
+    relu, apalu = analysis.summarize(tiny(), runs).arms
     assert (apalu.n, apalu.diverged, apalu.failed) == (1, 1, 1)
     assert apalu.mean == 0.1
     assert math.isnan(apalu.sd)
     assert relu.comparison.n == 1
     assert relu.comparison.mean == pytest.approx(-0.8)
     only_failed = [replace(r, arm="apalu") for r in runs[1:2]]
-    (apalu,) = statistics.summarize(tiny(), only_failed).arms
+    (apalu,) = analysis.summarize(tiny(), only_failed).arms
     assert (apalu.n, apalu.failed, apalu.comparison) == (0, 1, None)
 
 
@@ -96,17 +71,17 @@ def test_diverged_runs_count_and_failed_ones_do_not():
 )
 def test_undeclared_names_are_refused(kind, name):
     with pytest.raises(ExperimentError, match=f"declares no {kind} '{name}'"):
-        statistics.summarize(tiny(), [make_record(**{kind: name})])
+        analysis.summarize(tiny(), [make_record(**{kind: name})])
 
 
 def test_rounding_is_no_variance():
     # 0.3 - 0.2 and 0.2 - 0.1 differ in the last bit.
     runs = make_runs({"apalu": [0.3, 0.2, 0.9], "relu": [0.2, 0.1, 0.8]})
-    relu, _ = statistics.summarize(tiny(), runs).arms
+    relu, _ = analysis.summarize(tiny(), runs).arms
     assert relu.comparison.note == "all differences are equal: no interval"
 
 
-UNITS = {"small": {}, "large": {"test_to_train": 0.25}}
+UNITS = {"small": {}, "large": {"test_train_ratio": 0.25}}
 
 
 def make_units(also=None):
@@ -120,7 +95,7 @@ def make_units(also=None):
 
 def test_units_are_averaged_within_the_seed_and_corrected():
     spec = tiny(units=UNITS)
-    table = statistics.summarize(spec, make_units())
+    table = analysis.summarize(spec, make_units())
     relu, apalu = table.arms
     d = [0.02, 0.02, 0.035]
     assert relu.n == 6
@@ -128,28 +103,28 @@ def test_units_are_averaged_within_the_seed_and_corrected():
     assert apalu.sd == pytest.approx(np.std([0.32, 0.42, 0.535], ddof=1))
     assert relu.comparison.n == 3
     assert relu.comparison.mean == pytest.approx(0.025)
-    assert table.test_to_train == 0.25
-    assert relu.comparison.p == pytest.approx(statistics.t_test(d, 0.25))
-    assert relu.comparison.interval == pytest.approx(statistics.t_interval(d, 0.25))
+    assert table.test_train_ratio == 0.25
+    assert relu.comparison.p == pytest.approx(analysis.t_test(d, 0.25))
+    assert relu.comparison.interval == pytest.approx(analysis.t_interval(d, 0.25))
     assert relu.comparison.p_sign_flip == 0.25
     assert table.units["small"]["relu"].mean == pytest.approx(0.02)
     assert table.units["small"]["relu"].p == 0.25
-    large = statistics.t_test([0.03, 0.02, 0.04], 0.25)
+    large = analysis.t_test([0.03, 0.02, 0.04], 0.25)
     assert table.units["large"]["relu"].p == pytest.approx(large)
     assert table.ranks.averages == {"relu": 2.0, "apalu": 1.0}
 
 
 def test_seeds_are_averaged_within_the_unit():
     spec = tiny(units=UNITS, pair_by="unit")
-    table = statistics.summarize(spec, make_units())
+    table = analysis.summarize(spec, make_units())
     comparison = table.arm("relu").comparison
     assert comparison.n == 2
     assert comparison.mean == pytest.approx(0.025)
     assert comparison.p == comparison.p_sign_flip == 0.5
-    assert table.test_to_train == 0.0
+    assert table.test_train_ratio == 0.0
     assert table.units["large"]["relu"].n == 3
     # What is left of two is no sample.
-    assert table.without == {}
+    assert table.leave_one_out == {}
 
 
 def test_each_unit_is_left_out_in_turn():
@@ -161,19 +136,19 @@ def test_each_unit_is_left_out_in_turn():
         values = {"relu": 0.5, "gelu": 0.51 + ahead, "apalu": 0.5 + ahead}
         columns = {arm: [value] * 3 for arm, value in values.items()}
         runs += make_runs(columns, unit=unit)
-    table = statistics.summarize(spec, runs)
-    means = {unit: row["relu"].mean for unit, row in table.without.items()}
+    table = analysis.summarize(spec, runs)
+    means = {unit: row["relu"].mean for unit, row in table.leave_one_out.items()}
     assert means == pytest.approx({"u": 0.055, "v": 0.045, "w": 0.02})
-    assert table.without["w"]["relu"].n == 2
-    assert table.without["w"]["gelu"].mean == pytest.approx(-0.01)
+    assert table.leave_one_out["w"]["relu"].n == 2
+    assert table.leave_one_out["w"]["gelu"].mean == pytest.approx(-0.01)
     # Of two pairs the sign flips give 2/4, doubled over the family and cut at 1.
-    assert table.without["w"]["relu"].p_holm == 1.0
-    assert statistics.summarize(replace(spec, pair_by="seed"), runs).without == {}
+    assert table.leave_one_out["w"]["relu"].p_holm == 1.0
+    assert analysis.summarize(replace(spec, pair_by="seed"), runs).leave_one_out == {}
 
 
 def test_where_seeds_lack_units_is_said():
     runs = [r for r in make_units() if (r.arm, r.unit, r.seed) != ("relu", "large", 1)]
-    comparison = statistics.summarize(tiny(units=UNITS), runs).arm("relu").comparison
+    comparison = analysis.summarize(tiny(units=UNITS), runs).arm("relu").comparison
     # The second seed has the smaller unit alone.
     assert comparison.mean == pytest.approx(np.mean([0.02, 0.02, 0.035]))
     assert comparison.note == (
@@ -185,9 +160,9 @@ RMSE = Metric(name="rmse", higher_is_better=False, margin=0.02, relative=True)
 
 
 def test_another_metric_by_its_logarithm():
-    spec = tiny(units=UNITS, also=(RMSE,))
+    spec = tiny(units=UNITS, secondary_metrics=(RMSE,))
     runs = make_units(also=lambda value: 10 * math.exp(-value))
-    table = statistics.summarize(spec, runs, metric=RMSE)
+    table = analysis.summarize(spec, runs, metric=RMSE)
     relu, apalu = table.arms
     assert relu.comparison.mean == pytest.approx(-0.025)
     assert relu.mean == pytest.approx(10 * math.exp(-0.4))
@@ -195,9 +170,9 @@ def test_another_metric_by_its_logarithm():
     assert relu.binomial is None
     assert table.ranks.averages == {"relu": 2.0, "apalu": 1.0}
     with pytest.raises(ExperimentError, match=r"'relu', '', 'small', 0.*has rmse = -1"):
-        statistics.summarize(spec, make_units(also=lambda _: -1.0), metric=RMSE)
+        analysis.summarize(spec, make_units(also=lambda _: -1.0), metric=RMSE)
     with pytest.raises(ExperimentError, match=r"'relu', '', 'small', 0.*no test rmse"):
-        statistics.summarize(spec, make_units(), metric=RMSE)
+        analysis.summarize(spec, make_units(), metric=RMSE)
 
 
 def test_variants_are_judged_apart():
@@ -205,7 +180,7 @@ def test_variants_are_judged_apart():
     same = {"relu": [0.1, 0.2], "apalu": [0.3, 0.6]}
     runs = make_runs(same, variant="same")
     runs += make_runs({"relu": [0.5], "apalu": [0.3]}, variant="gain")
-    assert statistics.summarize(spec, runs).arm("relu").mean == pytest.approx(0.15)
-    gain = statistics.summarize(spec, runs, "gain").arm("relu")
+    assert analysis.summarize(spec, runs).arm("relu").mean == pytest.approx(0.15)
+    gain = analysis.summarize(spec, runs, "gain").arm("relu")
     assert (gain.n, gain.mean) == (1, 0.5)
     assert gain.comparison.mean == pytest.approx(-0.2)

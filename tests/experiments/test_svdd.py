@@ -13,8 +13,9 @@ from apalu_jax.experiments import models
 from apalu_jax.experiments.arms import ARMS
 
 
-def build(arm="leaky_relu", init="he", **options):
-    return models.build({"name": "svdd", "init": init, **options}, ARMS[arm], 1)
+def build(arm="leaky_relu", init="he", decoder=False, **options):
+    name = "svdd_autoencoder" if decoder else "svdd"
+    return models.build({"name": name, "init": init, **options}, ARMS[arm], 1)
 
 
 def shapes(network):
@@ -108,8 +109,8 @@ def test_activations_are_from_the_factory(decoder, sites):
     ],
 )
 def test_layers_are_those_published(decoder, conv, published):
-    network, variables = build(decoder=decoder, conv=conv), drawn(decoder)
-    # So faint that the normalisation's epsilon counts.
+    network, variables = build(decoder=decoder, conv_impl=conv), drawn(decoder)
+    # So faint that the normalization's epsilon counts.
     x = 0.01 * images(3)
     train = jax.jit(partial(network.apply, train=True, mutable="batch_stats"))
     got, state = train(variables, x)

@@ -5,7 +5,7 @@ import pytest
 
 from apalu_jax.experiments import ExperimentError, data
 from apalu_jax.experiments.data import uci
-from apalu_jax.experiments.data.files import File
+from apalu_jax.experiments.data.downloads import File
 
 ROWS = 40
 
@@ -46,7 +46,7 @@ def put(tmp_path, monkeypatch):
 
 def test_parts_are_standardised_by_the_training_part(put):
     rows = rows_of()
-    fold = put(rows, [np.arange(4)]).fold(0)
+    fold = put(rows, [np.arange(4)]).splits(0)
     assert [len(part["targets"]) for part in fold] == [32, 4, 4]
     inputs, targets = fold.train["inputs"], fold.train["targets"]
     assert (inputs.shape, targets.shape) == ((32, 3), (32, 1))
@@ -63,9 +63,9 @@ def test_parts_are_standardised_by_the_training_part(put):
 
 def test_nothing_of_the_test_rows_reaches_the_other_parts(put):
     rows, test = rows_of(), np.arange(5)
-    before = put(rows, [test]).fold(0)
+    before = put(rows, [test]).splits(0)
     rows[test] = 1e4 * rows[test] + 7
-    after = put(rows, [test]).fold(0)
+    after = put(rows, [test]).splits(0)
     for name in before.train:
         assert np.array_equal(before.train[name], after.train[name])
         assert np.array_equal(before.validation[name], after.validation[name])
@@ -84,7 +84,7 @@ def test_seeds_take_the_fixed_splits_and_tuning_seeds_do_not(put):
     rows[:, 3] = np.arange(ROWS)
     splits = [np.arange(4), np.arange(10, 14)]
     dataset = put(rows, splits)
-    folds = {seed: dataset.fold(seed) for seed in (0, 1, 2, 3, 1000, 1001)}
+    folds = {seed: dataset.splits(seed) for seed in (0, 1, 2, 3, 1000, 1001)}
     for seed, fold in folds.items():
         everything = [row for part in fold for row in target_rows(fold, part)]
         assert sorted(everything) == list(range(ROWS))
@@ -94,7 +94,7 @@ def test_seeds_take_the_fixed_splits_and_tuning_seeds_do_not(put):
     # The validation part is the seed's own, and the same every time.
     one, other = (target_rows(folds[s], folds[s].validation) for s in (0, 2))
     assert not np.array_equal(one, other)
-    again = dataset.fold(2)
+    again = dataset.splits(2)
     assert np.array_equal(other, target_rows(again, again.validation))
 
 
@@ -102,14 +102,14 @@ def test_california_leaves_out_rows_with_blanks_and_draws_its_splits(put):
     rows = rows_of()
     rows[[3, 7], 2] = np.nan
     dataset = put(rows, unit="california")
-    fold, other = dataset.fold(0), dataset.fold(1)
+    fold, other = dataset.splits(0), dataset.splits(1)
     assert [len(part["targets"]) for part in fold] == [31, 3, 4]
     assert all(np.isfinite(part["inputs"]).all() for part in fold)
     assert not np.array_equal(fold.test["targets"], other.test["targets"])
 
 
 def test_diabetes_needs_nothing_and_is_checked(monkeypatch):
-    fold = data.load({"name": "uci"}, None, "diabetes").fold(0)
+    fold = data.load({"name": "uci"}, None, "diabetes").splits(0)
     assert [part["inputs"].shape for part in fold] == [(358, 10), (40, 10), (44, 10)]
     monkeypatch.setattr(uci, "_DIABETES_SHA256", "0" * 64)
     with pytest.raises(
@@ -158,7 +158,7 @@ def test_real_tables(unit, sizes, features):
         pytest.skip(f"the regression tables are not here: {error}")
     dataset = data.load({"name": "uci"}, None, unit)
     for seed in (7, 1000):
-        fold = dataset.fold(seed)
+        fold = dataset.splits(seed)
         assert [len(part["targets"]) for part in fold] == sizes
         assert fold.train["inputs"].shape[1] == features
         assert all(np.isfinite(array).all() for p in fold for array in p.values())

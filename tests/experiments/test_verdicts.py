@@ -1,12 +1,12 @@
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
-from apalu_jax.experiments import statistics, verdicts
+from apalu_jax.experiments import analysis
+from apalu_jax.experiments.analysis import verdicts
 from apalu_jax.experiments.specs import Claim, Published
 
-from .conftest import tiny
-from .test_summary import RMSE, make_runs
+from .helpers import make_runs, tiny
+from .test_summary import RMSE
 
 # Ten seeds: noise that pairs take away, and noise that they do not.
 SHARED = [0.8 + 0.01 * (s % 4) for s in range(10)]
@@ -22,7 +22,7 @@ def column(shift, noise=1.0):
 def spec_with(arms=("relu", "gelu"), settings=None, **claim):
     return tiny(
         arms=("relu", "gelu", "apalu"),
-        controls=(),
+        ablations=(),
         seeds=10,
         claim=Claim(text="It is better.", source="table 1", arms=arms, **claim),
         **(settings or {}),
@@ -37,9 +37,24 @@ def judge(spec, relu, gelu, apalu=SHARED):
 @pytest.mark.parametrize(
     ("relu", "gelu", "status", "words"),
     [
-        (column(0.02), column(0.03), "supported", "better than relu, gelu, worse than"),
-        (column(0.02), column(-0.03), "contradicted", "better than relu, worse than g"),
-        (column(0.02), column(0), "not resolved", "not told apart from gelu of the"),
+        (
+            column(0.02),
+            column(0.03),
+            "supported",
+            "better than relu, gelu and",
+        ),
+        (
+            column(0.02),
+            column(-0.03),
+            "contradicted",
+            "significantly worse than gelu;",
+        ),
+        (
+            column(0.02),
+            column(0),
+            "not resolved",
+            "no significant difference from gelu",
+        ),
         (
             *(column(0), column(0, 2)),
             *("equivalent within the margin", "within the margin to relu, gelu."),
@@ -48,7 +63,12 @@ def judge(spec, relu, gelu, apalu=SHARED):
         (column(0), column(0, 90), "not resolved", "within the margin to relu."),
         # A difference that is significant and yet does not matter is a win.
         (column(0.002), column(0.002), "supported", "margin to relu, gelu."),
-        (SHARED, SHARED, "equivalent within the margin", "no resolution is defined"),
+        (
+            SHARED,
+            SHARED,
+            "equivalent within the margin",
+            "effect size is undefined",
+        ),
     ],
 )
 def test_arms(relu, gelu, status, words):
@@ -72,20 +92,20 @@ def test_only_the_arms_of_the_claim_decide():
 
 def test_what_could_have_been_resolved_is_said():
     reason = judge(spec_with(), column(0.02), column(0.02)).reason
-    table = statistics.summarize(
+    table = analysis.summarize(
         spec_with(),
         make_runs({"relu": column(0.02), "gelu": column(0.02), "apalu": SHARED}),
     )
-    size = 100 * table.arm("relu").comparison.smallest_resolved
+    size = 100 * table.arm("relu").comparison.minimum_detectable_effect
     assert (
-        "With 10 pairs the smallest difference that it could have resolved (80 % "
+        "With 10 pairs the minimum detectable effect (80 % "
         f"power) is {size:.2f} percentage points, by arm; the margin is 1.00 "
         "percentage points."
     ) in reason
     few = replace(spec_with(), seeds=3)
     verdict = judge(few, column(0.02)[:3], column(0.02)[:3], SHARED[:3])
     assert verdict.status == "not resolved"
-    assert "With 3 pairs the test can show no difference of any size" in verdict.reason
+    assert "With 3 pairs no difference of any size can be significant" in verdict.reason
 
 
 def test_incomplete_records_resolve_nothing():
@@ -143,7 +163,7 @@ def test_level(apalu, status, hits):
     assert (
         "without an error shows no more than an accuracy above 96.4 %" in verdict.reason
     )
-    low, high = statistics.binomial_interval(round(100 * sum(apalu)), 1000)
+    low, high = analysis.binomial_interval(round(100 * sum(apalu)), 1000)
     assert f"show {100 * low:.1f} to {100 * high:.1f} %" in verdict.reason
 
 
@@ -158,7 +178,7 @@ def test_a_level_does_not_replace_the_arms():
 
 
 def test_level_of_another_metric():
-    spec = spec_with((), {"also": (RMSE,)}, level=0.2, metric="rmse")
+    spec = spec_with((), {"secondary_metrics": (RMSE,)}, level=0.2, metric="rmse")
     runs = make_runs(
         {"relu": SHARED, "gelu": SHARED, "apalu": SHARED}, also=lambda value: 1 - value
     )

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.models.alexnet import AlexNet
+from apalu_jax.experiments.backbones.alexnet import AlexNet
 from apalu_jax.experiments.models.vgg import (
     BLOCKS,
     COMPARED,
@@ -87,7 +87,7 @@ def test_vgg_is_what_its_layers_say():
     two = jax.nn.relu(plain_conv(one, params["conv2_1"]))
     three = plain_pool(jax.nn.relu(plain_conv(two, params["conv2_2"])), 2)
     for form in ("lax", "patches"):
-        maps = VGG(relu, SMALL, conv=form).apply({"params": params}, x)
+        maps = VGG(relu, SMALL, conv_impl=form).apply({"params": params}, x)
         for found, expected in zip(maps, (one, two, three), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 

@@ -1,21 +1,19 @@
 """The data sets, one module each.
 
-A module holds ``SOURCE``, a :class:`~apalu_jax.experiments.data.files.Source`, and
+A module holds ``SOURCE``, a :class:`~apalu_jax.experiments.data.downloads.Source`, and
 ``load(data_dir, unit, **options)``, which gives a
-:class:`~apalu_jax.experiments.data.dataset.Dataset`.
+:class:`~apalu_jax.experiments.data.splits.Dataset`.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
 
-from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data import (
     anomaly,
     cifar10,
     digits,
-    files,
+    downloads,
     isl_keypoints,
     magnetic_tile,
     mnist,
@@ -23,7 +21,8 @@ from apalu_jax.experiments.data import (
     series,
     uci,
 )
-from apalu_jax.experiments.data.dataset import Dataset
+from apalu_jax.experiments.data.splits import Dataset
+from apalu_jax.experiments.schema import Options, construct, lookup
 
 __all__ = ("download", "load", "names", "source", "verify")
 
@@ -45,20 +44,19 @@ def names() -> list[str]:
     return list(_MODULES)
 
 
-def source(name: str) -> files.Source:
-    """Where data set ``name`` comes from."""
-    return cast(files.Source, _module(name).SOURCE)
+def source(name: str) -> downloads.Source:
+    """Origin of the data set ``name``."""
+    found: downloads.Source = lookup(_MODULES, {"name": name}, "data").SOURCE
+    return found
 
 
-def load(
-    options: Mapping[str, Any], data_dir: Path | None = None, unit: str = ""
-) -> Dataset:
+def load(options: Options, data_dir: Path | None = None, unit: str = "") -> Dataset:
     """Loads a data set, downloading what is missing.
 
     Args:
       options: Its ``name``, and options of its module's ``load``.
       data_dir: Folder to look in first.
-      unit: The part of it that is wanted, e.g. a category; ``""`` for all.
+      unit: The split of it that is wanted, e.g. a category; ``""`` for all.
 
     Returns:
       The data set.
@@ -66,8 +64,12 @@ def load(
     Raises:
       ExperimentError: There is no such set, or its files are missing or damaged.
     """
-    rest = {key: value for key, value in options.items() if key != "name"}
-    return cast(Dataset, _module(options["name"]).load(data_dir, unit, **rest))
+    module = lookup(_MODULES, options, "data")
+    where = f"data {options['name']}"
+    dataset: Dataset = construct(
+        module.load, options, where, data_dir=data_dir, unit=unit
+    )
+    return dataset
 
 
 def verify(name: str, data_dir: Path | None = None) -> list[Path]:
@@ -83,10 +85,10 @@ def verify(name: str, data_dir: Path | None = None) -> list[Path]:
     Raises:
       ExperimentError: A file is missing or damaged.
     """
-    wanted = files.choose(source(name), data_dir)
+    wanted = downloads.choose(source(name), data_dir)
     if not wanted:
         load({"name": name}, data_dir)
-    return [files.find(file, data_dir) for file in wanted]
+    return [downloads.find(file, data_dir) for file in wanted]
 
 
 def download(name: str, data_dir: Path | None = None) -> list[Path]:
@@ -102,12 +104,4 @@ def download(name: str, data_dir: Path | None = None) -> list[Path]:
     Raises:
       ExperimentError: A file cannot be had, or is damaged.
     """
-    return [files.fetch(file, data_dir) for file in source(name).files]
-
-
-def _module(name: str) -> ModuleType:
-    if name not in _MODULES:
-        raise ExperimentError(
-            f"`data` must be one of {', '.join(_MODULES)}, got {name!r}."
-        )
-    return _MODULES[name]
+    return [downloads.fetch(file, data_dir) for file in source(name).files]

@@ -13,16 +13,16 @@ from apalu_jax.experiments.data import (
     mvtec,
     squares,
 )
-from apalu_jax.experiments.data.dataset import Dataset, Fold
-from apalu_jax.experiments.data.files import Source
-from apalu_jax.experiments.data.pictures import levelled
+from apalu_jax.experiments.data.downloads import Source
+from apalu_jax.experiments.data.pictures import standardize_brightness
+from apalu_jax.experiments.data.splits import Dataset, Splits
 
 __all__ = ("SOURCE", "UNITS", "load")
 
 SOURCE = Source(
     title="Anomalies: MNIST, CIFAR-10, magnetic tiles, MVTec AD, drawn squares",
     origin="the sets of these names",
-    licence="that of the set",
+    license="that of the set",
     note="the squares are drawn here",
 )
 
@@ -32,7 +32,7 @@ UNITS: Mapping[str, Callable[..., Dataset]] = {
     "screw": partial(mvtec.load, unit=""),
     **{f"mvtec-{name}": partial(mvtec.load, unit=name) for name in mvtec.CATEGORIES},
     **{
-        f"mnist-{digit}": partial(mnist.load, unit="", normal=digit, colours=3)
+        f"mnist-{digit}": partial(mnist.load, unit="", normal=digit, channels=3)
         for digit in range(10)
     },
     **{
@@ -51,7 +51,7 @@ def load(
     train: int | None = None,
     validation: int = 10,
     test: int | None = None,
-    level: bool = False,
+    standardize: bool = False,
 ) -> Dataset:
     """Loads one unit.
 
@@ -62,17 +62,18 @@ def load(
         256 x 256), "mvtec-" and a category of the user's own copy of MVTec AD, "mnist-"
         and a digit, or "cifar10-" and a class: one against the rest.
       size: Height and width that all images are brought to.
-      train: How many normal images the training part has; None for all that are left,
+      train: How many normal images the training split has; None for all that are left,
         and for four squares.
-      validation: How many normal images the validation part has, drawn by seed.
-      test: How many images the test part has, always the same; None for all.
-      level: Whether brightness and contrast are taken out, see
-        :func:`~apalu_jax.experiments.data.pictures.levelled`. The good screws of the
-        test part are darker than all others, so that brightness alone tells them.
+      validation: How many normal images the validation split has, drawn by seed.
+      test: How many images the test split has, always the same; None for all.
+      standardize: Whether brightness and contrast are equalized, see
+        :func:`~apalu_jax.experiments.data.pictures.standardize_brightness`. The good
+        screws of the test split are darker than all others, so that brightness alone
+        would detect them.
 
     Returns:
-      Folds of ``{"inputs", "anomalous"}``, ``inputs`` uint8 [n, size, size, 3],
-      ``anomalous`` int32 [n]; for "tile" and the user's MVTec AD the test part has
+      Splits of ``{"inputs", "anomalous"}``, ``inputs`` uint8 [n, size, size, 3],
+      ``anomalous`` int32 [n]; for "tile" and the user's MVTec AD the test split has
       ``"mask"`` too, uint8 0 or 1 [n, size, size].
 
     Raises:
@@ -87,11 +88,13 @@ def load(
     dataset = UNITS[name](
         data_dir, size=size, train=train, validation=validation, test=test
     )
-    if not level:
+    if not standardize:
         return dataset
 
-    def fold(seed: int) -> Fold:
-        parts = dataset.fold(seed)
-        return Fold(*({**p, "inputs": levelled(p["inputs"])} for p in parts))
+    def fold(seed: int) -> Splits:
+        splits = dataset.splits(seed)
+        return Splits(
+            *({**p, "inputs": standardize_brightness(p["inputs"])} for p in splits)
+        )
 
-    return replace(dataset, fold=fold)
+    return replace(dataset, splits=fold)

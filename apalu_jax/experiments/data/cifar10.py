@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from apalu_jax.experiments.data import files, one_class
-from apalu_jax.experiments.data.dataset import Dataset
-from apalu_jax.experiments.data.files import File, Source
+from apalu_jax.experiments.data import downloads, one_class
+from apalu_jax.experiments.data.downloads import File, Source
 from apalu_jax.experiments.data.images import (
     Images,
-    LabelledImages,
-    cached,
+    LabeledImages,
     to_dataset,
 )
+from apalu_jax.experiments.data.splits import Dataset
+from apalu_jax.experiments.storage import cached_array
 
 __all__ = ("SOURCE", "load")
 
@@ -34,7 +34,7 @@ SOURCE = Source(
     title="CIFAR-10",
     origin="A. Krizhevsky, V. Nair, G. Hinton, "
     "https://www.cs.toronto.edu/~kriz/cifar.html",
-    licence="none stated; the authors ask for a citation",
+    license="none stated; the authors ask for a citation",
     files=(_OFFICIAL,),
     alternatives=((_JPEG,),),
     note="or a copy whose images were compressed as JPEG, which results then say",
@@ -61,22 +61,22 @@ def load(
       data_dir: Folder to look in first.
       unit: There is only ``""``.
       size: Height and width; the images are averaged down to it.
-      train: Size of the training part; None for all that validation leaves.
-      validation: Size of the validation part, drawn for every seed.
-      test: Size of the test part; None for all 10,000.
+      train: Size of the training split; None for all that validation leaves.
+      validation: Size of the validation split, drawn for every seed.
+      test: Size of the test split; None for all 10,000.
       normal: The class that is normal, where anomalies are to be detected; None for
         classification.
 
     Returns:
-      Folds as :func:`~apalu_jax.experiments.data.images.to_dataset` has them, or its
+      Splits as :func:`~apalu_jax.experiments.data.images.to_dataset` has them, or its
       namesake in :mod:`~apalu_jax.experiments.data.one_class`;
       ``inputs`` are [n, size, size, 3], red, green and blue.
 
     Raises:
       ExperimentError: A file is damaged or cannot be had, or a size does not fit.
     """
-    (file,) = files.choose(SOURCE, data_dir)
-    path = files.fetch(file, data_dir)
+    (file,) = downloads.choose(SOURCE, data_dir)
+    path = downloads.fetch(file, data_dir)
     if file == _OFFICIAL:
         images, label = _read_official(path), "CIFAR-10"
     else:
@@ -99,8 +99,8 @@ def load(
     )
 
 
-def _read_official(path: Path) -> LabelledImages:
-    """Each example is a byte with its label, and its image colour by colour."""
+def _read_official(path: Path) -> LabeledImages:
+    """Each example is a byte with its label, and its image color by color."""
     # A compressed archive is read from front to back, once.
     with tarfile.open(path, "r|gz") as archive:
         contents = {
@@ -108,28 +108,30 @@ def _read_official(path: Path) -> LabelledImages:
             for member in archive
             if (content := archive.extractfile(member)) is not None
         }
-    parts = []
+    splits = []
     for names in (_TRAIN_FILES, _TEST_FILES):
         joined = np.frombuffer(b"".join(contents[name] for name in names), np.uint8)
         rows = joined.reshape(-1, 1 + 3 * _SIDE**2)
         planes = rows[:, 1:].reshape(-1, 3, _SIDE, _SIDE)
-        parts += [np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), rows[:, 0]]
-    return LabelledImages(*parts)
+        splits += [np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), rows[:, 0]]
+    return LabeledImages(*splits)
 
 
-def _read_jpeg(path: Path) -> LabelledImages:
-    """For each part, JPEG files one after another, where each starts, and labels."""
+def _read_jpeg(path: Path) -> LabeledImages:
+    """For each split, JPEG files one after another, where each starts, and labels."""
     import PIL
 
     # Another version of Pillow may decode a pixel differently.
     origin = f"{path.stem}-{_JPEG.sha256[:16]}-pillow-{PIL.__version__}"
-    parts = []
+    splits = []
     with np.load(path) as arrays:
-        for part in ("train", "test"):
-            blob, offsets = arrays[f"jpeg_{part}"], arrays[f"offset_{part}"]
-            images = cached(f"{origin}-{part}", partial(_decode, blob, offsets))
-            parts += [images, arrays[f"y_{part}"]]
-    return LabelledImages(*parts)
+        for split in ("train", "test"):
+            blob, offsets = arrays[f"jpeg_{split}"], arrays[f"offset_{split}"]
+            images = cached_array(
+                f"{origin}-{split}", partial(_decode, blob, offsets), "decoded"
+            )
+            splits += [images, arrays[f"y_{split}"]]
+    return LabeledImages(*splits)
 
 
 def _decode(blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> Images:

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data.dataset import Dataset, stratified_fold
-from apalu_jax.experiments.data.files import Source
+from apalu_jax.experiments.data.downloads import Source
+from apalu_jax.experiments.data.splits import Dataset, stratified_splits
 
 __all__ = ("SOURCE", "load")
 
 SOURCE = Source(
-    title="Optical recognition of handwritten digits (the test part of the UCI set)",
+    title="Optical recognition of handwritten digits (the test split of the UCI set)",
     origin="E. Alpaydin, C. Kaynak, https://archive.ics.uci.edu/dataset/80",
-    licence="CC BY 4.0",
+    license="CC BY 4.0",
     note="bundled with scikit-learn: sklearn.datasets.load_digits",
 )
 
@@ -35,19 +35,19 @@ def load(
     Args:
       data_dir: Not needed.
       unit: There is only ``""``.
-      test_share: Share of the test part, in (0, 1).
-      validation_share: Share of the validation part, in (0, 1).
+      test_share: Share of the test split, in (0, 1).
+      validation_share: Share of the validation split, in (0, 1).
 
     Returns:
-      Folds that are stratified and drawn anew for every seed. ``inputs`` are float32 in
-      [0, 1], [n, 8, 8]; ``targets`` are the digits, int32.
+      Random splits by seed, stratified. ``inputs`` are float32 in [0, 1], [n, 8, 8];
+      ``targets`` are the digits, int32.
 
     Raises:
       ExperimentError: scikit-learn brings another version of the data.
 
     Examples:
-      >>> fold = load().fold(0)
-      >>> [len(part["targets"]) for part in fold]
+      >>> fold = load().splits(0)
+      >>> [len(split["targets"]) for split in fold]
       [1257, 270, 270]
     """
     from sklearn.datasets import load_digits
@@ -61,10 +61,10 @@ def load(
             f"scikit-learn's digits have SHA-256 {actual}, expected {_SHA256}."
         )
     fold = partial(
-        stratified_fold,
+        stratified_splits,
         np.float32(1 / 16) * pixels,
         labels.astype(np.int32),
         validation_share=validation_share,
         test_share=test_share,
     )
-    return Dataset(outputs=10, fold=fold)
+    return Dataset(outputs=10, splits=fold)

@@ -1,32 +1,23 @@
-"""What the data sets of images have in common: smaller images, parts, slow decoding."""
+"""Labeled images: downscaling and splits."""
 
-import contextlib
-import hashlib
-import io
-import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data import files
-from apalu_jax.experiments.data.dataset import Dataset, Fold
+from apalu_jax.experiments.data.splits import Dataset, Splits
 
-__all__ = ("Images", "LabelledImages", "cached", "pool", "to_dataset")
+__all__ = ("Images", "LabeledImages", "pool", "resize", "to_dataset")
 
 Images: TypeAlias = NDArray[np.uint8]
-"""[n, height, width, colours]."""
-
-_Scalar = TypeVar("_Scalar", bound=np.generic)
+"""[n, height, width, channels]."""
 
 
-class LabelledImages(NamedTuple):
-    """The two official parts of a data set.
+class LabeledImages(NamedTuple):
+    """The two official splits of a data set.
 
     Attributes:
       train: Images for training and validation.
@@ -49,7 +40,7 @@ def pool(images: Images, size: int) -> Images:
       size: Their new height and width, a divisor of the present one.
 
     Returns:
-      Images [n, size, size, colours].
+      Images [n, size, size, channels].
 
     Raises:
       ExperimentError: ``size`` is not such a divisor.
@@ -73,8 +64,32 @@ def pool(images: Images, size: int) -> Images:
     return means
 
 
+def resize(images: Iterable[NDArray[np.uint8]], size: int | None) -> Images:
+    """Images of any sizes as squares of one size, by area where they become smaller.
+
+    Args:
+      images: Gray [height, width] or color [height, width, 3], of one kind.
+      size: New height and width; None if they shall stay.
+
+    Returns:
+      Images [n, size, size, 1 or 3].
+    """
+    from PIL import Image
+
+    def one(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if size is not None and image.shape[:2] != (size, size):
+            # Pillow's bilinear filter widens with the reduction: an average.
+            picture = Image.fromarray(image).resize(
+                (size, size), Image.Resampling.BILINEAR
+            )
+            image = np.asarray(picture)
+        return image.reshape(*image.shape[:2], -1)
+
+    return np.stack([one(image) for image in images])
+
+
 def to_dataset(
-    images: LabelledImages,
+    images: LabeledImages,
     *,
     size: int,
     train: int | None,
@@ -82,20 +97,20 @@ def to_dataset(
     test: int | None,
     label: str = "",
 ) -> Dataset:
-    """Makes a data set of images that have an official test part.
+    """Makes a data set of images that have an official test split.
 
     Args:
       images: All images.
       size: Height and width that they shall have; see :func:`pool`.
-      train: How many images the training part has; all that are left if None.
-      validation: How many the validation part has. Both are drawn from the official
-        training part, stratified and anew for every seed.
-      test: How many the test part has, the first of every class; all if None. They come
-        in a random order that is always the same.
-      label: What the data set really is.
+      train: Size of the training split; all remaining images if None.
+      validation: Size of the validation split. Both are sampled from the official
+        training split for each seed, stratified.
+      test: Size of the test split, the first images of each class in a fixed random
+        order; all if None.
+      label: Description of the data.
 
     Returns:
-      Folds of ``{"inputs", "targets"}``: the images, uint8, and their classes, int32.
+      Splits of ``{"inputs", "targets"}``: the images, uint8, and their classes, int32.
 
     Raises:
       ExperimentError: A size does not fit the data.
@@ -103,7 +118,7 @@ def to_dataset(
     classes = len(np.unique(images.train_labels))
     available = len(images.train_labels) - validation
     count = available if train is None else train
-    # A stratified split needs one image of each class in each part.
+    # A stratified split needs one image of each class in each split.
     if min(count, validation) < classes or count > available:
         raise ExperimentError(
             f"`train` and `validation` must be at least {classes} each and together "
@@ -117,48 +132,7 @@ def to_dataset(
         test_labels=images.test_labels[chosen].astype(np.int32),
     )
     fold = partial(_fold, small, count, validation)
-    return Dataset(outputs=classes, fold=fold, label=label)
-
-
-def cached(
-    name: str, make: Callable[[], NDArray[_Scalar]], folder: str = "decoded"
-) -> NDArray[_Scalar]:
-    """An array that takes long to make: from the cache if it is there and whole.
-
-    Args:
-      name: Of the file in the cache; says what the array depends on.
-      make: Makes it, e.g. decodes images.
-      folder: Of the cache.
-
-    Returns:
-      The array; a cache that cannot be written is no error.
-    """
-    path = files.cache_dir() / folder / name
-    with contextlib.suppress(OSError):
-        content = path.read_bytes()
-        digest, array = content[:32], content[32:]
-        if hashlib.sha256(array).digest() == digest:
-            return np.load(io.BytesIO(array))  # type: ignore[no-any-return]
-    made = make()
-    with contextlib.suppress(OSError):
-        _write(path, made)
-    return made
-
-
-def _write(path: Path, made: NDArray[Any]) -> None:
-    """Writes the SHA-256 and then the array; it appears there only whole."""
-    array = io.BytesIO()
-    np.save(array, made)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(hashlib.sha256(array.getbuffer()).digest())
-            out.write(array.getbuffer())
-        os.replace(name, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+    return Dataset(outputs=classes, splits=fold, label=label)
 
 
 def _first_of_each(labels: NDArray[Any], count: int | None) -> NDArray[Any]:
@@ -178,7 +152,7 @@ def _first_of_each(labels: NDArray[Any], count: int | None) -> NDArray[Any]:
     return np.random.default_rng(0).permutation(chosen)
 
 
-def _fold(images: LabelledImages, train: int, validation: int, seed: int) -> Fold:
+def _fold(images: LabeledImages, train: int, validation: int, seed: int) -> Splits:
     from sklearn.model_selection import train_test_split
 
     indices = train_test_split(
@@ -191,4 +165,6 @@ def _fold(images: LabelledImages, train: int, validation: int, seed: int) -> Fol
     drawn, held_out = (
         {"inputs": images.train[i], "targets": images.train_labels[i]} for i in indices
     )
-    return Fold(drawn, held_out, {"inputs": images.test, "targets": images.test_labels})
+    return Splits(
+        drawn, held_out, {"inputs": images.test, "targets": images.test_labels}
+    )

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data import files
-from apalu_jax.experiments.data.dataset import Dataset, Fold
-from apalu_jax.experiments.data.files import File, Source
+from apalu_jax.experiments.data import downloads
+from apalu_jax.experiments.data.downloads import File, Source
+from apalu_jax.experiments.data.splits import Dataset, Splits
 
 __all__ = ("SOURCE", "load")
 
@@ -21,7 +21,7 @@ SOURCE = Source(
         "B. Subramanian et al., Scientific Reports 12, 11964, 2022, "
         "https://github.com/barathi-1993/Indian-Sign-Language-Recognition"
     ),
-    licence="MIT, subject to institutional and data-use restrictions where applicable",
+    license="MIT, subject to institutional and data-use restrictions where applicable",
     files=(
         File(
             path="isl_keypoints/isl_pose_hands.npz",
@@ -57,21 +57,21 @@ def load(
 ) -> Dataset:
     """Loads the 390 sequences.
 
-    Every frame is centred on the midpoint of the shoulders and divided by their
+    Every frame is centered on the midpoint of the shoulders and divided by their
     distance; a hand that was not detected stays zero.
 
     Args:
       data_dir: Folder to look in first.
       unit: There is only ``""``.
-      split: "random": stratified and drawn anew for every seed, the test part's size
-        rounded up and the validation part's down. "ordered": the last 9 of the 30
-        videos of every gesture are the test part, and the seed draws the validation
+      split: "random": stratified and drawn anew for every seed, the test split's size
+        rounded up and the validation split's down. "ordered": the last 9 of the 30
+        videos of every gesture are the test split, and the seed draws the validation
         part from the others.
-      shots: Sequences of each gesture in the training part, drawn from it for every
+      shots: Sequences of each gesture in the training split, drawn from it for every
         seed, a smaller number's from a larger one's; None for all.
       face: Whether the inputs have the face's 468 landmarks.
-      validation_share: Share of the validation part, in (0, 1).
-      test_share: Share of the test part of random splits, in (0, 1).
+      validation_share: Share of the validation split, in (0, 1).
+      test_share: Share of the test split of random splits, in (0, 1).
 
     Returns:
       ``inputs``, float32 [n, 30, 258]: 33 landmarks of the pose with x, y, z and
@@ -84,20 +84,20 @@ def load(
     """
     if split not in ("random", "ordered"):
         raise ExperimentError(f"`split` must be random or ordered, got {split!r}.")
-    with np.load(files.fetch(SOURCE.files[0], data_dir)) as arrays:
+    with np.load(downloads.fetch(SOURCE.files[0], data_dir)) as arrays:
         pose, targets = arrays["pose"], arrays["y"].astype(np.int32)
         hands, video = [arrays["left_hand"], arrays["right_hand"]], arrays["video"]
     faces = []
     if face:
-        with np.load(files.fetch(SOURCE.files[1], data_dir)) as arrays:
+        with np.load(downloads.fetch(SOURCE.files[1], data_dir)) as arrays:
             faces = [arrays["face"]]
-    inputs = normalise(pose, [*faces, *hands])
+    inputs = normalize(pose, [*faces, *hands])
 
     everything = np.arange(len(targets))
     n_validation = floor(validation_share * len(targets))
     last = video >= video.max() + 1 - _ORDERED_TEST_VIDEOS
 
-    def fold(seed: int) -> Fold:
+    def fold(seed: int) -> Splits:
         if split == "ordered":
             rest, test = everything[~last], everything[last]
         else:
@@ -106,17 +106,17 @@ def load(
         train, validation = _split(rest, targets, n_validation, seed)
         if shots is not None:
             train = _first_of_each(train, targets, shots)
-        return Fold(
+        return Splits(
             *(
                 {"inputs": inputs[part], "targets": targets[part]}
                 for part in (train, validation, test)
             )
         )
 
-    return Dataset(outputs=len(np.unique(targets)), fold=fold)
+    return Dataset(outputs=len(np.unique(targets)), splits=fold)
 
 
-def normalise(pose: NDArray[Any], others: Sequence[NDArray[Any]]) -> NDArray[Any]:
+def normalize(pose: NDArray[Any], others: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Puts the signer's shoulders at one place and in one size.
 
     Args:
@@ -131,13 +131,13 @@ def normalise(pose: NDArray[Any], others: Sequence[NDArray[Any]]) -> NDArray[Any
     """
     landmarks = pose.reshape(*pose.shape[:-1], -1, 4)
     shoulders = landmarks[..., _SHOULDERS, :2]
-    centre = shoulders.mean(axis=-2, keepdims=True)
+    center = shoulders.mean(axis=-2, keepdims=True)
     across = np.diff(shoulders, axis=-2)
     width = np.hypot(across[..., 0], across[..., 1])
 
     def place(points: NDArray[Any]) -> NDArray[Any]:
         moved = points.copy()
-        moved[..., :2] -= centre
+        moved[..., :2] -= center
         return moved / width[..., None]
 
     placed = [np.concatenate([place(landmarks[..., :3]), landmarks[..., 3:]], axis=-1)]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from apalu_jax.experiments.data import files, one_class
-from apalu_jax.experiments.data.dataset import Dataset
-from apalu_jax.experiments.data.files import File, Source
-from apalu_jax.experiments.data.one_class import Pools
-from apalu_jax.experiments.data.pictures import decode, decode_masks, kept
+from apalu_jax.experiments.data import downloads, one_class
+from apalu_jax.experiments.data.downloads import File, Source
+from apalu_jax.experiments.data.one_class import OneClassImages
+from apalu_jax.experiments.data.pictures import cached, decode, decode_masks
+from apalu_jax.experiments.data.splits import Dataset
 
 __all__ = ("SOURCE", "load")
 
@@ -29,7 +29,7 @@ SOURCE = Source(
     origin="Y. Huang, C. Qiu, K. Yuan, "
     "https://github.com/abin24/Magnetic-tile-defect-datasets.; "
     "https://github.com/marco-rudolph/differnet",
-    licence="none stated; for research, the authors ask for a citation",
+    license="none stated; for research, the authors ask for a citation",
     files=(_ARCHIVE, _LIST),
     note="no official download of the images as one archive",
 )
@@ -48,25 +48,25 @@ def load(
 ) -> Dataset:
     """Loads the images: normal are the 761 good tiles of DifferNet's training list.
 
-    The test part has the other 191 good tiles and all defective ones.
+    The test split has the other 191 good tiles and all defective ones.
 
     Args:
       data_dir: Folder to look in first.
       unit: There is only ``""``.
       size: Height and width that all images, of 1225 sizes, are brought to.
-      train: Size of the training part; None for all that validation leaves.
-      validation: Size of the validation part, drawn for every seed.
-      test: Size of the test part; None for all 583.
+      train: Size of the training split; None for all that validation leaves.
+      validation: Size of the validation split, drawn for every seed.
+      test: Size of the test split; None for all 583.
 
     Returns:
-      Folds as :func:`~apalu_jax.experiments.data.one_class.to_dataset` has them;
+      Splits as :func:`~apalu_jax.experiments.data.one_class.to_dataset` has them;
       ``inputs`` are [n, size, size, 3]; for ``mask`` see
       :func:`~apalu_jax.experiments.data.pictures.decode_masks`.
 
     Raises:
       ExperimentError: A file is damaged or not here, or a size does not fit.
     """
-    archive, names = (files.fetch(file, data_dir) for file in (_ARCHIVE, _LIST))
+    archive, names = (downloads.fetch(file, data_dir) for file in (_ARCHIVE, _LIST))
     return one_class.to_dataset(
         _read(archive, set(names.read_text().split()), size),
         train=train,
@@ -76,7 +76,7 @@ def load(
     )
 
 
-def _read(path: Path, listed: set[str], size: int) -> Pools:
+def _read(path: Path, listed: set[str], size: int) -> OneClassImages:
     with zipfile.ZipFile(path) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
 
@@ -88,9 +88,9 @@ def _read(path: Path, listed: set[str], size: int) -> Pools:
         masks = [f"{name.removesuffix('.jpg')}.png" for name in tested]
         normal = [name for name in names if name in wanted]
         origin = f"{path.stem}-{_ARCHIVE.sha256[:16]}"
-        return Pools(
-            kept(f"{origin}-train", decode, opened(normal), size),
-            kept(f"{origin}-test", decode, opened(tested), size),
+        return OneClassImages(
+            cached(f"{origin}-train", decode, opened(normal), size),
+            cached(f"{origin}-test", decode, opened(tested), size),
             np.array([not name.startswith(f"{_GOOD}/") for name in tested], np.int32),
-            kept(f"{origin}-masks", decode_masks, opened(masks), size),
+            cached(f"{origin}-masks", decode_masks, opened(masks), size),
         )

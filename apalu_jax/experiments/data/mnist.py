@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apalu_jax.experiments.data import files, one_class
-from apalu_jax.experiments.data.dataset import Dataset
-from apalu_jax.experiments.data.files import File, Source
-from apalu_jax.experiments.data.images import LabelledImages, to_dataset
+from apalu_jax.experiments.data import downloads, one_class
+from apalu_jax.experiments.data.downloads import File, Source
+from apalu_jax.experiments.data.images import LabeledImages, to_dataset
+from apalu_jax.experiments.data.splits import Dataset
 
 __all__ = ("SOURCE", "load")
 
@@ -46,7 +46,7 @@ _NPZ = File(
 SOURCE = Source(
     title="MNIST",
     origin="Y. LeCun, C. Cortes, C. Burges, http://yann.lecun.com/exdb/mnist/",
-    licence="CC BY-SA 3.0, according to the documentation of Keras",
+    license="CC BY-SA 3.0, according to the documentation of Keras",
     files=_OFFICIAL,
     alternatives=((_NPZ,),),
     note="or the same arrays in one mnist.npz",
@@ -62,7 +62,7 @@ def load(
     validation: int = 5000,
     test: int | None = None,
     normal: int | None = None,
-    colours: int = 1,
+    channels: int = 1,
     contrast: bool = False,
 ) -> Dataset:
     """Loads the four official files, or the same arrays from one.
@@ -71,18 +71,18 @@ def load(
       data_dir: Folder to look in first.
       unit: There is only ``""``.
       size: Height and width; the images are averaged down to it.
-      train: Size of the training part; None for all that validation leaves.
-      validation: Size of the validation part, drawn for every seed.
-      test: Size of the test part; None for all 10,000.
+      train: Size of the training split; None for all that validation leaves.
+      validation: Size of the validation split, drawn for every seed.
+      test: Size of the test split; None for all 10,000.
       normal: The digit that is normal, where anomalies are to be detected; None for
         classification. The next two are for the former.
-      colours: How often the grey image is repeated.
+      channels: How often the gray image is repeated.
       contrast: See :func:`~apalu_jax.experiments.data.one_class.to_dataset`.
 
     Returns:
-      Folds as :func:`~apalu_jax.experiments.data.images.to_dataset` has them, or its
+      Splits as :func:`~apalu_jax.experiments.data.images.to_dataset` has them, or its
       namesake in :mod:`~apalu_jax.experiments.data.one_class`; ``inputs`` are
-      [n, size, size, colours].
+      [n, size, size, channels].
 
     Raises:
       ExperimentError: A file is damaged or cannot be had, or a size does not fit.
@@ -93,7 +93,7 @@ def load(
             images, size=size, train=train, validation=validation, test=test
         )
     return one_class.to_dataset(
-        one_class.against_rest(images, normal, size, colours),
+        one_class.against_rest(images, normal, size, channels),
         train=train,
         validation=validation,
         test=test,
@@ -101,9 +101,9 @@ def load(
     )
 
 
-def _read(data_dir: Path | None) -> LabelledImages:
-    chosen = files.choose(SOURCE, data_dir)
-    paths = [files.fetch(file, data_dir) for file in chosen]
+def _read(data_dir: Path | None) -> LabeledImages:
+    chosen = downloads.choose(SOURCE, data_dir)
+    paths = [downloads.fetch(file, data_dir) for file in chosen]
     if chosen == _OFFICIAL:
         arrays = [_read_idx(path) for path in paths]
     else:
@@ -111,7 +111,7 @@ def _read(data_dir: Path | None) -> LabelledImages:
             arrays = [
                 stored[name] for name in ("x_train", "y_train", "x_test", "y_test")
             ]
-    return LabelledImages(
+    return LabeledImages(
         arrays[0][..., None], arrays[1], arrays[2][..., None], arrays[3]
     )
 

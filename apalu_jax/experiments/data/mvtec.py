@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data import files, one_class
-from apalu_jax.experiments.data.dataset import Dataset
-from apalu_jax.experiments.data.files import File, Source
-from apalu_jax.experiments.data.one_class import Pools
-from apalu_jax.experiments.data.pictures import decode, decode_masks, kept
+from apalu_jax.experiments.data import downloads, one_class
+from apalu_jax.experiments.data.downloads import File, Source
+from apalu_jax.experiments.data.images import resize
+from apalu_jax.experiments.data.one_class import OneClassImages
+from apalu_jax.experiments.data.pictures import cached, decode, decode_masks
+from apalu_jax.experiments.data.splits import Dataset
 
 __all__ = ("CATEGORIES", "SOURCE", "load")
 
@@ -34,7 +35,7 @@ SOURCE = Source(
     title='MVTec AD, category "screw" in 256 x 256 pixels',
     origin="MVTec Software GmbH, "
     "https://www.mvtec.com/company/research/datasets/mvtec-ad",
-    licence="CC BY-NC-SA 4.0: not for commercial use",
+    license="CC BY-NC-SA 4.0: not for commercial use",
     files=(_SCREW,),
     note="no official download in this size; a copy of the original, all categories or "
     "some, is read from the folder mvtec_ad",
@@ -66,13 +67,13 @@ def load(
       unit: One of :data:`CATEGORIES`, from the user's copy; ``""`` for the screws in
         256 x 256.
       size: Height and width that all images are brought to.
-      train: Size of the training part; None for all that validation leaves.
-      validation: Size of the validation part, drawn for every seed from the category's
+      train: Size of the training split; None for all that validation leaves.
+      validation: Size of the validation split, drawn for every seed from the category's
         training images.
-      test: Size of the test part; None for all of the category's.
+      test: Size of the test split; None for all of the category's.
 
     Returns:
-      Folds as :func:`~apalu_jax.experiments.data.one_class.to_dataset` has them;
+      Splits as :func:`~apalu_jax.experiments.data.one_class.to_dataset` has them;
       ``inputs`` are [n, size, size, 3]. The user's copy gives a ``mask``, for which see
       :func:`~apalu_jax.experiments.data.pictures.decode_masks`.
 
@@ -83,22 +84,25 @@ def load(
     if unit:
         pools, label = _read_copy(unit, data_dir, size), f"MVTec AD, {unit}"
     else:
-        pools, label = _read_screws(files.fetch(_SCREW, data_dir), size), SOURCE.title
+        pools, label = (
+            _read_screws(downloads.fetch(_SCREW, data_dir), size),
+            SOURCE.title,
+        )
     return one_class.to_dataset(
         pools, train=train, validation=validation, test=test, label=label
     )
 
 
-def _read_screws(path: Path, size: int) -> Pools:
+def _read_screws(path: Path, size: int) -> OneClassImages:
     with np.load(path) as arrays:
         normal, tested = (
-            one_class.resize(arrays[name], size).repeat(3, axis=-1)
+            resize(arrays[name], size).repeat(3, axis=-1)
             for name in ("x_train", "x_test")
         )
-        return Pools(normal, tested, arrays["y_test"].astype(np.int32))
+        return OneClassImages(normal, tested, arrays["y_test"].astype(np.int32))
 
 
-def _read_copy(category: str, data_dir: Path | None, size: int) -> Pools:
+def _read_copy(category: str, data_dir: Path | None, size: int) -> OneClassImages:
     folder = _find(category, data_dir)
     normal = _list(folder, "train/good/*.png")
     tested = _list(folder, "test/*/*.png")
@@ -115,11 +119,11 @@ def _read_copy(category: str, data_dir: Path | None, size: int) -> Pools:
             raise ExperimentError(f"{mask} is missing from the copy of MVTec AD.")
     origin = f"mvtec-{category}-{_state(folder, [*normal, *tested, *given])}"
 
-    return Pools(
-        kept(f"{origin}-train", decode, normal, size),
-        kept(f"{origin}-test", decode, tested, size),
+    return OneClassImages(
+        cached(f"{origin}-train", decode, normal, size),
+        cached(f"{origin}-test", decode, tested, size),
         np.array([not is_good for is_good in good], np.int32),
-        kept(f"{origin}-masks", decode_masks, masks, size),
+        cached(f"{origin}-masks", decode_masks, masks, size),
     )
 
 
@@ -130,7 +134,7 @@ def _find(category: str, data_dir: Path | None) -> Path:
             f"`unit` must be a category of MVTec AD, one of {', '.join(CATEGORIES)}, "
             f"got {category!r}."
         )
-    places = [place / _FOLDER / category for place in files.folders(data_dir)]
+    places = [place / _FOLDER / category for place in downloads.folders(data_dir)]
     for place in places:
         if place.is_dir():
             return place

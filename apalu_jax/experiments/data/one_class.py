@@ -1,6 +1,5 @@
-"""Parts for the detection of anomalies: normal examples to learn from."""
+"""Splits for anomaly detection: normal examples to learn from."""
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,18 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data.dataset import Batch, Dataset, Fold
-from apalu_jax.experiments.data.images import Images, LabelledImages
+from apalu_jax.experiments.data.images import Images, LabeledImages, resize
+from apalu_jax.experiments.data.splits import Batch, Dataset, Splits
 
-__all__ = ("Pools", "against_rest", "contrast_range", "resize", "to_dataset")
+__all__ = ("OneClassImages", "against_rest", "contrast_range", "to_dataset")
 
 
-class Pools(NamedTuple):
-    """What the parts are drawn from.
+class OneClassImages(NamedTuple):
+    """Normal and anomalous images, before they are split.
 
     Attributes:
-      normal: Normal images, uint8 [n, height, width, colours].
-      test: Images of the test part, [m, ...].
+      normal: Normal images, uint8 [n, height, width, channels].
+      test: Images of the test split, [m, ...].
       anomalous: Which of these are anomalous, 0 or 1, [m].
       masks: Which pixels of these are, 0 or 1, uint8 [m, height, width]; None where
         nobody knows.
@@ -32,15 +31,15 @@ class Pools(NamedTuple):
 
 
 def against_rest(
-    images: LabelledImages, normal: int, size: int | None = None, colours: int = 1
-) -> Pools:
-    """One class of a labelled data set is normal, all others are anomalous.
+    images: LabeledImages, normal: int, size: int | None = None, channels: int = 1
+) -> OneClassImages:
+    """One class of a labeled data set is normal, all others are anomalous.
 
     Args:
-      images: All images; of the official training part that class alone is used.
+      images: All images; of the official training split that class alone is used.
       normal: The class.
       size: Height and width; see :func:`resize`. None for that of the images.
-      colours: How often a grey image is repeated.
+      channels: How often a gray image is repeated.
 
     Returns:
       The pools.
@@ -53,40 +52,18 @@ def against_rest(
         raise ExperimentError(
             f"`normal` must be one of {', '.join(map(str, classes))}, got {normal!r}."
         )
-    parts = []
-    for part in (images.train[images.train_labels == normal], images.test):
-        part = resize(part[..., 0] if part.shape[-1] == 1 else part, size)
-        parts.append(part if part.shape[-1] == 3 else part.repeat(colours, axis=-1))
+    splits = []
+    for split in (images.train[images.train_labels == normal], images.test):
+        split = resize(split[..., 0] if split.shape[-1] == 1 else split, size)
+        splits.append(
+            split if split.shape[-1] == 3 else split.repeat(channels, axis=-1)
+        )
     anomalous = (images.test_labels != normal).astype(np.int32)
-    return Pools(parts[0], parts[1], anomalous)
-
-
-def resize(images: Iterable[NDArray[np.uint8]], size: int | None) -> Images:
-    """Images of any sizes as squares of one size, by area where they become smaller.
-
-    Args:
-      images: Grey [height, width] or coloured [height, width, 3], of one kind.
-      size: New height and width; None if they shall stay.
-
-    Returns:
-      Images [n, size, size, 1 or 3].
-    """
-    from PIL import Image
-
-    def one(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if size is not None and image.shape[:2] != (size, size):
-            # Pillow's bilinear filter widens with the reduction: an average.
-            picture = Image.fromarray(image).resize(
-                (size, size), Image.Resampling.BILINEAR
-            )
-            image = np.asarray(picture)
-        return image.reshape(*image.shape[:2], -1)
-
-    return np.stack([one(image) for image in images])
+    return OneClassImages(splits[0], splits[1], anomalous)
 
 
 def to_dataset(
-    pools: Pools,
+    pools: OneClassImages,
     *,
     train: int | None = None,
     validation: int,
@@ -98,18 +75,18 @@ def to_dataset(
 
     Args:
       pools: All images.
-      train: How many normal images the training part has; None for all that are left.
-      validation: How many normal images the validation part has. Both are drawn from
+      train: How many normal images the training split has; None for all that are left.
+      validation: How many normal images the validation split has. Both are drawn from
         ``pools.normal`` anew for every seed.
-      test: How many images the test part has, drawn at random but always the same; all
+      test: How many images the test split has, drawn at random but always the same; all
         if None.
-      contrast: Whether images are normalised: less their mean, over the mean of the
+      contrast: Whether images are normalized: less their mean, over the mean of the
         absolute values, and then from the range of all normal images to [0, 1].
       label: What the data are.
 
     Returns:
-      Folds of ``{"inputs", "anomalous"}``, and ``"mask"`` in the test part where it is
-      known. ``inputs`` are uint8, or float32 where they are normalised.
+      Splits of ``{"inputs", "anomalous"}``, and ``"mask"`` in the test split if it is
+      known. ``inputs`` are uint8, or float32 if they are normalized.
 
     Raises:
       ExperimentError: A size does not fit the data.
@@ -132,21 +109,21 @@ def to_dataset(
     if contrast:
         low, high = contrast_range(pools.normal)
         normal, tested = ((_contrast(x) - low) / (high - low) for x in (normal, tested))
-    part: dict[str, NDArray[Any]] = {
+    split: dict[str, NDArray[Any]] = {
         "inputs": tested,
         "anomalous": pools.anomalous[chosen],
     }
     if pools.masks is not None:
-        part["mask"] = pools.masks[chosen]
-    fold = partial(_fold, normal, part, count, validation)
-    return Dataset(outputs=1, fold=fold, label=label)
+        split["mask"] = pools.masks[chosen]
+    fold = partial(_fold, normal, split, count, validation)
+    return Dataset(outputs=1, splits=fold, label=label)
 
 
 def contrast_range(images: Images) -> tuple[np.float32, np.float32]:
-    """The smallest and the largest value of images after their own normalisation.
+    """The smallest and the largest value of images after their own normalization.
 
     Args:
-      images: Images [n, height, width, colours], uint8.
+      images: Images [n, height, width, channels], uint8.
 
     Returns:
       The two values.
@@ -159,17 +136,17 @@ def _contrast(images: Images) -> NDArray[np.float32]:
     x: NDArray[np.float32] = images.astype(np.float32) / np.float32(255)
     x -= x.mean(axis=(1, 2, 3), keepdims=True)
     spread = np.abs(x).mean(axis=(1, 2, 3), keepdims=True)
-    # An image of one colour stays zero.
+    # A uniform image stays zero.
     x /= np.where(spread > 0, spread, np.float32(1))
     return x
 
 
 def _fold(
     normal: NDArray[Any], test: Batch, train: int, validation: int, seed: int
-) -> Fold:
+) -> Splits:
     order = np.random.default_rng(seed).permutation(len(normal))
-    parts = order[:validation], order[validation : validation + train]
+    splits = order[:validation], order[validation : validation + train]
     held_out, drawn = (
-        {"inputs": normal[i], "anomalous": np.zeros(len(i), np.int32)} for i in parts
+        {"inputs": normal[i], "anomalous": np.zeros(len(i), np.int32)} for i in splits
     )
-    return Fold(drawn, held_out, test)
+    return Splits(drawn, held_out, test)

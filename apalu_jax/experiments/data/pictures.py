@@ -7,23 +7,23 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apalu_jax.experiments.data import one_class
-from apalu_jax.experiments.data.images import Images, cached
+from apalu_jax.experiments.data.images import Images, resize
+from apalu_jax.experiments.storage import cached_array
 
-__all__ = ("decode", "decode_masks", "kept", "levelled")
+__all__ = ("cached", "decode", "decode_masks", "standardize_brightness")
 
 
 def decode(pictures: Iterable[Path | IO[bytes]], size: int) -> Images:
     """Decodes pictures and makes them squares of one size.
 
     Args:
-      pictures: Files that Pillow reads, grey or coloured.
+      pictures: Files that Pillow reads, gray or color.
       size: Height and width.
 
     Returns:
-      Images [n, size, size, 3], grey ones with three equal colours.
+      Images [n, size, size, 3], gray ones with three equal channels.
     """
-    return one_class.resize((_read(each, "RGB") for each in pictures), size)
+    return resize((_read(each, "RGB") for each in pictures), size)
 
 
 def decode_masks(
@@ -46,36 +46,36 @@ def decode_masks(
         else np.where(_read(each, "L") >= 128, 255, 0).astype(np.uint8)
         for each in pictures
     )
-    masks = one_class.resize(whole, size)[..., 0]
+    masks = resize(whole, size)[..., 0]
     return (masks >= 64).astype(np.uint8)
 
 
-def kept(
+def cached(
     origin: str, decode: Callable[..., NDArray[np.uint8]], pictures: Any, size: int
 ) -> NDArray[np.uint8]:
-    """What a function of this module decodes, from the cache if it is there.
+    """Decodes pictures, or loads the result from the cache.
 
     Args:
-      origin: Says what the pictures are, for the name of a file.
+      origin: Identifies the pictures, in the name of the cached file.
       decode: :func:`decode` or :func:`decode_masks`.
       pictures: Its first argument.
       size: Its second one.
 
     Returns:
-      What it returns.
+      The decoded array.
     """
     import PIL
 
     # Another version of Pillow may decode a pixel differently.
     name = f"{origin}-pillow-{PIL.__version__}-{size}"
-    return cached(name, lambda: decode(pictures, size))
+    return cached_array(name, lambda: decode(pictures, size), "decoded")
 
 
-def levelled(images: Images) -> Images:
+def standardize_brightness(images: Images) -> Images:
     """Every image with the same mean, 128, and the same deviation, 32, where it varies.
 
     Args:
-      images: [n, height, width, colours].
+      images: [n, height, width, channels].
 
     Returns:
       Such images; values beyond 0 and 255 are cut.

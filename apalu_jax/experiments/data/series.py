@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data import files
-from apalu_jax.experiments.data.dataset import Batch, Dataset, Fold
-from apalu_jax.experiments.data.files import File, Source
+from apalu_jax.experiments.data import downloads
+from apalu_jax.experiments.data.downloads import File, Source
+from apalu_jax.experiments.data.splits import Batch, Dataset, Splits
 
 __all__ = ("SOURCE", "load")
 
@@ -101,7 +101,7 @@ SOURCE = Source(
     title="Daily quotes, electricity transformer temperatures and classic series",
     origin="Yahoo Finance (quotes); https://github.com/zhouhaoyi/ETDataset; "
     "https://github.com/jbrownlee/Datasets (Time Series Data Library)",
-    licence="ETT CC BY-ND 4.0; the others state none",
+    license="ETT CC BY-ND 4.0; the others state none",
     files=tuple(dict.fromkeys(series.file for series in _SERIES.values())),
     note="the quotes have no official download",
 )
@@ -116,10 +116,10 @@ def load(
 ) -> Dataset:
     """Loads one series.
 
-    Its first 70 % are the training part, the next 15 % the validation part, the rest
-    the test part, whatever the seed. A window belongs to the part of its target; its
-    inputs may reach back into the part before. The mean and the standard deviation are
-    those of the training part, so later values may lie far outside of what was trained
+    Its first 70 % are the training split, the next 15 % the validation split, the rest
+    the test split, whatever the seed. A window belongs to the split of its target; its
+    inputs may reach back into the split before. The mean and the standard deviation are
+    those of the training split, so later values may lie far outside of what was trained
     on, as prices do.
 
     The persistence forecast of a series is its last value. Of returns, it is zero: that
@@ -136,10 +136,10 @@ def load(
         None for all.
 
     Returns:
-      Folds of ``inputs`` [n, window, 1], ``targets`` [n, 1] and ``persistence`` [n, 1],
-      float32 and standardised; ``scale`` [n], the standard deviation; ``naive_error``
-      [n], the mean absolute error of persistence over the training part, not
-      standardised.
+      Splits of ``inputs`` [n, window, 1], ``targets`` [n, 1] and ``persistence`` [n,
+      1], float32 and standardized; ``scale`` [n], the standard deviation;
+      ``naive_error`` [n], the mean absolute error of persistence over the training
+      split, not standardized.
 
     Raises:
       ExperimentError: There is no such series, the window does not fit into it, or its
@@ -150,14 +150,14 @@ def load(
             f"`unit` must be one of {', '.join(_SERIES)}, got {unit!r}."
         )
     series = _SERIES[unit]
-    values = _values(files.fetch(series.file, data_dir), series.column)
+    values = _values(downloads.fetch(series.file, data_dir), series.column)
     if series.returns:
         values = np.diff(np.log(values))
     fold = _fold(values[-length:] if length else values, window, series.returns)
-    return Dataset(outputs=1, fold=partial(_same, fold))
+    return Dataset(outputs=1, splits=partial(_same, fold))
 
 
-def _same(fold: Fold, seed: int) -> Fold:
+def _same(fold: Splits, seed: int) -> Splits:
     return fold
 
 
@@ -169,12 +169,12 @@ def _values(path: Path, column: str) -> NDArray[np.float64]:
     return np.array([float(row[column]) for row in traded])
 
 
-def _fold(values: NDArray[np.float64], window: int, returns: bool) -> Fold:
+def _fold(values: NDArray[np.float64], window: int, returns: bool) -> Splits:
     n = len(values)
     ends = window, round(0.7 * n), round(0.85 * n), n
     if not 0 < window < ends[1]:
         raise ExperimentError(
-            f"`window` must be in [1, {ends[1] - 1}], within the training part, got "
+            f"`window` must be in [1, {ends[1] - 1}], within the training split, got "
             f"{window!r}."
         )
     mean, scale = values[: ends[1]].mean(), values[: ends[1]].std()
@@ -188,13 +188,13 @@ def _fold(values: NDArray[np.float64], window: int, returns: bool) -> Fold:
 
     def batch(first: int, last: int) -> Batch:
         own = slice(first - window, last - window)
-        part = {
+        split = {
             "inputs": inputs[own, :, None],
             "targets": targets[own, None],
             "persistence": persistence[own, None],
             "scale": np.full(last - first, scale),
             "naive_error": np.full(last - first, naive_error),
         }
-        return {name: array.astype(np.float32) for name, array in part.items()}
+        return {name: array.astype(np.float32) for name, array in split.items()}
 
-    return Fold(*(batch(first, last) for first, last in pairwise(ends)))
+    return Splits(*(batch(first, last) for first, last in pairwise(ends)))

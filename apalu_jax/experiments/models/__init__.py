@@ -1,68 +1,69 @@
-"""The networks, one module each, in Flax Linen.
+"""Networks, one module each, in Flax Linen.
 
-A module holds ``build(activation, outputs, gain, **options)``, which gives a
-:class:`flax.linen.Module` that is called as ``network(inputs, train=...)``. It calls
-the factory ``activation`` once at every place where it applies one, and draws the
-weights in front of these with standard deviation ``gain / sqrt(fan_in)``.
+A network is called as ``network(inputs, train=...)``. It calls the factory
+``activation`` once for each activation, and initializes the weights before these with
+standard deviation ``gain / sqrt(fan_in)``. Its further fields are the options of a
+spec's table ``model``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import sqrt
-from types import ModuleType
-from typing import Any, cast
 
 from flax import linen as nn
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import Arm
-from apalu_jax.experiments.models import (
-    cloner,
-    cnn,
-    flow,
-    googlenet,
-    mlp,
-    mobilenet,
-    recurrent,
-    svdd,
-)
+from apalu_jax.experiments.models.cnn import CNN
+from apalu_jax.experiments.models.flow import Flow
+from apalu_jax.experiments.models.googlenet import GoogLeNet
+from apalu_jax.experiments.models.mlp import MLP
+from apalu_jax.experiments.models.mobilenet import MobileNet
+from apalu_jax.experiments.models.recurrent import Recurrent
+from apalu_jax.experiments.models.student import student_vgg
+from apalu_jax.experiments.models.svdd import Autoencoder, Encoder
+from apalu_jax.experiments.schema import Options, construct, lookup
 
-__all__ = ("build",)
+__all__ = ("MODELS", "build")
 
-_MODULES: Mapping[str, ModuleType] = {
-    "cloner": cloner,
-    "cnn": cnn,
-    "flow": flow,
-    "googlenet": googlenet,
-    "mlp": mlp,
-    "mobilenet": mobilenet,
-    "recurrent": recurrent,
-    "svdd": svdd,
+MODELS: Mapping[str, Callable[..., nn.Module]] = {
+    "cnn": CNN,
+    "flow": Flow,
+    "googlenet": GoogLeNet,
+    "mlp": MLP,
+    "mobilenet": MobileNet,
+    "recurrent": Recurrent,
+    "student_vgg": student_vgg,
+    "svdd": Encoder,
+    "svdd_autoencoder": Autoencoder,
 }
 
 
-def build(options: Mapping[str, Any], arm: Arm, outputs: int) -> nn.Module:
+def build(options: Options, arm: Arm, outputs: int) -> nn.Module:
     """Builds the network of a spec with one arm's activation.
 
     Args:
-      options: Its ``name``; ``init``, which is "he" for a gain of sqrt(2) whatever the
-        arm, or "gain" for the arm's own; and options of its module's ``build``.
+      options: Its ``name``, a key of :data:`MODELS`; ``init``, "he" for a gain of
+        sqrt(2) whatever the arm, or "gain" for the arm's own; and its options.
       arm: The activation.
-      outputs: Size of the last axis of what it returns.
+      outputs: Size of the last axis of the output, if it depends on the data.
 
     Returns:
       The network.
 
     Raises:
-      ExperimentError: There is no such network or initialisation.
+      ExperimentError: The network, the initialization or an option is unknown.
     """
-    rest = dict(options)
-    name, init = rest.pop("name"), rest.pop("init")
-    if name not in _MODULES:
-        raise ExperimentError(
-            f"`model` must be one of {', '.join(_MODULES)}, got {name!r}."
-        )
+    network = lookup(MODELS, options, "model")
     gains = {"he": sqrt(2.0), "gain": arm.gain}
+    rest = dict(options)
+    init = rest.pop("init", None)
     if init not in gains:
         raise ExperimentError(f"`init` must be he or gain, got {init!r}.")
-    network = _MODULES[name].build(arm.activation, outputs, gains[init], **rest)
-    return cast(nn.Module, network)
+    return construct(
+        network,
+        rest,
+        f"model {rest['name']}",
+        activation=arm.activation,
+        outputs=outputs,
+        gain=gains[init],
+    )

@@ -58,7 +58,7 @@ def candidate_last(
 
 
 class Cell(nn.Module):
-    """What the cells share.
+    """Base class of the cells.
 
     Attributes:
       features: Size of the state.

@@ -1,15 +1,12 @@
 """A plain stack of convolutions for small images."""
 
-from collections.abc import Sequence
-
 from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.convolution import Conv, Form
-from apalu_jax.experiments.models.kernels import scaled_normal
+from apalu_jax.experiments.models.layers import Conv, ConvImpl, scaled_normal
 
-__all__ = ("CNN", "build")
+__all__ = ("CNN",)
 
 
 class CNN(nn.Module):
@@ -22,46 +19,30 @@ class CNN(nn.Module):
         the last one ``1 / sqrt(fan_in)``.
       features: Channels of each convolution.
       strides: Stride of each.
-      normalize: Whether each is followed by batch normalisation, whose statistics are
+      normalize: Whether each is followed by batch normalization, whose statistics are
         the collection ``batch_stats``; else it has a bias.
-      conv: Form of the convolutions, see
-        :func:`~apalu_jax.experiments.models.convolution.convolve`.
+      conv_impl: ConvImpl of the convolutions, see
+        :func:`~apalu_jax.experiments.models.layers.convolve`.
     """
 
     outputs: int
     activation: ActivationFactory
     gain: float
-    features: Sequence[int] = (16, 32, 64, 64, 128)
-    strides: Sequence[int] = (1, 2, 2, 1, 2)
+    features: tuple[int, ...] = (16, 32, 64, 64, 128)
+    strides: tuple[int, ...] = (1, 2, 2, 1, 2)
     normalize: bool = True
-    conv: Form = "lax"
+    conv_impl: ConvImpl = "lax"
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
-        """Maps images [n, height, width, colours] to outputs [n, outputs]."""
+        """Maps images [n, height, width, channels] to outputs [n, outputs]."""
         init = scaled_normal(self.gain)
         x = inputs
         for features, stride in zip(self.features, self.strides, strict=True):
-            x = Conv(features, 3, init, stride, not self.normalize, self.conv)(x)
+            x = Conv(features, 3, init, stride, not self.normalize, self.conv_impl)(x)
             if self.normalize:
                 x = nn.BatchNorm(
                     use_running_average=not train, momentum=0.9, epsilon=1e-5
                 )(x)
             x = self.activation()(x)
         return nn.Dense(self.outputs)(x.mean(axis=(1, 2)))
-
-
-def build(
-    activation: ActivationFactory,
-    outputs: int,
-    gain: float,
-    *,
-    features: Sequence[int] = CNN.features,
-    strides: Sequence[int] = CNN.strides,
-    normalize: bool = True,
-    conv: Form = "lax",
-) -> CNN:
-    """Builds the network; for the arguments see :class:`CNN`."""
-    return CNN(
-        outputs, activation, gain, tuple(features), tuple(strides), normalize, conv
-    )

@@ -1,4 +1,4 @@
-"""The normalising flow of DifferNet: coupling blocks with dense networks inside."""
+"""The normalizing flow of DifferNet: coupling blocks with dense networks inside."""
 
 from typing import Any, Literal, TypeAlias
 
@@ -9,11 +9,10 @@ from flax import linen as nn
 from jax import Array
 from numpy.typing import NDArray
 
-from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.kernels import scaled_normal
+from apalu_jax.experiments.models.layers import scaled_normal
 
-__all__ = ("Coupling", "Flow", "Start", "Subnet", "build", "permutation")
+__all__ = ("Coupling", "Flow", "Start", "Subnet", "permutation")
 
 Start: TypeAlias = Literal["identity", "pytorch"]
 
@@ -200,38 +199,6 @@ def permutation(block: int, dims: int) -> NDArray[np.int64]:
       [2, 1, 4, 0, 3]
     """
     return np.random.RandomState(block).permutation(dims)
-
-
-def build(
-    activation: ActivationFactory,
-    outputs: int,
-    gain: float,
-    *,
-    blocks: int = Flow.blocks,
-    width: int = Flow.width,
-    start: Start = Flow.start,
-    clamp: float = Flow.clamp,
-) -> Flow:
-    """Builds the flow.
-
-    Args:
-      activation: See :class:`Flow`.
-      outputs: Not used: there are as many as there are inputs.
-      gain: See :class:`Flow`.
-      blocks: Likewise.
-      width: Likewise.
-      start: Likewise.
-      clamp: Likewise.
-
-    Returns:
-      The network.
-
-    Raises:
-      ExperimentError: There is no such start.
-    """
-    if start not in ("identity", "pytorch"):
-        raise ExperimentError(f"`start` must be identity or pytorch, got {start!r}.")
-    return Flow(activation, gain, blocks, width, start, clamp)
 
 
 def _within(bound: float) -> nn.initializers.Initializer:

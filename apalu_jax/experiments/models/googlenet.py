@@ -8,11 +8,14 @@ from flax import linen as nn
 from jax import Array, lax
 
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.blocks import first_blocks
-from apalu_jax.experiments.models.convolution import Conv, Form
-from apalu_jax.experiments.models.kernels import scaled_normal
+from apalu_jax.experiments.models.layers import (
+    Conv,
+    ConvImpl,
+    first_blocks,
+    scaled_normal,
+)
 
-__all__ = ("GoogLeNet", "build", "max_pool")
+__all__ = ("GoogLeNet", "max_pool")
 
 _STEM = 192
 
@@ -36,8 +39,8 @@ class GoogLeNet(nn.Module):
     """A convolution and nine inception blocks, with 64 activations.
 
     The 5x5 convolutions are two of 3x3. Every convolution is without bias, since batch
-    normalisation follows it, and an activation after that. The statistics of the
-    normalisation are the collection ``batch_stats``, which a call with ``train=True``
+    normalization follows it, and an activation after that. The statistics of the
+    normalization are the collection ``batch_stats``, which a call with ``train=True``
     updates. The average is taken over all places that are left, so that images may have
     any size.
 
@@ -47,11 +50,11 @@ class GoogLeNet(nn.Module):
       gain: Kernels in front of them have standard deviation ``gain / sqrt(fan_in)``,
         the last one ``1 / sqrt(fan_in)``.
       width: Multiplies the channels of every layer.
-      conv: Form of the convolutions, see
-        :func:`~apalu_jax.experiments.models.convolution.convolve`.
+      conv_impl: ConvImpl of the convolutions, see
+        :func:`~apalu_jax.experiments.models.layers.convolve`.
       dtype: Of the computation; parameters and statistics are float32.
       blocks: How many of the blocks there are, see
-        :func:`~apalu_jax.experiments.models.blocks.first_blocks`.
+        :func:`~apalu_jax.experiments.models.layers.first_blocks`.
 
     References:
       C. Szegedy et al., `Going Deeper with Convolutions
@@ -62,13 +65,13 @@ class GoogLeNet(nn.Module):
     activation: ActivationFactory
     gain: float
     width: float = 1.0
-    conv: Form = "lax"
+    conv_impl: ConvImpl = "lax"
     dtype: Any = jnp.float32
     blocks: int = len(_BLOCKS)
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
-        """Maps images [n, height, width, colours] to float32 outputs [n, outputs]."""
+        """Maps images [n, height, width, channels] to float32 outputs [n, outputs]."""
         init = scaled_normal(self.gain)
 
         def layer(x: Array, features: int, size: int) -> Array:
@@ -76,7 +79,7 @@ class GoogLeNet(nn.Module):
                 max(1, round(self.width * features)),
                 size,
                 init,
-                form=self.conv,
+                impl=self.conv_impl,
                 dtype=self.dtype,
             )(x)
             x = nn.BatchNorm(
@@ -131,17 +134,3 @@ def max_pool(x: Array, stride: int) -> Array:
             ),
         )
     return x
-
-
-def build(
-    activation: ActivationFactory,
-    outputs: int,
-    gain: float,
-    *,
-    width: float = 1.0,
-    conv: Form = "lax",
-    dtype: str = "float32",
-    blocks: int = len(_BLOCKS),
-) -> GoogLeNet:
-    """Builds the network; for the arguments see :class:`GoogLeNet`."""
-    return GoogLeNet(outputs, activation, gain, width, conv, jnp.dtype(dtype), blocks)

@@ -1,14 +1,12 @@
-"""A plain stack of dense layers, without normalisation."""
-
-from collections.abc import Sequence
+"""A plain stack of dense layers, without normalization."""
 
 from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.kernels import scaled_normal
+from apalu_jax.experiments.models.layers import scaled_normal
 
-__all__ = ("MLP", "build")
+__all__ = ("MLP",)
 
 
 class MLP(nn.Module):
@@ -22,7 +20,7 @@ class MLP(nn.Module):
         ``1 / sqrt(fan_in)``.
     """
 
-    features: Sequence[int]
+    features: tuple[int, ...]
     outputs: int
     activation: ActivationFactory
     gain: float
@@ -35,10 +33,3 @@ class MLP(nn.Module):
         for features in self.features:
             x = self.activation()(nn.Dense(features, kernel_init=hidden_init)(x))
         return nn.Dense(self.outputs)(x)
-
-
-def build(
-    activation: ActivationFactory, outputs: int, gain: float, *, features: Sequence[int]
-) -> MLP:
-    """Builds the network; for the arguments see :class:`MLP`."""
-    return MLP(tuple(features), outputs, activation, gain)

@@ -7,12 +7,15 @@ from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.blocks import first_blocks
-from apalu_jax.experiments.models.convolution import Conv, Form
-from apalu_jax.experiments.models.depthwise import Depthwise
-from apalu_jax.experiments.models.kernels import scaled_normal
+from apalu_jax.experiments.models.layers import (
+    Conv,
+    ConvImpl,
+    Depthwise,
+    first_blocks,
+    scaled_normal,
+)
 
-__all__ = ("MobileNet", "build")
+__all__ = ("MobileNet",)
 
 _STEM = 32
 
@@ -33,8 +36,8 @@ _BLOCKS = (
 class MobileNet(nn.Module):
     """A convolution and 13 depthwise-separable blocks, with 27 activations.
 
-    Every convolution is followed by batch normalisation and an activation. The
-    statistics of the normalisation are the collection ``batch_stats``, which a call
+    Every convolution is followed by batch normalization and an activation. The
+    statistics of the normalization are the collection ``batch_stats``, which a call
     with ``train=True`` updates.
 
     Attributes:
@@ -43,12 +46,12 @@ class MobileNet(nn.Module):
       gain: Kernels in front of them have standard deviation ``gain / sqrt(fan_in)``,
         the last one ``1 / sqrt(fan_in)``.
       width: Multiplies the channels of every layer.
-      conv: Form of the convolutions, see
-        :func:`~apalu_jax.experiments.models.convolution.convolve`; with "patches" the
+      conv_impl: ConvImpl of the convolutions, see
+        :func:`~apalu_jax.experiments.models.layers.convolve`; with "patches" the
         depthwise ones are sums of shifted products on every platform.
       dtype: Of the computation; parameters and statistics are float32.
       blocks: How many of the blocks there are, see
-        :func:`~apalu_jax.experiments.models.blocks.first_blocks`.
+        :func:`~apalu_jax.experiments.models.layers.first_blocks`.
 
     References:
       A. G. Howard et al., `MobileNets: Efficient Convolutional Neural Networks for
@@ -59,13 +62,13 @@ class MobileNet(nn.Module):
     activation: ActivationFactory
     gain: float
     width: float = 1.0
-    conv: Form = "lax"
+    conv_impl: ConvImpl = "lax"
     dtype: Any = jnp.float32
     blocks: int = len(_BLOCKS)
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
-        """Maps images [n, height, width, colours] to float32 outputs [n, outputs]."""
+        """Maps images [n, height, width, channels] to float32 outputs [n, outputs]."""
         init = scaled_normal(self.gain)
 
         def convolve(x: Array, features: int, size: int) -> Array:
@@ -73,7 +76,7 @@ class MobileNet(nn.Module):
                 max(1, round(self.width * features)),
                 size,
                 init,
-                form=self.conv,
+                impl=self.conv_impl,
                 dtype=self.dtype,
             )(x)
 
@@ -88,21 +91,9 @@ class MobileNet(nn.Module):
 
         x = activate(convolve(inputs, _STEM, 3))
         for features, stride in first_blocks(_BLOCKS, self.blocks):
-            x = activate(Depthwise(stride, init, self.conv == "patches", self.dtype)(x))
+            x = activate(
+                Depthwise(stride, init, self.conv_impl == "patches", self.dtype)(x)
+            )
             x = activate(convolve(x, features, 1))
         x = x.mean(axis=(1, 2))
         return nn.Dense(self.outputs, dtype=self.dtype)(x).astype(jnp.float32)
-
-
-def build(
-    activation: ActivationFactory,
-    outputs: int,
-    gain: float,
-    *,
-    width: float = 1.0,
-    conv: Form = "lax",
-    dtype: str = "float32",
-    blocks: int = len(_BLOCKS),
-) -> MobileNet:
-    """Builds the network; for the arguments see :class:`MobileNet`."""
-    return MobileNet(outputs, activation, gain, width, conv, jnp.dtype(dtype), blocks)

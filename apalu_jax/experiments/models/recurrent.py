@@ -1,7 +1,7 @@
 """Recurrent layers over a sequence, and dense layers on their last output."""
 
-from collections.abc import Sequence
 from math import sqrt
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,11 +10,9 @@ from jax import Array
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.cells import CELLS, candidate_last
-from apalu_jax.experiments.models.kernels import scaled_normal
+from apalu_jax.experiments.models.layers import scaled_normal
 
-__all__ = ("Recurrent", "RecurrentLayer", "build")
-
-_PLACEMENTS = ("candidate", "dense", "both")
+__all__ = ("Recurrent", "RecurrentLayer")
 
 # Where the arm is not placed: tanh in the cells, ReLU behind dense layers, each with
 # its own 1 / sqrt(E f(z)^2), z ~ N(0, 1).
@@ -82,7 +80,7 @@ class Recurrent(nn.Module):
         the dense layers; or "both". Elsewhere are tanh in the cells and ReLU behind the
         dense layers, with the gains of these.
       batch_norm: Whether the outputs of every recurrent layer but the last one are
-        normalised, over examples and steps; the statistics are the collection
+        normalized, over examples and steps; the statistics are the collection
         ``batch_stats``, which a call with ``train=True`` updates.
       dropout: Share of these outputs that is dropped in training.
     """
@@ -90,12 +88,25 @@ class Recurrent(nn.Module):
     outputs: int
     activation: ActivationFactory
     gain: float
-    cell: str = "gru"
-    features: Sequence[int] = (32, 64, 32)
-    dense: Sequence[int] = ()
-    placement: str = "candidate"
+    cell: Literal["elman", "gru", "lstm", "mopgru"] = "gru"
+    features: tuple[int, ...] = (32, 64, 32)
+    dense: tuple[int, ...] = ()
+    placement: Literal["candidate", "dense", "both"] = "candidate"
     batch_norm: bool = False
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Checks that the activation has a place.
+
+        Raises:
+          ExperimentError: It shall follow dense layers, and there are none.
+        """
+        if self.placement != "candidate" and not self.dense:
+            raise ExperimentError(
+                "`placement` must be candidate if `dense` is empty, got "
+                f"{self.placement!r}."
+            )
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
@@ -117,46 +128,3 @@ class Recurrent(nn.Module):
             activation, gain = in_dense if self.placement == "candidate" else placed
             x = activation()(nn.Dense(features, kernel_init=scaled_normal(gain))(x))
         return nn.Dense(self.outputs)(x)
-
-
-def build(
-    activation: ActivationFactory,
-    outputs: int,
-    gain: float,
-    *,
-    cell: str = "gru",
-    features: Sequence[int] = (32, 64, 32),
-    dense: Sequence[int] = (),
-    placement: str = "candidate",
-    batch_norm: bool = False,
-    dropout: float = 0.0,
-) -> Recurrent:
-    """Builds the network; for the arguments see :class:`Recurrent`.
-
-    Raises:
-      ExperimentError: There is no such cell or placement, or the activation is placed
-        behind dense layers and there are none.
-    """
-    if cell not in CELLS:
-        raise ExperimentError(
-            f"`cell` must be one of {', '.join(CELLS)}, got {cell!r}."
-        )
-    if placement not in _PLACEMENTS:
-        raise ExperimentError(
-            f"`placement` must be one of {', '.join(_PLACEMENTS)}, got {placement!r}."
-        )
-    if placement != "candidate" and not dense:
-        raise ExperimentError(
-            f"`placement` must be candidate where `dense` is empty, got {placement!r}."
-        )
-    return Recurrent(
-        outputs,
-        activation,
-        gain,
-        cell,
-        tuple(features),
-        tuple(dense),
-        placement,
-        batch_norm,
-        dropout,
-    )

@@ -7,11 +7,14 @@ from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.convolution import Conv, Form
-from apalu_jax.experiments.models.kernels import scaled_normal
-from apalu_jax.experiments.models.pooling import halve
+from apalu_jax.experiments.models.layers import (
+    Conv,
+    ConvImpl,
+    max_pool_2x2,
+    scaled_normal,
+)
 
-__all__ = ("Autoencoder", "Encoder", "build")
+__all__ = ("Autoencoder", "Encoder")
 
 _CODE = 32
 """Size of the encoder's output."""
@@ -24,15 +27,15 @@ _Norm = partial(
 class Encoder(nn.Module):
     """Two convolutions and a linear map, none with a bias.
 
-    A bias, or a scale and shift behind the normalisation, would let the network map
+    A bias, or a scale and shift behind the normalization, would let the network map
     every input to one point.
 
     Attributes:
       activation: Factory of the two activations.
       gain: Kernels in front of them have standard deviation ``gain / sqrt(fan_in)``,
         the last one ``1 / sqrt(fan_in)``.
-      conv: Form of the convolutions, see
-        :func:`~apalu_jax.experiments.models.convolution.convolve`.
+      conv_impl: ConvImpl of the convolutions, see
+        :func:`~apalu_jax.experiments.models.layers.convolve`.
 
     References:
       L. Ruff et al., "Deep One-Class Classification", ICML 2018; the layers are those
@@ -41,7 +44,7 @@ class Encoder(nn.Module):
 
     activation: ActivationFactory
     gain: float
-    conv: Form = "lax"
+    conv_impl: ConvImpl = "lax"
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
@@ -49,9 +52,9 @@ class Encoder(nn.Module):
         init = scaled_normal(self.gain)
         x = inputs
         for features in (8, 4):
-            x = Conv(features, 5, init, form=self.conv)(x)
+            x = Conv(features, 5, init, impl=self.conv_impl)(x)
             x = _Norm(use_running_average=not train)(x)
-            x = halve(self.activation()(x))
+            x = max_pool_2x2(self.activation()(x))
         x = x.reshape(len(x), -1)
         return nn.Dense(_CODE, use_bias=False, kernel_init=scaled_normal(1.0))(x)
 
@@ -62,51 +65,27 @@ class Autoencoder(nn.Module):
     Attributes:
       activation: Factory of the five activations.
       gain: As in :class:`Encoder`.
-      conv: Form of the convolutions.
+      conv_impl: ConvImpl of the convolutions.
     """
 
     activation: ActivationFactory
     gain: float
-    conv: Form = "lax"
+    conv_impl: ConvImpl = "lax"
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
         """Maps images [n, 28, 28, 1] to images of that shape in (0, 1)."""
-        encoder = Encoder(self.activation, self.gain, self.conv, name="encoder")
+        encoder = Encoder(self.activation, self.gain, self.conv_impl, name="encoder")
         x = encoder(inputs, train=train).reshape(len(inputs), 4, 4, -1)
         x = _double(self.activation()(x))
         # What is transposed there with a padding of 3 gives 14 x 14 from 16 x 16: the
         # outermost row on every side is cut.
         for features, cut in ((4, 0), (8, 1)):
-            x = Conv(features, 5, scaled_normal(self.gain), form=self.conv)(x)
+            x = Conv(features, 5, scaled_normal(self.gain), impl=self.conv_impl)(x)
             x = x[:, cut : x.shape[1] - cut, cut : x.shape[2] - cut]
             x = _Norm(use_running_average=not train)(x)
             x = _double(self.activation()(x))
-        return nn.sigmoid(Conv(1, 5, scaled_normal(1.0), form=self.conv)(x))
-
-
-def build(
-    activation: ActivationFactory,
-    outputs: int,
-    gain: float,
-    *,
-    decoder: bool = False,
-    conv: Form = "lax",
-) -> nn.Module:
-    """Builds the encoder or, with a decoder, the autoencoder.
-
-    Args:
-      activation: Factory of the activations.
-      outputs: Not used: the data have no targets.
-      gain: See :class:`Encoder`.
-      decoder: Whether it is the autoencoder.
-      conv: Form of the convolutions.
-
-    Returns:
-      The network.
-    """
-    kind = Autoencoder if decoder else Encoder
-    return kind(activation, gain, conv)
+        return nn.sigmoid(Conv(1, 5, scaled_normal(1.0), impl=self.conv_impl)(x))
 
 
 def _double(x: Array) -> Array:

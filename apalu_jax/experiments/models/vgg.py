@@ -8,8 +8,7 @@ from jax import Array
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.convolution import Conv, Form
-from apalu_jax.experiments.models.pooling import halve
+from apalu_jax.experiments.models.layers import Conv, ConvImpl, max_pool_2x2
 
 __all__ = ("BLOCKS", "COMPARED", "TAPS", "VGG", "Classifier", "Normalize", "scaled")
 
@@ -42,13 +41,13 @@ class VGG(nn.Module):
       blocks: Channels of the convolutions, by block.
       tapped: Factory of the activations behind the maps of :data:`COMPARED`; None for
         ``activation``.
-      normalize: Which convolutions are followed by batch normalisation, whose
+      normalize: Which convolutions are followed by batch normalization, whose
         statistics are the collection ``batch_stats``: "none", "all", or "inner" for all
         but the last of a block.
       use_bias: Whether convolutions have a bias, at first zero.
-      kernel_init: Initialiser of the kernels.
-      conv: Form of the convolutions, see
-        :func:`~apalu_jax.experiments.models.convolution.convolve`.
+      kernel_init: Initializer of the kernels.
+      conv_impl: ConvImpl of the convolutions, see
+        :func:`~apalu_jax.experiments.models.layers.convolve`.
 
     References:
       K. Simonyan, A. Zisserman, `Very Deep Convolutional Networks for Large-Scale Image
@@ -61,11 +60,11 @@ class VGG(nn.Module):
     normalize: Normalize = "none"
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
-    conv: Form = "lax"
+    conv_impl: ConvImpl = "lax"
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> list[Array]:
-        """Maps images [n, height, width, colours] to one map for every convolution.
+        """Maps images [n, height, width, channels] to one map for every convolution.
 
         A map is that after the activation or, at the end of a block, after the pool,
         which halves height and width and drops a last odd row or column.
@@ -84,7 +83,7 @@ class VGG(nn.Module):
                 else:
                     x = self.activation()(x)
                 if last:
-                    x = halve(x)
+                    x = max_pool_2x2(x)
                 maps.append(x)
         return maps
 
@@ -96,7 +95,7 @@ class VGG(nn.Module):
             3,
             self.kernel_init,
             use_bias=self.use_bias,
-            form=self.conv,
+            impl=self.conv_impl,
             name=f"conv{place}",
         )(x)
         if self.normalize == "all" or (self.normalize == "inner" and not last):
@@ -122,7 +121,7 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
-        """Maps images [n, height, width, colours] to outputs [n, outputs]."""
+        """Maps images [n, height, width, channels] to outputs [n, outputs]."""
         x = self.features(inputs, train=train)[-1]
         return nn.Dense(self.outputs)(x.mean(axis=(1, 2)))
 

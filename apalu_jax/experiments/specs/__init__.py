@@ -1,8 +1,8 @@
 """Declared experiments: one TOML file each.
 
-A file holds what all presets share and a table ``[presets.NAME]`` whose keys are added
-to it, or replace it; a list of ``variants`` or ``units`` there chooses among the
-declared ones. What results is one :class:`~.spec.Spec`.
+A file holds the settings that all presets share and a table ``[presets.NAME]`` whose
+keys are added to them or replace them; a list of ``variants`` or ``units`` there
+chooses among the declared ones. The result is one :class:`~.spec.Spec`.
 """
 
 import tomllib
@@ -11,21 +11,24 @@ from importlib import resources
 from typing import Any
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.specs.parts import (
+from apalu_jax.experiments.schema import Options, convert
+from apalu_jax.experiments.specs.spec import Spec, merge
+from apalu_jax.experiments.specs.tables import (
+    FIRST_SEARCH_SEED,
     Claim,
-    Grid,
+    LRSearch,
     Metric,
     Published,
-    Setting,
+    RunConfig,
 )
-from apalu_jax.experiments.specs.spec import Spec, merge
 
 __all__ = (
+    "FIRST_SEARCH_SEED",
     "Claim",
-    "Grid",
+    "LRSearch",
     "Metric",
     "Published",
-    "Setting",
+    "RunConfig",
     "Spec",
     "load",
     "names",
@@ -55,15 +58,15 @@ def load(
     Args:
       name: One of :func:`names`.
       preset: One of :func:`presets`.
-      units: Which of the declared units; None for those of the preset. With others it
-        is another spec, without what is published of the mean over all units.
+      units: Some of the declared units; None for those of the preset. Other units make
+        another spec, without the published means over all units.
 
     Returns:
       The spec.
 
     Raises:
-      ExperimentError: There is no such experiment, preset or unit, or its file is not
-        sound.
+      ExperimentError: The experiment, preset or unit is unknown, or its file is
+        invalid.
 
     Examples:
       >>> spec = load("digits", "smoke")
@@ -90,17 +93,15 @@ def load(
         wanted["units"] = units
     for key, some in wanted.items():
         merged[key] = _choose(name, key, merged.get(key, {}), some)
-    return Spec.from_mapping(merged)
+    return convert(merged, Spec, name)
 
 
-def _choose(
-    where: str, key: str, declared: dict[str, Any], wanted: Sequence[Any]
-) -> dict[str, Any]:
+def _choose(where: str, key: str, declared: Options, wanted: Sequence[str]) -> Options:
     unknown = [name for name in wanted if name not in declared]
     if unknown or not wanted:
         raise ExperimentError(
             f"{where}: `{key}` must be among {', '.join(declared) or 'none'}, got "
-            f"{', '.join(map(str, unknown)) or 'none'}."
+            f"{', '.join(unknown) or 'none'}."
         )
     return {name: declared[name] for name in wanted}
 

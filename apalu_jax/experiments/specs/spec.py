@@ -1,84 +1,90 @@
-"""What is declared of an experiment before it is run, checked and hashed.
+"""Declaration of an experiment, and its two hashes.
 
-A :class:`Spec` is everything that a value depends on, and the rules by which it will be
-judged. An experiment may have variants (tables that are judged one by one, e.g. two
-initialisations) and units (what is paired besides the seed, e.g. data sets); each may
+A :class:`Spec` holds everything that a value depends on, and the rules by which the
+values are judged. An experiment may have variants (tables that are judged one by one,
+e.g. two initializations) and units (paired besides the seed, e.g. data sets); each may
 override some of the settings.
 """
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.specs.parts import (
+from apalu_jax.experiments.schema import Options, convert
+from apalu_jax.experiments.specs.tables import (
+    FIRST_SEARCH_SEED,
     Claim,
-    Grid,
+    Count,
+    LRSearch,
     Metric,
     Published,
-    Setting,
+    RunConfig,
 )
 
 __all__ = ("Spec", "merge")
 
-_LATER: Mapping[str, Any] = {
-    "pretraining": None,
-    "source": None,
-    "watch_test": False,
-    "monitors": (),
-}
-"""What specs could not declare at first: left out of the JSON where it is not declared,
-so that older records keep their hash."""
+_CONFIG = RunConfig.__struct_fields__
 
-Overrides: TypeAlias = Mapping[str, Mapping[str, Any]]
-"""From the name of a variant or a unit to what is different there."""
+_SETTINGS = (
+    *(key for key in _CONFIG if key != "test_train_ratio"),
+    *("variants", "units", "lr_search", "num_log_points", "log_test_curve"),
+)
+_RULES = (
+    *("arms", "ablations", "reference", "seeds", "pair_by"),
+    *("metric", "secondary_metrics"),
+)
+_PROSE = ("text", "source")
+
+Overrides: TypeAlias = dict[str, Options]
+"""Settings that differ, by the name of a variant or a unit."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Spec(Setting):
+class Spec(RunConfig, frozen=True, kw_only=True):
     """One experiment under one preset.
 
     Attributes:
       name: Name of the experiment.
       preset: Name of the preset.
       title: One line, for the report.
-      question: What the experiment asks.
+      question: The question that the experiment asks.
       stopping_rule: When a run and the experiment end, and what counts as the value.
-      arms: The activations compared.
-      controls: Arms outside the family of tests; shown as exploratory.
+      arms: The activations compared: the family of tests.
+      ablations: Arms outside the family of tests; shown as exploratory.
       reference: The arm that every other arm is paired with.
-      variants: Tables that are judged one by one, and what is overridden in each; the
-        first is the primary one.
-      units: What is paired besides the seed, e.g. data sets, likewise.
+      variants: Tables that are judged one by one, and what each overrides; the first is
+        the primary one.
+      units: Paired besides the seed, e.g. data sets, and what each overrides.
       pair_by: "seed": differences are averaged over the units, and one seed is one
         observation; "unit": the reverse.
-      metric: What is compared.
-      also: Further metrics, each with a table of its own.
-      claim: What the paper says; None if it says nothing.
-      published: What others have published of the baselines.
-      tuning: The search for a learning rate; None for the declared one.
+      metric: The primary metric.
+      secondary_metrics: Further metrics, each with a table of its own.
+      claim: Claim of the paper; None if absent.
+      published: Published results of the baselines.
+      lr_search: The search for a learning rate; None for the declared one.
       data: Module of :mod:`apalu_jax.experiments.data` under ``name``, and its options.
-      task: Module of :mod:`apalu_jax.experiments.tasks`, likewise.
-      model: Module of :mod:`apalu_jax.experiments.models`, likewise.
-      optimizer: Options of :func:`apalu_jax.experiments.optimizers.build`.
+      task: Class of :mod:`apalu_jax.experiments.tasks`, likewise.
+      model: Class of :mod:`apalu_jax.experiments.models`, likewise.
+      optimizer: Fields of :class:`apalu_jax.experiments.training.optimizers.Optimizer`.
       seeds: Number of paired seeds; they are ``0, ..., seeds - 1``.
-      seeds_per_block: How many consecutive seeds are trained together, vmapped. A block
-        is always trained whole, so that no value depends on which seeds were asked for.
-      epochs: Passes over the training part.
+      vmapped_seeds: Number of consecutive seeds that are trained together under
+        ``jax.vmap``. A block of them is always trained as a whole, so that no value
+        depends on which seeds were requested.
+      epochs: Passes over the training split.
       batch_size: Examples a step.
-      test_to_train: Size of the test part over that of the training part where the
+      test_train_ratio: Size of the test split over that of the training split if the
         seeds are overlapping random splits of one data set, else 0.
-      pretraining: What is trained first, with the same arm and data: its own "task",
-        "model", "optimizer", "epochs" and "batch_size"; None for nothing.
-      source: Options of :func:`apalu_jax.experiments.sources.attach`: a frozen network
-        whose outputs the data are given with; None for none.
-      notes: How many times in a run, evenly spaced, validation metrics and the
-        activations' parameters are noted; after every epoch if there are fewer.
-      watch_test: Whether the test metrics are noted as well, to show what the choice of
-        the best epoch by them would have claimed. Nothing is decided by them.
+      pretraining: A training that precedes the main one; None for none.
+      backbone: Options of :func:`apalu_jax.experiments.backbones.attach`: a frozen
+        network whose outputs replace or accompany the inputs; None for none.
+      num_log_points: Number of evenly spaced epochs after which validation metrics and
+        the activations' parameters are logged; all epochs if there are fewer.
+      log_test_curve: Whether test metrics are logged as well, to show the result of
+        choosing the best epoch by them. Nothing is decided by them.
       monitors: Test metrics that the report shows for every arm without judging them.
     """
 
@@ -87,121 +93,132 @@ class Spec(Setting):
     title: str
     question: str
     stopping_rule: str
-    arms: tuple[str, ...]
-    controls: tuple[str, ...] = ()
+    arms: Annotated[tuple[str, ...], Meta(min_length=1)]
+    ablations: tuple[str, ...] = ()
     reference: str
-    variants: Overrides = dataclasses.field(default_factory=lambda: {"": {}})
-    units: Overrides = dataclasses.field(default_factory=lambda: {"": {}})
+    variants: Overrides = {}
+    units: Overrides = {}
     pair_by: Literal["seed", "unit"] = "seed"
     metric: Metric
-    also: tuple[Metric, ...] = ()
+    secondary_metrics: tuple[Metric, ...] = ()
     claim: Claim | None = None
     published: tuple[Published, ...] = ()
-    tuning: Grid | None = None
-    seeds: int
-    notes: int = 20
-    watch_test: bool = False
+    lr_search: LRSearch | None = None
+    seeds: Annotated[int, Meta(ge=1, le=FIRST_SEARCH_SEED)]
+    num_log_points: Count = 20
+    log_test_curve: bool = False
     monitors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Checks what a typing mistake in a file could break."""
-        for field in dataclasses.fields(self):
-            _check(self.name, field.name, getattr(self, field.name))
-        if self.reference not in self.arms:
-            raise ExperimentError(
-                f"{self.name}: `reference` must be one of `arms`, got "
-                f"{self.reference!r}."
-            )
-        if len({*self.arms, *self.controls}) < len(self.arms) + len(self.controls):
+        """Checks the names that refer to each other.
+
+        Raises:
+          ExperimentError: A name is unknown, or an arm is declared twice.
+        """
+        for key in ("data", "task", "model", "optimizer"):
+            if "name" not in getattr(self, key):
+                raise ExperimentError(
+                    f"{self.name}: `{key}` must be a table with a `name`, got "
+                    f"{getattr(self, key)!r}."
+                )
+        for key in ("variants", "units"):
+            for name, overrides in getattr(self, key).items():
+                for setting in overrides:
+                    self._check_name(f"{key}.{name}", "a setting", setting, _CONFIG)
+        if len({*self.all_arms}) < len(self.all_arms):
             raise ExperimentError(f"{self.name}: an arm is declared twice.")
+        self._check_name("reference", "it", self.reference, self.arms)
         metrics = [metric.name for metric in self.metrics]
         if self.claim:
-            self._check_name("claim", "variant", self.claim.variant, self.variants)
-            self._check_name("claim", "metric", self.claim.metric, metrics)
+            self._check_name("claim", "`variant`", self.claim.variant, self.variants)
+            self._check_name("claim", "`metric`", self.claim.metric, metrics)
         for figure in self.published:
-            self._check_name("published", "metric", figure.metric, metrics)
+            self._check_name("published", "`metric`", figure.metric, metrics)
 
     def _check_name(
         self, table: str, key: str, name: str, known: Iterable[str]
     ) -> None:
         if name not in {"", *known}:
             raise ExperimentError(
-                f"{self.name}, [{table}]: `{key}` must be one of {', '.join(known)}, "
-                f"got {name!r}."
+                f"{self.name}, `{table}`: {key} must be one of {', '.join(known)}, got "
+                f"{name!r}."
             )
 
     @property
     def all_arms(self) -> tuple[str, ...]:
-        """The arms and, after them, the controls."""
-        return self.arms + self.controls
+        """The arms and, after them, the ablations."""
+        return self.arms + self.ablations
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """The primary metric and, after it, the others."""
-        return self.metric, *self.also
+        """The primary metric and, after it, the secondary ones."""
+        return self.metric, *self.secondary_metrics
 
     @property
     def variant_names(self) -> tuple[str, ...]:
-        """Names of the variants, the primary one first."""
-        return tuple(self.variants)
+        """Names of the variants, the primary one first; ``""`` if none is declared."""
+        return tuple(self.variants) or ("",)
 
     @property
     def unit_names(self) -> tuple[str, ...]:
-        """Names of the units."""
-        return tuple(self.units)
+        """Names of the units; ``""`` if none is declared."""
+        return tuple(self.units) or ("",)
 
-    def at(self, variant: str, unit: str) -> Setting:
-        """What a unit of a variant is run with; the unit's overrides go last."""
-        names = [field.name for field in dataclasses.fields(Setting)]
-        merged = {name: getattr(self, name) for name in names}
-        for overrides in (self.variants[variant], self.units[unit]):
-            merged = merge(merged, overrides)
-        return Setting(**merged)
+    def at(self, variant: str, unit: str) -> RunConfig:
+        """Settings of a unit in a variant; the unit's overrides are applied last."""
+        merged = {key: value for key, value in self.to_dict().items() if key in _CONFIG}
+        for table, name in ((self.variants, variant), (self.units, unit)):
+            merged = merge(merged, table.get(name, {}))
+        where = ", ".join(filter(None, (self.name, variant, unit)))
+        return convert(merged, RunConfig, where)
 
-    def to_json(self, indent: int | None = None) -> str:
-        """The spec as JSON; canonical without ``indent``."""
-        values = dataclasses.asdict(self)
-        for name, default in _LATER.items():
-            if values[name] == default:
-                del values[name]
-        return json.dumps(values, allow_nan=False, indent=indent)
+    def to_dict(self) -> dict[str, Any]:
+        """The declaration as plain data; fields at their default are left out."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
 
     @property
-    def config_hash(self) -> str:
-        """SHA-256 of :meth:`to_json`; in every record."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+    def run_hash(self) -> str:
+        """SHA-256 of the settings that a value depends on; in every record.
 
-    @classmethod
-    def from_mapping(cls, raw: Mapping[str, Any]) -> "Spec":
-        """Builds a spec from the tables of a TOML or JSON file.
-
-        Args:
-          raw: One key per attribute; lists stand for tuples, a table for a metric, a
-            claim or a grid.
-
-        Returns:
-          The spec.
-
-        Raises:
-          ExperimentError: A key is unknown, missing, or of the wrong kind.
+        The arms are not among them: an arm's value does not depend on the others.
         """
-        name = raw.get("name", "?")
-        values = _build(name, cls, raw)
-        values["metric"] = _table(f"{name}, [metric]", Metric, raw["metric"])
-        lists: Mapping[str, type] = {"also": Metric, "published": Published}
-        for key, kind in lists.items():
-            values[key] = tuple(
-                _table(f"{name}, [[{key}]]", kind, each) for each in raw.get(key, ())
-            )
-        tables: Mapping[str, type] = {"claim": Claim, "tuning": Grid}
-        for key, kind in tables.items():
-            if raw.get(key) is not None:
-                values[key] = _table(f"{name}, [{key}]", kind, raw[key])
-        return cls(**values)
+        plain = self.to_dict()
+        settings = {key: plain[key] for key in _SETTINGS if key in plain}
+        for table in ("variants", "units"):
+            settings[table] = {
+                name: {k: v for k, v in over.items() if k != "test_train_ratio"}
+                for name, over in settings.get(table, {}).items()
+            }
+        direction = {self.metric.name: self.metric.higher_is_better}
+        return _digest({**settings, "metric": direction})
+
+    @property
+    def declaration_hash(self) -> str:
+        """SHA-256 of the rules by which the values are judged; in every record."""
+        plain = self.to_dict()
+        rules = {key: plain[key] for key in _RULES if key in plain}
+        for metric in (rules["metric"], *rules.get("secondary_metrics", ())):
+            metric.pop("percent", None)
+        claim = {k: v for k, v in plain.get("claim", {}).items() if k not in _PROSE}
+        ratios = [
+            [variant, unit, self.at(variant, unit).test_train_ratio]
+            for variant in self.variant_names
+            for unit in self.unit_names
+        ]
+        return _digest({**rules, "claim": claim, "test_train_ratio": ratios})
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with what ``over`` adds or replaces, tables merged key by key."""
+def merge(base: Options, over: Options) -> dict[str, Any]:
+    """Merges tables key by key.
+
+    Args:
+      base: The table.
+      over: Keys that are added to it or replace its own.
+
+    Returns:
+      The merged table; mappings in both are merged likewise.
+    """
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
@@ -209,111 +226,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _table(where: str, kind: type, raw: Any) -> Any:
-    if not isinstance(raw, Mapping):
-        raise ExperimentError(f"{where} must be a table, got {raw!r}.")
-    return kind(**_build(where, kind, raw))
-
-
-def _build(where: str, kind: type, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a dataclass; every key known, none missing."""
-    fields = dataclasses.fields(kind)
-    absent = dataclasses.MISSING
-    needed = {
-        f.name for f in fields if f.default is absent and f.default_factory is absent
-    }
-    unknown = set(raw) - {field.name for field in fields}
-    missing = needed - set(raw)
-    if unknown or missing:
-        raise ExperimentError(
-            f"{where}: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}."
-        )
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 1
-
-
-def _is_named(value: Any) -> bool:
-    return isinstance(value, Mapping) and "name" in value
-
-
-def _are_strings(value: Any) -> bool:
-    return isinstance(value, Sequence) and all(isinstance(item, str) for item in value)
-
-
-def _are_overrides(value: Any) -> bool:
-    allowed = {field.name for field in dataclasses.fields(Setting)}
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(
-            isinstance(over, Mapping) and set(over) <= allowed
-            for over in value.values()
-        )
-    )
-
-
-def _is_grid(value: Any) -> bool:
-    return value is None or (
-        _is_count(value.seeds)
-        and len(value.factors) > 0
-        and all(isinstance(factor, float) and factor > 0 for factor in value.factors)
-    )
-
-
-def _is_pretraining(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, Mapping)
-        and set(value) == {"task", "model", "optimizer", "epochs", "batch_size"}
-        and all(_is_count(value[key]) for key in ("epochs", "batch_size"))
-        and all(_is_named(value[key]) for key in ("task", "model", "optimizer"))
-    )
-
-
-_COUNT = (_is_count, "a positive integer")
-_STRING = (lambda value: isinstance(value, str), "a string")
-_NAMED = (_is_named, "a table with a `name`")
-_OVERRIDES = (
-    _are_overrides,
-    "a table from names to tables of "
-    + ", ".join(field.name for field in dataclasses.fields(Setting)),
-)
-
-_CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("name", "preset", "title", "question", "stopping_rule"), _STRING),
-    **dict.fromkeys(("reference",), _STRING),
-    **dict.fromkeys(
-        ("seeds", "seeds_per_block", "epochs", "batch_size", "notes"), _COUNT
-    ),
-    **dict.fromkeys(("data", "task", "model", "optimizer"), _NAMED),
-    **dict.fromkeys(("variants", "units"), _OVERRIDES),
-    "arms": (lambda v: bool(v) and _are_strings(v), "a list of strings"),
-    "controls": (_are_strings, "a list of strings"),
-    "monitors": (_are_strings, "a list of strings"),
-    "pretraining": (
-        _is_pretraining,
-        "a table of task, model, optimizer, epochs and batch_size",
-    ),
-    "watch_test": (lambda value: type(value) is bool, "true or false"),
-    "pair_by": (lambda value: value in ("seed", "unit"), "seed or unit"),
-    "metric": (
-        lambda value: type(value.higher_is_better) is bool,
-        "a metric with a true or false `higher_is_better`",
-    ),
-    "tuning": (_is_grid, "a grid of positive `factors` (1.0) and a number of `seeds`"),
-    "test_to_train": (lambda v: 0 <= v < 1, "a share, 0.0 for none"),
-}
-
-
-def _check(where: str, key: str, value: Any) -> None:
-    if key not in _CHECKS:
-        return
-    sound, expected = _CHECKS[key]
-    try:
-        good = sound(value)
-    except (TypeError, AttributeError):
-        good = False
-    if not good:
-        raise ExperimentError(f"{where}: `{key}` must be {expected}, got {value!r}.")
+def _digest(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of canonical JSON: keys in order, except that variants keep theirs."""
+    text = json.dumps(settings, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,54 +1,45 @@
-"""What is trained and scored, one module each.
+"""Losses, predictions and metrics, one task a module.
 
-A module holds ``build(network, **options)``, which gives a
-:class:`~apalu_jax.experiments.tasks.task.Task`.
+The fields of a task besides ``network`` are the options of a spec's table ``task``.
 """
 
 from collections.abc import Mapping
-from types import ModuleType
-from typing import Any, cast
 
 from flax import linen as nn
 
-from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.tasks import (
-    classification,
-    distillation,
-    flow,
-    one_class,
-    reconstruction,
-    regression,
-)
-from apalu_jax.experiments.tasks.task import Task
+from apalu_jax.experiments.schema import Options, construct, lookup
+from apalu_jax.experiments.tasks.base import Task
+from apalu_jax.experiments.tasks.classification import Classification
+from apalu_jax.experiments.tasks.distillation import Distillation
+from apalu_jax.experiments.tasks.likelihood import Likelihood
+from apalu_jax.experiments.tasks.one_class import OneClass
+from apalu_jax.experiments.tasks.reconstruction import Reconstruction
+from apalu_jax.experiments.tasks.regression import Regression
 
-__all__ = ("Task", "build")
+__all__ = ("TASKS", "Task", "build")
 
-_MODULES: Mapping[str, ModuleType] = {
-    "classification": classification,
-    "distillation": distillation,
-    "flow": flow,
-    "one_class": one_class,
-    "reconstruction": reconstruction,
-    "regression": regression,
+TASKS: Mapping[str, type[Task]] = {
+    "classification": Classification,
+    "distillation": Distillation,
+    "likelihood": Likelihood,
+    "one_class": OneClass,
+    "reconstruction": Reconstruction,
+    "regression": Regression,
 }
 
 
-def build(options: Mapping[str, Any], network: nn.Module) -> Task:
+def build(options: Options, network: nn.Module) -> Task:
     """Builds the task of a spec.
 
     Args:
-      options: Its ``name``, and options of its module's ``build``.
+      options: Its ``name``, a key of :data:`TASKS`, and its options.
       network: The network.
 
     Returns:
       The task.
 
     Raises:
-      ExperimentError: There is no such task.
+      ExperimentError: The task or an option is unknown.
     """
-    rest = {key: value for key, value in options.items() if key != "name"}
-    if options["name"] not in _MODULES:
-        raise ExperimentError(
-            f"`task` must be one of {', '.join(_MODULES)}, got {options['name']!r}."
-        )
-    return cast(Task, _MODULES[options["name"]].build(network, **rest))
+    task = lookup(TASKS, options, "task")
+    return construct(task, options, f"task {options['name']}", network=network)

@@ -1,45 +1,38 @@
-"""Changes of training images that keep their classes."""
+"""Random augmentation of training images that preserves their classes."""
+
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from apalu_jax.experiments import ExperimentError
+__all__ = ("Augmentation", "augment")
 
-__all__ = ("AUGMENTATIONS", "augment")
-
-AUGMENTATIONS = ("", "flip", "flip-shift")
+Augmentation: TypeAlias = Literal["", "flip", "flip-shift"]
 
 
-def augment(images: Array, key: Array, kind: str, shift: int) -> Array:
-    """Changes each image of a batch at random.
+def augment(images: Array, key: Array, kind: Augmentation, max_shift: int) -> Array:
+    """Augments each image of a batch at random.
 
     Args:
-      images: [n, height, width, colours], of any type.
-      key: What the draws come from.
+      images: [n, height, width, channels], of any type.
+      key: Key of the random numbers.
       kind: "" for no change; "flip" for a reflection left to right in half of the
         cases; "flip-shift" for a shift besides.
-      shift: Largest shift in pixels, up or down and left or right, all equally likely;
-        zeros move in. It is the random crop of an image padded by ``shift`` zeros.
+      max_shift: Largest shift in pixels, up or down and left or right, all equally
+        likely; zeros move in. It is the random crop of an image padded by
+        ``max_shift`` zeros.
 
     Returns:
       Images of the same shape and type.
-
-    Raises:
-      ExperimentError: There is no such kind.
     """
-    if kind not in AUGMENTATIONS:
-        raise ExperimentError(
-            f"`augment` must be one of {', '.join(map(repr, AUGMENTATIONS))}, got "
-            f"{kind!r}."
-        )
     flip_key, shift_key = jax.random.split(key)
     if kind:
         flipped = jax.random.bernoulli(flip_key, shape=(len(images), 1, 1, 1))
         images = jnp.where(flipped, images[:, :, ::-1], images)
     if kind == "flip-shift":
-        starts = jax.random.randint(shift_key, (len(images), 2), 0, 2 * shift + 1)
-        images = _crop(images, starts, shift)
+        starts = jax.random.randint(shift_key, (len(images), 2), 0, 2 * max_shift + 1)
+        images = _crop(images, starts, max_shift)
     return images
 
 

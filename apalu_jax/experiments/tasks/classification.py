@@ -1,6 +1,5 @@
 """Classification by the cross-entropy of a softmax."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Any, cast
@@ -9,21 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 from jax import Array
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data.dataset import Batch
-from apalu_jax.experiments.tasks.augmentation import augment
-from apalu_jax.experiments.tasks.inputs import (
-    draw_variables,
-    in_chunks,
-    input_histograms,
-)
-from apalu_jax.experiments.tasks.task import Task
-from apalu_jax.introspection import Histogram
+from apalu_jax.experiments.data.splits import Batch
+from apalu_jax.experiments.tasks.augmentation import Augmentation, augment
+from apalu_jax.experiments.tasks.base import Predictions, Task, Variables, in_batches
 
-__all__ = ("Classification", "build")
+__all__ = ("Classification",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,67 +29,51 @@ class Classification(Task):
 
     Attributes:
       network: From inputs [n, ...] to logits [n, classes].
-      mean: For each colour of an image, or one for all.
+      mean: For each color of an image, or one for all.
       std: Likewise.
       augment: How training images are changed, see
         :func:`~apalu_jax.experiments.tasks.augmentation.augment`.
-      shift: Of it.
-      chunk: How many examples the network is given at once outside of training.
-      histogram_examples: How many examples of a part, the first ones, the histograms
+      max_shift: Largest shift of an augmented image, in pixels.
+      eval_batch_size: Largest number of examples in a batch outside of training.
+      histogram_examples: How many examples of a split, the first ones, the histograms
         are taken over, all at once.
     """
 
-    network: nn.Module
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    augment: str = ""
-    shift: int = 2
-    chunk: int = 1000
+    augment: Augmentation = ""
+    max_shift: int = 2
+    eval_batch_size: int = 1000
     histogram_examples: int = 1000
 
-    def init(
-        self, key: Array, batch: Any, pretrained: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Draws the variables."""
-        return draw_variables(self.network, key, self._scale(batch["inputs"][:1]))
-
-    def loss(
-        self, variables: Mapping[str, Any], batch: Any, key: Array
-    ) -> tuple[Array, Mapping[str, Any]]:
-        """Mean cross-entropy of a batch, the network in training mode."""
+    def loss(self, variables: Variables, batch: Any, key: Array) -> tuple[Array, Any]:
+        """Mean cross-entropy of a batch."""
         augment_key, dropout_key = jax.random.split(key)
-        inputs = augment(batch["inputs"], augment_key, self.augment, self.shift)
-        logits, carried = self.network.apply(
-            variables,
-            self._scale(inputs),
-            train=True,
-            mutable=[name for name in variables if name != "params"],
-            rngs={"dropout": dropout_key},
+        inputs = augment(batch["inputs"], augment_key, self.augment, self.max_shift)
+        logits, carried = self.apply_train(
+            variables, self.network_inputs(inputs), dropout_key
         )
         return _cross_entropy(logits, batch["targets"]).mean(), carried
 
-    def predict(self, variables: Mapping[str, Any], part: Any) -> dict[str, Array]:
-        """For each example, whether it is right, and its cross-entropy."""
+    def predict(self, variables: Variables, split: Any) -> dict[str, Array]:
+        """Correctness and cross-entropy of each example."""
 
         def logits_of(inputs: Array) -> Array:
-            scaled = self._scale(inputs)
+            scaled = self.network_inputs(inputs)
             return cast(Array, self.network.apply(variables, scaled, train=False))
 
-        logits = in_chunks(logits_of, part["inputs"], self.chunk)
+        logits = in_batches(logits_of, split["inputs"], self.eval_batch_size)
         return {
-            "accuracy": jnp.argmax(logits, axis=-1) == part["targets"],
-            "log_loss": _cross_entropy(logits, part["targets"]),
+            "accuracy": jnp.argmax(logits, axis=-1) == split["targets"],
+            "log_loss": _cross_entropy(logits, split["targets"]),
         }
 
-    def histograms(
-        self, variables: Mapping[str, Any], part: Any
-    ) -> dict[str, Histogram]:
-        """The inputs of every APALU of the network, in evaluation mode."""
-        inputs = self._scale(part["inputs"][: self.histogram_examples])
-        return input_histograms(self.network, variables, inputs)
+    def histogram_inputs(self, split: Any) -> Array:
+        """Inputs of the first examples."""
+        return self.network_inputs(split["inputs"][: self.histogram_examples])
 
     def metrics(
-        self, predictions: Mapping[str, Any], part: Batch, validation: Any
+        self, predictions: Predictions, split: Batch, validation: Predictions
     ) -> dict[str, float]:
         """Means over the examples."""
         return {
@@ -105,9 +81,9 @@ class Classification(Task):
             for name, values in predictions.items()
         }
 
-    def chance(self, metric: str, part: Batch) -> float:
-        """The score of the same probability for every class."""
-        classes = len(np.unique(part["targets"]))
+    def chance(self, metric: str, split: Batch) -> float:
+        """Score of equal probabilities for all classes."""
+        classes = len(np.unique(split["targets"]))
         scores = {"accuracy": 1 / classes, "log_loss": log(classes)}
         if metric not in scores:
             raise ExperimentError(
@@ -116,34 +92,13 @@ class Classification(Task):
             )
         return scores[metric]
 
-    def _scale(self, inputs: Array) -> Array:
+    def network_inputs(self, inputs: Array) -> Array:
+        """Scales images; other inputs are unchanged."""
         if inputs.dtype != jnp.uint8:
             return inputs
         mean, std = np.asarray(self.mean, "f4"), np.asarray(self.std, "f4")
         scaled: Array = (inputs.astype(jnp.float32) / 255 - mean) / std
         return scaled
-
-
-def build(
-    network: nn.Module,
-    *,
-    mean: Sequence[float] = Classification.mean,
-    std: Sequence[float] = Classification.std,
-    augment: str = "",
-    shift: int = Classification.shift,
-    chunk: int = Classification.chunk,
-    histogram_examples: int = Classification.histogram_examples,
-) -> Classification:
-    """Builds the task; for the arguments see :class:`Classification`."""
-    return Classification(
-        network=network,
-        mean=tuple(mean),
-        std=tuple(std),
-        augment=augment,
-        shift=shift,
-        chunk=chunk,
-        histogram_examples=histogram_examples,
-    )
 
 
 def _cross_entropy(logits: Array, targets: Array) -> Array:

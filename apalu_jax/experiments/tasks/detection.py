@@ -1,4 +1,4 @@
-"""How well scores tell anomalous examples from normal ones."""
+"""Detection of anomalous examples by their scores."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data.dataset import Batch
-from apalu_jax.experiments.tasks.task import Task
+from apalu_jax.experiments.data.splits import Batch
+from apalu_jax.experiments.tasks.base import Predictions, Task
 
 __all__ = ("CHANCE", "Detector", "detection_metrics", "median_ratio")
 
@@ -18,26 +18,26 @@ CHANCE: Mapping[str, float] = {
     "score_ratio": 1.0,
     "distinct_scores": 0.0,
 }
-"""What scores that say nothing have of :func:`detection_metrics`."""
+"""Chance levels of :func:`detection_metrics`."""
 
 
 class Detector(Task):
     """A task whose predictions hold one "score" per example.
 
     Attributes:
-      by_chance: What a diverged run counts with, for each of its metrics.
+      by_chance: Chance level of each metric, with which a diverged run counts.
     """
 
     by_chance: ClassVar[Mapping[str, float]] = CHANCE
 
     def metrics(
-        self, predictions: Mapping[str, Any], part: Batch, validation: Any
+        self, predictions: Predictions, split: Batch, validation: Predictions
     ) -> dict[str, float]:
-        """How well the scores tell anomalous examples."""
-        return detection_metrics(np.asarray(predictions["score"]), part["anomalous"])
+        """Detection metrics of the scores."""
+        return detection_metrics(np.asarray(predictions["score"]), split["anomalous"])
 
-    def chance(self, metric: str, part: Batch) -> float:
-        """The score of a network that says nothing."""
+    def chance(self, metric: str, split: Batch) -> float:
+        """Chance level of a metric."""
         if metric not in self.by_chance:
             raise ExperimentError(
                 f"`metric` must be one of {', '.join(self.by_chance)} in this "
@@ -49,7 +49,7 @@ class Detector(Task):
 def detection_metrics(
     scores: NDArray[Any], anomalous: NDArray[Any]
 ) -> dict[str, float]:
-    """Metrics of the scores of one part.
+    """Computes detection metrics of the scores of a split.
 
     Args:
       scores: Larger for what looks less normal, [n].
@@ -84,15 +84,15 @@ def detection_metrics(
 
 
 def median_ratio(values: NDArray[Any], anomalous: NDArray[Any]) -> float:
-    """The median of the anomalous examples over that of the normal ones.
+    """Ratio of the medians of anomalous and normal examples.
 
     Args:
       values: Not negative, [n].
       anomalous: As for :func:`detection_metrics`, with both kinds.
 
     Returns:
-      The ratio; 1 where it is not defined although all values are finite, since values
-      that are all zero cannot be told apart.
+      The ratio; 1 if it is undefined although all values are finite, since values that
+      are all zero do not differ.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.median(values[anomalous == 1]) / np.median(values[anomalous == 0])

@@ -1,4 +1,4 @@
-"""Imitation of a frozen network: where it fails, an image is not normal."""
+"""Knowledge distillation: images that the student fails on are anomalous."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,26 +7,20 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import Array
 
-from apalu_jax.experiments.data.dataset import Batch
+from apalu_jax.experiments.data.splits import Batch
 from apalu_jax.experiments.models.vgg import COMPARED
+from apalu_jax.experiments.tasks.base import Predictions, Variables, in_batches
 from apalu_jax.experiments.tasks.detection import CHANCE, Detector
-from apalu_jax.experiments.tasks.inputs import (
-    draw_variables,
-    in_chunks,
-    input_histograms,
-)
 from apalu_jax.experiments.tasks.localization import (
-    coarse,
+    evenly_spaced_anomalies,
+    max_pool_to,
     pixel_auroc,
     smoothed,
-    spread_choice,
 )
-from apalu_jax.introspection import Histogram
 
-__all__ = ("Distillation", "build")
+__all__ = ("Distillation",)
 
 _TESTED = COMPARED[1:]
 
@@ -36,26 +30,26 @@ _SHOWN_SIZE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation(Detector):
-    r"""Maps like those of a source: ``{"inputs", "anomalous", "tap3", ...}``.
+    r"""Maps like a frozen teacher's, from ``{"inputs", "anomalous", "tap3", ...}``.
 
-    With the cloner's map :math:`c_I` and the source's :math:`s_I`, both flattened, the
-    loss of an image is the sum over the taps I of
+    With the student's map :math:`c_I` and the teacher's :math:`s_I`, both flattened,
+    the loss of an image is the sum over the taps I of
     :math:`1 - \cos(c_I, s_I) + \lambda \, \overline{(c_I - s_I)^2}`. It is the score
-    too, without the first tap. ``inputs`` are images, uint8; the cloner is given
+    too, without the first tap. ``inputs`` are images, uint8; the student is given
     ``x / 255``.
 
     Metrics are those of
     :func:`~apalu_jax.experiments.tasks.detection.detection_metrics` and, where the test
-    part holds "mask", "pixel_auroc" of maps of a few anomalous images: the gradient of
+    split holds "mask", "pixel_auroc" of maps of a few anomalous images: the gradient of
     the score with respect to the image, see
     :func:`~apalu_jax.experiments.tasks.localization.smoothed`. It is taken through the
-    cloner; the source's maps are given with the data and do not change.
+    student; the teacher's maps are given with the data and do not change.
 
     Attributes:
       network: From images to a list of maps.
       lam: Weight of the squared error; 0 compares directions only.
-      maps: How many anomalous images the maps are made of, evenly spaced in the part.
-      chunk: How many examples the network is given at once outside of training.
+      maps: How many anomalous images the maps are made of, evenly spaced in the split.
+      eval_batch_size: Largest number of examples in a batch outside of training.
 
     References:
       M. Salehi et al., "Multiresolution Knowledge Distillation for Anomaly Detection",
@@ -64,78 +58,69 @@ class Distillation(Detector):
 
     by_chance: ClassVar[Mapping[str, float]] = {**CHANCE, "pixel_auroc": 0.5}
 
-    network: nn.Module
     lam: float = 0.5
     maps: int = 16
-    chunk: int = 500
+    eval_batch_size: int = 500
 
-    def init(
-        self, key: Array, batch: Any, pretrained: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Draws the variables."""
-        return draw_variables(self.network, key, _scale(batch["inputs"][:1]))
+    def network_inputs(self, inputs: Array) -> Array:
+        """Images in [0, 1]."""
+        return inputs.astype(jnp.float32) / 255
 
-    def loss(
-        self, variables: Mapping[str, Any], batch: Any, key: Array
-    ) -> tuple[Array, Mapping[str, Any]]:
-        """Mean over a batch, the network in training mode."""
-        maps, carried = self.network.apply(
-            variables, _scale(batch["inputs"]), train=True, mutable=["batch_stats"]
-        )
+    def loss(self, variables: Variables, batch: Any, key: Array) -> tuple[Array, Any]:
+        """Mean distance over a batch."""
+        inputs = self.network_inputs(batch["inputs"])
+        maps, carried = self.apply_train(variables, inputs)
         return self._distances(maps, batch, COMPARED).mean(), carried
 
-    def predict(self, variables: Mapping[str, Any], part: Any) -> dict[str, Array]:
+    def predict(self, variables: Variables, split: Any) -> dict[str, Array]:
         """The score of each image, [n], and gradients [maps, height, width, 3]."""
 
         def score(inputs: Array, taps: Any) -> Array:
             maps = self.network.apply(variables, inputs, train=False)
             return self._distances(maps, taps, _TESTED)
 
-        taps = {name: part[name] for name in map(_name, _TESTED)}
-        scores = in_chunks(
-            lambda some: score(_scale(some["inputs"]), some),
-            {"inputs": part["inputs"], **taps},
-            self.chunk,
+        taps = {name: split[name] for name in map(_name, _TESTED)}
+        scores = in_batches(
+            lambda some: score(self.network_inputs(some["inputs"]), some),
+            {"inputs": split["inputs"], **taps},
+            self.eval_batch_size,
         )
-        if "mask" not in part:
+        if "mask" not in split:
             return {"score": scores}
-        chosen = spread_choice(part["anomalous"], self.maps)
+        chosen = evenly_spaced_anomalies(split["anomalous"], self.maps)
         own = {name: array[chosen] for name, array in taps.items()}
         gradient = jax.grad(lambda inputs: score(inputs, own).sum())
-        images = _scale(part["inputs"][chosen])
+        images = self.network_inputs(split["inputs"][chosen])
         return {"score": scores, "chosen": chosen, "gradients": gradient(images)}
 
-    def histograms(
-        self, variables: Mapping[str, Any], part: Any
-    ) -> dict[str, Histogram]:
-        """The inputs of every APALU of the network, in evaluation mode."""
-        inputs = _scale(part["inputs"][: self.chunk])
-        return input_histograms(self.network, variables, inputs)
+    def histogram_inputs(self, split: Any) -> Array:
+        """Inputs of the first examples."""
+        return self.network_inputs(split["inputs"][: self.eval_batch_size])
 
     def metrics(
-        self, predictions: Mapping[str, Any], part: Batch, validation: Any
+        self, predictions: Predictions, split: Batch, validation: Predictions
     ) -> dict[str, float]:
-        """How well the scores tell anomalous images, and the maps their pixels."""
-        found = super().metrics(predictions, part, validation)
+        """Detection of anomalous images and, by the maps, of their pixels."""
+        found = super().metrics(predictions, split, validation)
         if "gradients" in predictions:
-            masks = part["mask"][predictions["chosen"]]
+            masks = split["mask"][predictions["chosen"]]
             found["pixel_auroc"] = pixel_auroc(
                 smoothed(predictions["gradients"]), masks
             )
         return found
 
-    def exhibit(self, predictions: Any, part: Batch) -> dict[str, Any]:
-        """A few maps, from 0 to 1, and what is anomalous; no pixel of an image."""
-        # A diverged run has no map to show, and JSON no NaN.
+    def figure_data(self, predictions: Predictions, split: Batch) -> dict[str, Any]:
+        """A few maps in [0, 1], and masks of the anomalies; no pixel of an image."""
+        # A diverged run has no map, and JSON has no NaN.
         if not np.isfinite(predictions.get("gradients", np.nan)).all():
             return {}
-        places = np.arange(_SHOWN) * self.maps // _SHOWN
-        maps = smoothed(predictions["gradients"])[places]
+        indices = np.arange(_SHOWN) * self.maps // _SHOWN
+        maps = smoothed(predictions["gradients"])[indices]
         peaks = np.maximum(maps.max(axis=(1, 2), keepdims=True), np.finfo("f8").tiny)
-        masks = part["mask"][predictions["chosen"]][places]
+        masks = split["mask"][predictions["chosen"]][indices]
         return {
-            "maps": coarse(maps / peaks, _SHOWN_SIZE).round(2).tolist(),
-            "masks": coarse(masks, _SHOWN_SIZE).tolist(),
+            "maps": max_pool_to(maps / peaks, _SHOWN_SIZE).round(2).tolist(),
+            "masks": max_pool_to(masks, _SHOWN_SIZE).tolist(),
         }
 
     def _distances(self, maps: Any, taps: Any, indices: Sequence[int]) -> Array:
@@ -151,28 +136,12 @@ class Distillation(Detector):
         return jnp.asarray(total)
 
 
-def build(
-    network: nn.Module,
-    *,
-    lam: float = Distillation.lam,
-    maps: int = Distillation.maps,
-    chunk: int = Distillation.chunk,
-) -> Distillation:
-    """Builds the task; for the arguments see :class:`Distillation`."""
-    return Distillation(
-        network=network,
-        lam=lam,
-        maps=maps,
-        chunk=chunk,
-    )
-
-
 _TINY = 1e-8
 """The smallest product of lengths that is divided by."""
 
 
 def _length(x: Array) -> Array:
-    """Of each row; its gradient at zero is zero, not NaN."""
+    """Norm of each row; its gradient at zero is zero, not NaN."""
     squares = jnp.square(x).sum(axis=1)
     safe = jnp.where(squares > 0, squares, 1.0)
     return jnp.where(squares > 0, jnp.sqrt(safe), 0.0)
@@ -180,7 +149,3 @@ def _length(x: Array) -> Array:
 
 def _name(tap: int) -> str:
     return f"tap{tap}"
-
-
-def _scale(inputs: Array) -> Array:
-    return inputs.astype(jnp.float32) / 255

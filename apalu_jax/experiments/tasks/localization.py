@@ -1,4 +1,4 @@
-"""Where in an image an anomaly is: maps of pixels."""
+"""Localization of anomalies in images by maps of pixels."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ from jax import Array
 from numpy.typing import NDArray
 
 __all__ = (
-    "coarse",
+    "max_pool_to",
     "pixel_auroc",
     "smoothed",
-    "spread_choice",
+    "evenly_spaced_anomalies",
 )
 
 # Of the published protocol, whose images are 128 x 128.
 _SIGMA = 4 / 128
 
 
-def spread_choice(anomalous: Array, count: int) -> Array:
+def evenly_spaced_anomalies(anomalous: Array, count: int) -> Array:
     """Indices of anomalous examples, evenly spaced among them; jit-safe.
 
     Args:
@@ -29,7 +29,7 @@ def spread_choice(anomalous: Array, count: int) -> Array:
       Indices, [count].
 
     Examples:
-      >>> print(spread_choice(jnp.array([1, 0, 1, 1, 0, 1]), 2))
+      >>> print(evenly_spaced_anomalies(jnp.array([1, 0, 1, 1, 0, 1]), 2))
       [0 3]
     """
     order = jnp.argsort(-anomalous, stable=True)
@@ -37,13 +37,13 @@ def spread_choice(anomalous: Array, count: int) -> Array:
 
 
 def smoothed(gradients: NDArray[Any]) -> NDArray[np.float64]:
-    """From gradients to maps.
+    """Makes maps from gradients.
 
-    Absolute values, the largest over the colours, smoothed by a Gaussian (sigma is 4
-    pixels of 128) and opened by 3 x 3: what is narrower disappears.
+    Absolute values, the largest over the channels, smoothed by a Gaussian (sigma is 4
+    pixels of 128) and opened by 3 x 3: narrower structures disappear.
 
     Args:
-      gradients: [n, height, width, colours].
+      gradients: [n, height, width, channels].
 
     Returns:
       Maps [n, height, width].
@@ -58,7 +58,7 @@ def smoothed(gradients: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def pixel_auroc(maps: NDArray[Any], masks: NDArray[Any]) -> float:
-    """How well maps tell anomalous pixels, those of all images together.
+    """Area under the ROC curve of the pixels of all images.
 
     Args:
       maps: Larger for what looks less normal, [n, height, width].
@@ -77,8 +77,8 @@ def pixel_auroc(maps: NDArray[Any], masks: NDArray[Any]) -> float:
     return float(roc_auc_score(masks.ravel(), maps.ravel()))
 
 
-def coarse(images: NDArray[Any], size: int) -> NDArray[Any]:
-    """The largest values within squares, so that an image has at most ``size`` rows.
+def max_pool_to(images: NDArray[Any], size: int) -> NDArray[Any]:
+    """Max-pools maps to at most ``size`` x ``size``.
 
     Args:
       images: [n, height, width], square.
@@ -89,7 +89,9 @@ def coarse(images: NDArray[Any], size: int) -> NDArray[Any]:
     """
     n, side, _ = images.shape
     factor = -(-side // size)
-    kept = side // factor
-    cut = images[:, : kept * factor, : kept * factor]
-    largest: NDArray[Any] = cut.reshape(n, kept, factor, kept, factor).max(axis=(2, 4))
+    pooled = side // factor
+    cut = images[:, : pooled * factor, : pooled * factor]
+    largest: NDArray[Any] = cut.reshape(n, pooled, factor, pooled, factor).max(
+        axis=(2, 4)
+    )
     return largest

@@ -1,22 +1,15 @@
 """Reconstruction of images by an autoencoder."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import Array
 
+from apalu_jax.experiments.tasks.base import Variables, in_batches
 from apalu_jax.experiments.tasks.detection import Detector
-from apalu_jax.experiments.tasks.inputs import (
-    draw_variables,
-    in_chunks,
-    input_histograms,
-)
-from apalu_jax.introspection import Histogram
 
-__all__ = ("Reconstruction", "build")
+__all__ = ("Reconstruction",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,48 +22,28 @@ class Reconstruction(Detector):
 
     Attributes:
       network: From images to images.
-      chunk: How many examples the network is given at once outside of training.
+      eval_batch_size: Largest number of examples in a batch outside of training.
     """
 
-    network: nn.Module
-    chunk: int = 1000
+    eval_batch_size: int = 1000
 
-    def init(
-        self, key: Array, batch: Any, pretrained: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Draws the variables."""
-        return draw_variables(self.network, key, batch["inputs"])
+    def loss(self, variables: Variables, batch: Any, key: Array) -> tuple[Array, Any]:
+        """Mean error of a batch."""
+        images, carried = self.apply_train(variables, batch["inputs"])
+        return _errors(images, batch["inputs"]).mean(), carried
 
-    def loss(
-        self, variables: Mapping[str, Any], batch: Any, key: Array
-    ) -> tuple[Array, Mapping[str, Any]]:
-        """Mean over a batch, the network in training mode."""
-        drawn, carried = self.network.apply(
-            variables, batch["inputs"], train=True, mutable=["batch_stats"]
-        )
-        return _errors(drawn, batch["inputs"]).mean(), carried
-
-    def predict(self, variables: Mapping[str, Any], part: Any) -> dict[str, Array]:
-        """The error of each image, [n]."""
+    def predict(self, variables: Variables, split: Any) -> dict[str, Array]:
+        """Error of each image, [n]."""
 
         def errors(inputs: Array) -> Array:
-            drawn = self.network.apply(variables, inputs, train=False)
-            return _errors(drawn, inputs)
+            return _errors(self.network.apply(variables, inputs, train=False), inputs)
 
-        return {"score": in_chunks(errors, part["inputs"], self.chunk)}
+        return {"score": in_batches(errors, split["inputs"], self.eval_batch_size)}
 
-    def histograms(
-        self, variables: Mapping[str, Any], part: Any
-    ) -> dict[str, Histogram]:
-        """The inputs of every APALU of the network, in evaluation mode."""
-        inputs = part["inputs"][: self.chunk]
-        return input_histograms(self.network, variables, inputs)
+    def histogram_inputs(self, split: Any) -> Array:
+        """Inputs of the first examples."""
+        return self.network_inputs(split["inputs"][: self.eval_batch_size])
 
 
-def build(network: nn.Module, *, chunk: int = Reconstruction.chunk) -> Reconstruction:
-    """Builds the task; for the arguments see :class:`Reconstruction`."""
-    return Reconstruction(network=network, chunk=chunk)
-
-
-def _errors(drawn: Any, inputs: Array) -> Array:
-    return jnp.square(drawn - inputs).sum(axis=(1, 2, 3))
+def _errors(images: Any, inputs: Array) -> Array:
+    return jnp.square(images - inputs).sum(axis=(1, 2, 3))

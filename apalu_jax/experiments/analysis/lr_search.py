@@ -1,0 +1,110 @@
+"""Choice of a learning rate from the runs of a grid search on validation data.
+
+For each arm in each unit of each variant, every multiplier of the declared learning
+rate is tried with the same few seeds, which no evaluated run has. The multiplier with
+the best mean validation metric after the last epoch is taken. One with a diverged run
+is taken only if all have one, and then the declared learning rate is kept.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from apalu_jax.experiments.records import Key, Record
+from apalu_jax.experiments.specs import FIRST_SEARCH_SEED, LRSearch, Metric, Spec
+
+__all__ = ("Search", "choose", "runs_of", "searches")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A finished search.
+
+    Attributes:
+      arm: The activation.
+      variant: The variant.
+      unit: The unit.
+      multiplier: The chosen multiplier of the declared learning rate.
+      scores: The primary metric on the validation split for each seed, by multiplier;
+        None if the run diverged.
+      wall_s: Seconds that the runs took.
+    """
+
+    arm: str
+    variant: str
+    unit: str
+    multiplier: float
+    scores: Mapping[float, Sequence[float | None]]
+    wall_s: float
+
+    @property
+    def runs(self) -> int:
+        """Number of runs of the search."""
+        return sum(map(len, self.scores.values()))
+
+
+def runs_of(search: LRSearch) -> list[tuple[int, float]]:
+    """Seed and multiplier of every run of a search, in order."""
+    seeds = range(FIRST_SEARCH_SEED, FIRST_SEARCH_SEED + search.seeds)
+    return [(seed, m) for m in search.multipliers for seed in seeds]
+
+
+def searches(spec: Spec, records: Sequence[Record]) -> list[Search]:
+    """Finished searches of an experiment.
+
+    Args:
+      spec: The declaration.
+      records: Runs, among them those of the searches.
+
+    Returns:
+      A search for each arm, variant and unit whose runs are all recorded.
+    """
+    if spec.lr_search is None:
+        return []
+    runs = {r.key: r for r in records if r.kind == "search" and r.status != "failed"}
+    places = dict.fromkeys(key[:3] for key in runs)
+    found = []
+    for place in places:
+        keys = [Key(*place, seed, m) for seed, m in runs_of(spec.lr_search)]
+        if not all(key in runs for key in keys):
+            continue
+        scores: dict[float, list[float | None]] = {}
+        for key in keys:
+            scores.setdefault(runs[key].lr_multiplier, []).append(runs[key].value)
+        arm, variant, unit = place
+        found.append(
+            Search(
+                arm=arm,
+                variant=variant,
+                unit=unit,
+                multiplier=choose(spec.metric, scores),
+                scores=scores,
+                wall_s=sum(runs[key].wall_s for key in keys),
+            )
+        )
+    return found
+
+
+def choose(metric: Metric, scores: Mapping[float, Sequence[float | None]]) -> float:
+    """Chooses the multiplier with the best mean; the first one of equals.
+
+    Args:
+      metric: The metric, for its direction.
+      scores: One number for each seed, by multiplier; None if the run diverged.
+
+    Returns:
+      The multiplier; 1.0 if each one has a run that diverged.
+
+    Examples:
+      >>> accuracy = Metric(name="accuracy", higher_is_better=True, margin=0.01)
+      >>> choose(accuracy, {0.3: [0.7, 0.8], 1.0: [0.9, 0.8], 3.0: [0.99, None]})
+      1.0
+    """
+    sign = 1 if metric.higher_is_better else -1
+    means = {
+        multiplier: sign * float(np.mean(np.asarray(values, np.float64)))
+        for multiplier, values in scores.items()
+        if None not in values
+    }
+    return max(means, key=means.__getitem__) if means else 1.0

@@ -1,0 +1,239 @@
+"""Summary of an experiment: one table per variant and metric."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from apalu_jax.experiments.analysis.comparisons import Comparison, compare
+from apalu_jax.experiments.analysis.hypothesis_tests import holm
+from apalu_jax.experiments.analysis.intervals import binomial_interval
+from apalu_jax.experiments.analysis.pairing import (
+    UnitSeed,
+    by_arm,
+    differences,
+    gaps,
+    metric_values,
+    observations,
+)
+from apalu_jax.experiments.analysis.ranks import Ranks, rank
+from apalu_jax.experiments.records import Record
+from apalu_jax.experiments.specs import Metric, Spec
+
+__all__ = ("ArmSummary", "Table", "summarize")
+
+_Values: TypeAlias = Mapping[str, Mapping[UnitSeed, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmSummary:
+    """One arm of a table.
+
+    Attributes:
+      arm: Its name.
+      n: Number of runs with a value, diverged ones included.
+      mean: Mean of the metric over seeds or units, as paired; of a relative metric the
+        geometric one; NaN without a run.
+      sd: Standard deviation of the same; of a relative metric, of the logarithms; NaN
+        with fewer than two.
+      binomial: Of an accuracy, the exact 95 % interval that a test split of this size
+        supports at the mean; None otherwise.
+      diverged: How many runs diverged; they count with the chance level.
+      failed: How many runs have no value; their pairs are missing.
+      comparison: Reference - arm; None for the reference itself or without a pair.
+    """
+
+    arm: str
+    n: int
+    mean: float
+    sd: float
+    binomial: tuple[float, float] | None
+    diverged: int
+    failed: int
+    comparison: Comparison | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One metric in one variant.
+
+    Attributes:
+      variant: Name of the variant.
+      metric: The metric.
+      arms: A summary per declared arm that has a run, arms first, controls last.
+      units: From units to the reference - arm within them, by arm; empty with one unit.
+      leave_one_out: From units to the reference - arm over all other units, by arm;
+        empty unless units are paired and at least three.
+      ranks: Average ranks over the units; None with fewer than two.
+      test_train_ratio: Ratio that the comparisons are corrected for: the largest of the
+        units; 0 if units are paired.
+      family: Size of the family that Holm's adjustment is over.
+    """
+
+    variant: str
+    metric: Metric
+    arms: tuple[ArmSummary, ...]
+    units: Mapping[str, Mapping[str, Comparison]]
+    leave_one_out: Mapping[str, Mapping[str, Comparison]]
+    ranks: Ranks | None
+    test_train_ratio: float
+    family: int
+
+    def arm(self, name: str) -> ArmSummary | None:
+        """The summary of an arm; None if it has no run."""
+        return next((summary for summary in self.arms if summary.arm == name), None)
+
+
+def summarize(
+    spec: Spec,
+    records: Sequence[Record],
+    variant: str | None = None,
+    metric: Metric | None = None,
+) -> Table:
+    """Judges a variant by a metric.
+
+    Args:
+      spec: The experiment.
+      records: Its runs so far.
+      variant: One of the spec's; the primary one if None.
+      metric: One of the spec's; the primary one if None.
+
+    Returns:
+      The table. Only arms, not controls, are in the family that Holm's adjustment is
+      over; an arm that has no run yet stands in it with p = 1.
+
+    Raises:
+      ExperimentError: A record is of an arm, a variant or a unit that the spec does not
+        declare, or lacks the metric.
+    """
+    variant = spec.variant_names[0] if variant is None else variant
+    metric = spec.metric if metric is None else metric
+    runs = by_arm(spec, records, variant)
+    values = {arm: metric_values(spec, runs[arm], metric) for arm in spec.all_arms}
+    overlap = {u: spec.at(variant, u).test_train_ratio for u in spec.unit_names}
+    ratio = max(overlap.values()) if spec.pair_by == "seed" else 0.0
+    compared = _compare(spec, metric, values, spec.pair_by, ratio)
+    compared = _adjusted(spec, _with_gaps(spec, values, compared))
+    units = {
+        unit: _compare(spec, metric, _at({unit}, values), "seed", overlap[unit])
+        for unit in (spec.unit_names if len(spec.unit_names) > 1 else ())
+    }
+    return Table(
+        variant=variant,
+        metric=metric,
+        arms=tuple(
+            _summarize_arm(spec, metric, arm, runs[arm], values[arm], compared.get(arm))
+            for arm in spec.all_arms
+            if runs[arm]
+        ),
+        units={unit: row for unit, row in units.items() if row},
+        leave_one_out=_leave_one_out(spec, metric, values),
+        ranks=rank({a: v for a, v in values.items() if v}, metric.higher_is_better),
+        test_train_ratio=ratio,
+        family=len(spec.arms) - 1,
+    )
+
+
+def _compare(
+    spec: Spec,
+    metric: Metric,
+    values: _Values,
+    pair_by: str,
+    test_train_ratio: float,
+) -> dict[str, Comparison]:
+    """The reference against every arm that has a pair."""
+    found = {}
+    for arm in spec.all_arms:
+        d = differences(values[spec.reference], values[arm], pair_by)
+        if arm != spec.reference and d.size:
+            found[arm] = compare(
+                d,
+                metric.margin,
+                comparisons=len(spec.arms) - 1,
+                test_train_ratio=test_train_ratio,
+            )
+    return found
+
+
+def _leave_one_out(
+    spec: Spec, metric: Metric, values: _Values
+) -> dict[str, dict[str, Comparison]]:
+    """The comparisons over all units but one, for every one that has a pair left."""
+    if spec.pair_by != "unit" or len(spec.unit_names) < 3:
+        return {}
+    found = {}
+    for unit in spec.unit_names:
+        others = set(spec.unit_names) - {unit}
+        row = _compare(spec, metric, _at(others, values), "unit", 0.0)
+        if row:
+            found[unit] = _adjusted(spec, row)
+    return found
+
+
+def _at(units: set[str], values: _Values) -> _Values:
+    return {
+        arm: {place: value for place, value in column.items() if place[0] in units}
+        for arm, column in values.items()
+    }
+
+
+def _with_gaps(
+    spec: Spec, values: _Values, compared: Mapping[str, Comparison]
+) -> dict[str, Comparison]:
+    """With a note where a unit or a seed has fewer pairs than declared."""
+    noted = {}
+    for arm, comparison in compared.items():
+        missing = gaps(spec, values[spec.reference], values[arm])
+        note = "; ".join(filter(None, [comparison.note, *missing]))
+        noted[arm] = replace(comparison, note=note)
+    return noted
+
+
+def _adjusted(spec: Spec, compared: Mapping[str, Comparison]) -> dict[str, Comparison]:
+    """With Holm's adjustment over the declared family."""
+    family = [arm for arm in spec.arms if arm != spec.reference]
+    p = holm([compared[arm].p if arm in compared else 1.0 for arm in family])
+    return {
+        **compared,
+        **{
+            arm: replace(compared[arm], p_holm=value)
+            for arm, value in zip(family, p, strict=True)
+            if arm in compared
+        },
+    }
+
+
+def _summarize_arm(
+    spec: Spec,
+    metric: Metric,
+    arm: str,
+    runs: Sequence[Record],
+    values: Mapping[UnitSeed, float],
+    comparison: Comparison | None,
+) -> ArmSummary:
+    numbers = np.asarray(list(observations(values, spec.pair_by).values()))
+    mean = float(numbers.mean()) if numbers.size else math.nan
+    return ArmSummary(
+        arm=arm,
+        n=len(values),
+        mean=math.exp(mean) if metric.relative else mean,
+        sd=float(numbers.std(ddof=1)) if numbers.size > 1 else math.nan,
+        binomial=_binomial(metric, runs, mean),
+        diverged=sum(run.status == "diverged" for run in runs),
+        failed=sum(run.status == "failed" for run in runs),
+        comparison=comparison,
+    )
+
+
+def _binomial(
+    metric: Metric, runs: Sequence[Record], mean: float
+) -> tuple[float, float] | None:
+    if metric.name != "accuracy" or metric.relative:
+        return None
+    sizes = {r.history.examples for r in runs if r.status != "failed"}
+    if len(sizes) != 1:
+        return None
+    (size,) = sizes
+    return binomial_interval(round(mean * size), size)

@@ -1,0 +1,185 @@
+"""Files of data sets: lookup, download, checksum.
+
+A file is taken from the first of these that holds it: the given folder, the folder that
+``$APALU_DATA_DIR`` names, the user's cache. Otherwise it is downloaded into the cache
+from its official source, if it has one. Its SHA-256 is checked every time.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pooch
+
+from apalu_jax.experiments import ExperimentError, storage
+
+__all__ = (
+    "File",
+    "Source",
+    "cache_dir",
+    "choose",
+    "download",
+    "fetch",
+    "find",
+    "folders",
+)
+
+_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """One file of a data set.
+
+    Attributes:
+      path: Path within a data folder, with forward slashes.
+      sha256: Checksum, in hexadecimal.
+      url: Official source; None if the user must provide the file.
+    """
+
+    path: str
+    sha256: str
+    url: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Origin of a data set.
+
+    Attributes:
+      title: Description.
+      origin: Authors and address.
+      license: License.
+      files: Its files; empty for a set that is bundled with a library.
+      alternatives: Other sets of files that serve instead, such as a copy in another
+        format; see :func:`choose`.
+      note: Hints on how to get it.
+    """
+
+    title: str
+    origin: str
+    license: str
+    files: tuple[File, ...] = ()
+    alternatives: tuple[tuple[File, ...], ...] = ()
+    note: str = ""
+
+
+def cache_dir() -> Path:
+    """The folder of downloaded files in the user's cache; not created here."""
+    return storage.cache_dir() / "data"
+
+
+def choose(source: Source, data_dir: Path | None = None) -> tuple[File, ...]:
+    """Chooses among the alternative sets of files of a data set.
+
+    Args:
+      source: Origin of the data set.
+      data_dir: Folder to look in first.
+
+    Returns:
+      ``source.files`` if all are on this machine, else the first alternative that is
+      complete, else ``source.files``, which can be downloaded.
+    """
+    for candidate in (source.files, *source.alternatives):
+        if all(_is_here(file, data_dir) for file in candidate):
+            return candidate
+    return source.files
+
+
+def find(file: File, data_dir: Path | None = None) -> Path:
+    """Finds a file on this machine and checks it.
+
+    Args:
+      file: The file.
+      data_dir: Folder to look in first.
+
+    Returns:
+      Its path.
+
+    Raises:
+      ExperimentError: It is in no folder, or the first one found has another
+        checksum.
+    """
+    searched = folders(data_dir)
+    for folder in searched:
+        path = folder / file.path
+        if path.is_file():
+            actual = pooch.file_hash(str(path), alg="sha256")
+            if actual != file.sha256:
+                raise ExperimentError(
+                    f"{path}: damaged or another version: its SHA-256 is {actual}, "
+                    f"expected {file.sha256}."
+                )
+            return path
+    names = ", ".join(map(str, searched))
+    raise ExperimentError(f"{file.path} is in none of {names}.")
+
+
+def fetch(file: File, data_dir: Path | None = None) -> Path:
+    """Finds a file, or downloads it.
+
+    Args:
+      file: The file.
+      data_dir: Folder to look in first.
+
+    Returns:
+      Its path.
+
+    Raises:
+      ExperimentError: As :func:`find`, or as :func:`download`.
+    """
+    if _is_here(file, data_dir):
+        return find(file, data_dir)
+    return download(file)
+
+
+def download(file: File) -> Path:
+    """Downloads a file into the cache; it appears there only complete and checked.
+
+    Args:
+      file: The file.
+
+    Returns:
+      Its path.
+
+    Raises:
+      ExperimentError: It has no official source, the source cannot be reached, or the
+        content has another checksum.
+    """
+    target = cache_dir() / file.path
+    if file.url is None:
+        raise ExperimentError(
+            f"{file.path} has no official download; put it into --data-dir, "
+            f"$APALU_DATA_DIR or {cache_dir()}."
+        )
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        pooch.retrieve(
+            file.url,
+            known_hash=f"sha256:{file.sha256}",
+            fname=target.name,
+            path=target.parent,
+            downloader=pooch.HTTPDownloader(timeout=_TIMEOUT_S),
+        )
+    # A ValueError is a wrong checksum; every error of requests is an OSError.
+    except (OSError, ValueError) as error:
+        raise ExperimentError(f"{file.url} cannot be downloaded: {error}.") from error
+    return target
+
+
+def folders(data_dir: Path | None = None) -> list[Path]:
+    """Lists the folders that are searched, in order.
+
+    Args:
+      data_dir: Folder to look in first.
+
+    Returns:
+      Folders, whether they exist or not.
+    """
+    named = os.environ.get("APALU_DATA_DIR")
+    given = [data_dir, Path(named) if named else None, cache_dir()]
+    return [folder for folder in given if folder is not None]
+
+
+def _is_here(file: File, data_dir: Path | None) -> bool:
+    return any((folder / file.path).is_file() for folder in folders(data_dir))

@@ -1,0 +1,75 @@
+"""Content of a report, whatever its format."""
+
+from typing import NamedTuple
+
+from apalu_jax.experiments import analysis
+from apalu_jax.experiments.analysis import lr_search, verdicts
+from apalu_jax.experiments.report import checks, figures, tables, text
+from apalu_jax.experiments.report.figures import Picture
+from apalu_jax.experiments.report.tables import Section
+from apalu_jax.experiments.results import Results
+
+__all__ = ("Report", "build")
+
+
+class Report(NamedTuple):
+    """Content that every format shows.
+
+    Attributes:
+      title: One line.
+      question: What the experiment asks.
+      verdict: The claim and its verdict; empty if nothing is claimed.
+      sections: One per variant and metric, the primary ones first.
+      others: Published baselines, the bias of choosing the best epoch by the test
+        split, monitors, and the learning-rate search, as far as the experiment has
+        them.
+      notes: Warnings, e.g. that runs are missing.
+      declaration: Settings that were fixed before the run, name and text.
+      figures: File name without ending -> figure and caption.
+    """
+
+    title: str
+    question: str
+    verdict: list[str]
+    sections: list[Section]
+    others: list[Section]
+    notes: list[str]
+    declaration: list[tuple[str, str]]
+    figures: dict[str, Picture]
+
+
+def build(results: Results) -> Report:
+    """Judges the records as the spec declares, and puts it into words.
+
+    Args:
+      results: The experiment and its runs so far.
+
+    Returns:
+      The report.
+
+    Raises:
+      ExperimentError: The records do not fit the spec.
+    """
+    spec, records = results.spec, results.records
+    summaries = [
+        analysis.summarize(spec, records, variant, metric)
+        for metric in spec.metrics
+        for variant in spec.variant_names
+    ]
+    searches = lr_search.searches(spec, records)
+    others = (
+        checks.published_baselines(spec, records),
+        checks.best_on_test(spec, records),
+        checks.monitored(spec, records),
+        tables.searched(spec, searches) if searches else None,
+    )
+    return Report(
+        title=f"{spec.title} ({spec.name}, preset {spec.preset})",
+        question=spec.question,
+        verdict=text.verdict(verdicts.judge(spec, records)),
+        sections=[tables.judged(spec, summary) for summary in summaries],
+        others=[section for section in others if section],
+        notes=text.state(results),
+        declaration=text.declaration(results),
+        figures=figures.draw(results, summaries),
+    )

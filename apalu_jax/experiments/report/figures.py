@@ -1,0 +1,303 @@
+"""Figures of a report."""
+
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from apalu_jax import plotting
+from apalu_jax.experiments.analysis import Table
+from apalu_jax.experiments.analysis.formatting import in_shown_unit, shown_unit
+from apalu_jax.experiments.records import Curve, InputCounts, Record
+from apalu_jax.experiments.results import Inputs, Results
+from apalu_jax.experiments.specs import Spec
+from apalu_jax.functional import APALUParams
+from apalu_jax.introspection import Histogram, Snapshot
+
+__all__ = ("Picture", "draw")
+
+_LAYERS = 12
+"""Of networks with more activations, this many are shown."""
+
+# Reports are committed: a page of figures stays below some hundred kB.
+_DPI = 75
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of a report.
+
+    Attributes:
+      figure: The figure.
+      caption: What it shows.
+      compact: Whether it is in the short forms of the report too.
+    """
+
+    figure: Figure
+    caption: str
+    compact: bool
+
+    @cached_property
+    def png(self) -> bytes:
+        """The figure as a file, drawn once for all forms of the report."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=_DPI)
+        # A palette of 128 colors takes a third of the bytes, with no visible change.
+        image = Image.open(buffer).convert("RGB").quantize(128)
+        buffer = io.BytesIO()
+        image.save(buffer, format="png", optimize=True)
+        return buffer.getvalue()
+
+
+def draw(results: Results, tables: Sequence[Table]) -> dict[str, Picture]:
+    """Draws the figures that the records allow.
+
+    Args:
+      results: The experiment and its runs so far.
+      tables: The summaries by :func:`~apalu_jax.experiments.analysis.summarize`.
+
+    Returns:
+      Pictures by the names of their files. Curves are those of the first unit, as an
+      average over units would mix scales.
+    """
+    spec, records = results.spec, results.evaluated
+    pictures: dict[str, Picture] = {}
+    for table in tables:
+        if table.metric.name == spec.metric.name:
+            pictures |= _intervals(spec, table)
+    for variant in spec.variant_names:
+        pictures |= _maps(spec, records, variant)
+    unit = spec.unit_names[0]
+    for variant in spec.variant_names:
+        runs = [
+            r
+            for r in records
+            if (r.variant, r.unit) == (variant, unit) and r.status != "failed"
+        ]
+        where = f" of {', '.join(filter(None, (variant, unit)))}"
+        where = where if variant or unit else ""
+        name = f"_{variant}" if variant else ""
+        compact = variant == spec.variant_names[0]
+        pictures |= _curves(spec, runs, name, where, compact)
+        if compact:
+            for arm in spec.all_arms:
+                inputs = results.inputs(arm, variant, unit)
+                pictures |= _learned(spec, runs, arm, inputs, where)
+    return pictures
+
+
+def _intervals(spec: Spec, table: Table) -> dict[str, Picture]:
+    metric = table.metric
+    lines = []
+    for summary in table.arms:
+        comparison = summary.comparison
+        if comparison is None:
+            continue
+        ends = comparison.interval or (math.nan, math.nan)
+        mean, low, high = (in_shown_unit(metric, x) for x in (comparison.mean, *ends))
+        group = "ablation" if summary.arm in spec.ablations else "arm of the family"
+        lines.append(plotting.Interval(summary.arm, mean, low, high, group))
+    if not lines:
+        return {}
+    unit = f", {shown_unit(metric)}" if shown_unit(metric) else ""
+    margin = in_shown_unit(metric, -metric.margin), in_shown_unit(metric, metric.margin)
+    figure = plotting.plot_intervals(
+        lines,
+        margin=margin,
+        xlabel=f"test {metric.name}: {spec.reference} - arm{unit}",
+    )
+    variant = f", variant {table.variant}" if table.variant else ""
+    side = "right" if metric.higher_is_better else "left"
+    caption = (
+        f"{spec.reference} - arm, test {metric.name}{variant}: mean and 95 % interval; "
+        f"{spec.reference} is the better one on the {side}. Gray: the margin."
+    )
+    name = f"intervals_{table.variant}" if table.variant else "intervals"
+    return {name: Picture(figure, caption, table.variant == spec.variant_names[0])}
+
+
+def _maps(spec: Spec, records: Sequence[Record], variant: str) -> dict[str, Picture]:
+    """Maps of pixels that runs of the first seed hold, one figure a unit."""
+    found = {}
+    for unit in spec.unit_names:
+        shown = {
+            run.arm: run.figure_data
+            for run in records
+            if (run.variant, run.unit) == (variant, unit) and "maps" in run.figure_data
+        }
+        rows = {arm: shown[arm]["maps"] for arm in spec.all_arms if arm in shown}
+        if not rows:
+            continue
+        masks = next(iter(shown.values()))["masks"]
+        place = ", ".join(filter(None, (variant, unit)))
+        found["_".join(filter(None, ("maps", variant, unit)))] = Picture(
+            plotting.plot_maps(rows, masks),
+            f"Where the score comes from in anomalous test images ({place or 'all'}): "
+            "bright is what it depends on, the outline what is anomalous. Seed 0.",
+            variant == spec.variant_names[0],
+        )
+    return found
+
+
+def _curves(
+    spec: Spec, runs: Sequence[Record], name: str, where: str, compact: bool
+) -> dict[str, Picture]:
+    metric = spec.metric
+    found = {}
+    split = "test" if spec.log_test_curve else "validation"
+    figure = _learning_curves(spec, runs, split, metric.name)
+    if figure:
+        of = "test split, logged only" if spec.log_test_curve else "validation split"
+        found[f"learning_curves{name}"] = Picture(
+            figure,
+            f"{metric.name} on the {of}{where}: median and middle half of the runs, "
+            f"{spec.reference} in every panel.",
+            compact,
+        )
+    figure = _learning_curves(spec, runs, "train", "loss")
+    if figure:
+        found[f"training_loss{name}"] = Picture(
+            figure,
+            f"Training loss{where}, mean over each epoch: median and middle half of "
+            "the runs.",
+            compact,
+        )
+    return found
+
+
+def _learning_curves(
+    spec: Spec, runs: Sequence[Record], split: str, name: str
+) -> Figure | None:
+    percent = spec.metric.percent and name == spec.metric.name
+    curves = {}
+    for arm in spec.all_arms:
+        logged = [_logged(run, split) for run in runs if run.arm == arm]
+        paths = [by_name[name] for by_name in logged if name in by_name]
+        if paths:
+            curves[arm] = np.asarray(paths, np.float64) * (100 if percent else 1)
+    if not curves:
+        return None
+    figure = plotting.plot_learning_curves(
+        curves,
+        steps=np.asarray(runs[0].history.epochs[1:]),
+        ylabel=f"{split} {name}" + (", %" if percent else ""),
+        against=spec.reference if spec.reference in curves else None,
+    )
+    falls = name == "loss" or not spec.metric.higher_is_better
+    if falls and not any((values <= 0).any() for values in curves.values()):
+        for axes in figure.axes:
+            axes.set_yscale("log")
+    return figure
+
+
+def _learned(
+    spec: Spec, runs: Sequence[Record], arm: str, inputs: Inputs, where: str
+) -> dict[str, Picture]:
+    """Learned functions and parameter paths of an arm with a and b; else empty."""
+    own = [
+        r for r in runs if r.arm == arm and r.status == "ok" and r.history.activations
+    ]
+    if not own or not _moved(own):
+        return {}
+    sites = list(own[0].history.activations)
+    chosen = _spaced(sites)
+    some = (
+        f" {len(chosen)} of {len(sites)} layers, evenly spaced."
+        if len(chosen) < len(sites)
+        else ""
+    )
+    quartiles = (
+        " Of each layer the quartiles over its channels are drawn."
+        if isinstance(own[0].history.activations[sites[0]]["a"][-1], list)
+        else ""
+    )
+    compact = arm == spec.reference
+    shapes = plotting.plot_layers(
+        _ends(own, chosen),
+        histograms={site: _histogram(inputs[site]) for site in chosen},
+    )
+    evolution = plotting.plot_evolution(_evolution(own))
+    for axes in evolution.axes[:2]:
+        axes.set_xlabel("epoch")
+    return {
+        f"shapes_{arm}": Picture(
+            shapes,
+            f"The functions that {arm} has learned{where}, layer by layer: mean and "
+            f"band of the runs, over the density of their inputs on the test split."
+            f"{some}{quartiles}",
+            compact,
+        ),
+        f"evolution_{arm}": Picture(
+            evolution,
+            f"a and b of {arm} over training{where}: mean and band of the "
+            f"runs.{quartiles}",
+            compact,
+        ),
+    }
+
+
+def _logged(run: Record, split: str) -> dict[str, Curve]:
+    history = run.history
+    curves = {"train": history.train, "validation": history.validation}
+    return curves.get(split, history.test_curve)
+
+
+def _moved(runs: Sequence[Record]) -> bool:
+    return any(
+        paths[name][0] != paths[name][-1]
+        for run in runs
+        for paths in run.history.activations.values()
+        for name in "ab"
+    )
+
+
+def _spaced(sites: Sequence[str]) -> list[str]:
+    positions = np.linspace(0, len(sites) - 1, min(len(sites), _LAYERS))
+    return [sites[round(position)] for position in positions]
+
+
+def _ends(runs: Sequence[Record], sites: Sequence[str]) -> dict[str, APALUParams]:
+    return {
+        site: APALUParams(
+            *(
+                _stack(run.history.activations[site][name][-1] for run in runs)
+                for name in "ab"
+            )
+        )
+        for site in sites
+    }
+
+
+def _histogram(inputs: InputCounts) -> Histogram:
+    counts = [inputs.below, *inputs.counts, inputs.above, inputs.nan]
+    words = np.asarray(counts, np.uint64)
+    return Histogram(
+        jnp.asarray(words & np.uint64(2**32 - 1), jnp.uint32),
+        jnp.asarray(words >> np.uint64(32), jnp.uint32),
+        inputs.low,
+        inputs.high,
+    )
+
+
+def _evolution(runs: Sequence[Record]) -> Snapshot:
+    paths = [run.history.activations for run in runs]
+    params = {
+        site: APALUParams(
+            # Epochs along axis 0, as the figure wants them; runs behind.
+            *(np.moveaxis(_stack(p[site][name] for p in paths), 1, 0) for name in "ab")
+        )
+        for site in paths[0]
+    }
+    return Snapshot(step=jnp.asarray(runs[0].history.epochs), params=params)
+
+
+def _stack(values: Iterable[Any]) -> NDArray[np.float64]:
+    return np.asarray(list(values), np.float64)

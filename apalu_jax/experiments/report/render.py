@@ -1,0 +1,98 @@
+"""Report on a terminal, in Markdown, and as one HTML page."""
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+from rich import box
+from rich.table import Table
+
+from apalu_jax.experiments import storage
+from apalu_jax.experiments.report.build import Report
+from apalu_jax.experiments.report.tables import TextTable
+
+__all__ = ("markdown_table", "to_table", "write_html", "write_markdown")
+
+
+def to_table(table: TextTable, title: str = "") -> Table:
+    """Lays out a table for a terminal.
+
+    Args:
+      table: The cells.
+      title: Title, if the table has none of its own.
+
+    Returns:
+      A table that :mod:`rich` prints.
+    """
+    shown = Table(title=table.title or title, box=box.SIMPLE_HEAD, title_justify="left")
+    for index, head in enumerate(table.header):
+        numeric = index > 0 and bool(head)
+        shown.add_column(
+            head, justify="right" if numeric else "left", no_wrap=index == 0
+        )
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
+
+
+def markdown_table(table: TextTable) -> str:
+    r"""Formats a table in Markdown, without a final newline.
+
+    Examples:
+      >>> print(markdown_table(TextTable("", ("n", "kind"), [("1", "a|b")])))
+      | n | kind |
+      | --- | --- |
+      | 1 | a\|b |
+    """
+    lines = [table.header, ["---"] * len(table.header), *table.rows]
+    return "\n".join(map(_markdown_row, lines))
+
+
+def write_markdown(report: Report, folder: Path) -> Path:
+    """Writes ``report.md``, and its figures into ``figures/``.
+
+    Args:
+      report: The report.
+      folder: The folder.
+
+    Returns:
+      The file.
+    """
+    for name, picture in report.figures.items():
+        if picture.compact:
+            storage.write_atomic(folder / "figures" / f"{name}.png", picture.png)
+    return _write(folder / "report.md", "report.md.jinja", report)
+
+
+def write_html(report: Report, folder: Path) -> Path:
+    """Writes ``report.html``, one page with all figures in it.
+
+    Args:
+      report: The report.
+      folder: The folder.
+
+    Returns:
+      The file.
+    """
+    return _write(folder / "report.html", "report.html.jinja", report)
+
+
+def _write(path: Path, template: str, report: Report) -> Path:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("apalu_jax.experiments.report"),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["markdown_table"] = markdown_table
+    environment.filters["base64"] = lambda png: base64.b64encode(png).decode()
+    text = environment.get_template(template).render(report=report)
+    storage.write_atomic(path, text.encode())
+    return path
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

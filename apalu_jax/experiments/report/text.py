@@ -1,0 +1,211 @@
+"""Sentences of a report."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from apalu_jax.experiments import analysis, arms
+from apalu_jax.experiments.analysis import Table, verdicts
+from apalu_jax.experiments.analysis.formatting import difference_text, shown_unit
+from apalu_jax.experiments.analysis.power import LEVEL
+from apalu_jax.experiments.analysis.verdicts import Verdict
+from apalu_jax.experiments.records import Record
+from apalu_jax.experiments.results import Results
+from apalu_jax.experiments.specs import Metric, Spec
+
+__all__ = ("declaration", "reading", "state", "verdict")
+
+
+def verdict(found: Verdict | None) -> list[str]:
+    """The claim, its verdict and the reason.
+
+    Args:
+      found: The verdict; None if nothing is claimed.
+
+    Returns:
+      Lines.
+    """
+    if found is None:
+        return []
+    where = f" (variant {found.variant})" if found.variant else ""
+    return [
+        f"Claim: {found.claim.text} ({found.claim.source})",
+        f"Verdict{where}: {found.status}. {found.reason}",
+    ]
+
+
+def reading(spec: Spec, table: Table) -> list[str]:
+    """Notes on reading a table, and its outcome.
+
+    Args:
+      spec: The experiment.
+      table: See :func:`~apalu_jax.experiments.analysis.summarize`.
+
+    Returns:
+      Lines.
+    """
+    better, worse, others = verdicts.sides(table.metric, table)
+    notes = [
+        _pairing(spec, table),
+        _test(table),
+        "TOST: two one-sided paired t tests of equivalence within the margin "
+        f"{_margin(table.metric)}. MDE: minimum detectable effect, the smallest true "
+        "difference that is detected with 80 % power at the level of Holm's first "
+        "step, by the noncentral t distribution.",
+        f"{spec.reference} is significantly better than {', '.join(better) or 'none'} "
+        f"and significantly worse than {', '.join(worse) or 'none'}; no significant "
+        f"difference from {', '.join(others) or 'none'} (Holm, {LEVEL}).",
+    ]
+    if table.metric.relative:
+        notes.insert(
+            1,
+            "Differences are of natural logarithms, shown as 100 (exp(d) - 1) %; means "
+            "are geometric.",
+        )
+    if any(summary.binomial for summary in table.arms):
+        notes.append(
+            "Binomial: the exact interval (Clopper-Pearson) that a test split of this "
+            "size supports at the mean accuracy."
+        )
+    if table.ranks:
+        p = table.ranks.p
+        friedman = "not defined" if p is None else f"p = {p:.2g}"
+        notes.append(
+            f"Mean rank over {len(table.ranks.units)} units, 1 is the best; Friedman's "
+            f"test that all arms rank alike: {friedman}."
+        )
+    return notes
+
+
+def state(results: Results) -> list[str]:
+    """Warnings: missing or failed runs, mixed environments, a changed declaration.
+
+    Args:
+      results: The experiment and its runs so far.
+
+    Returns:
+      Lines; empty if the results are complete and uniform.
+    """
+    spec, records = results.spec, results.evaluated
+    notes = []
+    runs = len(spec.variant_names) * len(spec.unit_names) * spec.seeds
+    declared = len(spec.all_arms) * runs
+    if len(records) < declared:
+        notes.append(f"Incomplete: {len(records)} of {declared} declared runs.")
+    reasons = {r.error for r in results.records if r.status == "failed"}
+    notes += [f"Failed: {reason}" for reason in sorted(reasons)]
+    setups = {record.setup for record in records}
+    if len(setups) > 1:
+        notes.append(f"The runs were made under {len(setups)} different set-ups.")
+    earlier = sum(r.declaration_hash != spec.declaration_hash for r in records)
+    if earlier:
+        notes.append(
+            f"The declaration was changed after the run: {earlier} of {len(records)} "
+            "runs were made under another margin, family of arms, pairing or claim."
+        )
+    return notes
+
+
+def declaration(results: Results) -> list[tuple[str, str]]:
+    """Settings that were fixed before the run, and the environment of the runs.
+
+    Args:
+      results: The experiment and its runs so far.
+
+    Returns:
+      Names and texts.
+    """
+    spec = results.spec
+    config = spec.to_dict()
+    keys = ("data", "task", "model", "optimizer", "pretraining", "backbone")
+    tables = {
+        **{key: config[key] for key in keys if config.get(key)},
+        **{f"variant {name}": over for name, over in spec.variants.items() if name},
+        **{f"unit {name}": over for name, over in spec.units.items() if name},
+    }
+    grid = spec.lr_search
+    search = (
+        f"multipliers {', '.join(map(str, grid.multipliers))}, {grid.seeds} seeds each"
+        if grid
+        else "none"
+    )
+    environments = sorted({_environment(results, run) for run in results.evaluated})
+    return [
+        *((f"arm {name}", arms.get(name).description) for name in spec.all_arms),
+        ("stopping rule", spec.stopping_rule),
+        *((f"margin of {metric.name}", _margin(metric)) for metric in spec.metrics),
+        *((name, _items(table) or "as declared") for name, table in tables.items()),
+        ("learning-rate search", search),
+        ("paired by", spec.pair_by),
+        ("seeds", f"0 to {spec.seeds - 1}, {spec.vmapped_seeds} vmapped"),
+        ("epochs and batch size", f"{spec.epochs}, {spec.batch_size}"),
+        ("run hash", spec.run_hash),
+        ("declaration hash", spec.declaration_hash),
+        ("made with", " | ".join(environments)),
+    ]
+
+
+def _environment(results: Results, record: Record) -> str:
+    setup = results.setups[record.setup]
+    versions = [f"{name} {number}" for name, number in setup.versions.items()]
+    if record.data:
+        versions.append(f"data {record.data}")
+    return f"{setup.platform}; {', '.join(versions)}"
+
+
+def _pairing(spec: Spec, table: Table) -> str:
+    better = "above" if table.metric.higher_is_better else "below"
+    averaged = ""
+    if len(spec.unit_names) > 1:
+        over = "units" if spec.pair_by == "seed" else "seeds"
+        averaged = f" and averaged over {over}"
+    unit = f", in {shown_unit(table.metric)}" if shown_unit(table.metric) else ""
+    interval = (
+        "by the corrected resampled t distribution"
+        if table.test_train_ratio
+        else f"BCa bootstrap, {analysis.RESAMPLES:,} resamples"
+    )
+    return (
+        f"Differences are paired by {spec.pair_by}{averaged}{unit}; {spec.reference} "
+        f"is better if they are {better} zero. Intervals: {interval}."
+    )
+
+
+def _test(table: Table) -> str:
+    test = (
+        "corrected resampled t test (Nadeau and Bengio), as the seeds are overlapping "
+        f"splits: variance factor 1/n + {table.test_train_ratio:.3g}."
+        if table.test_train_ratio
+        else f"sign-flip test{_floor(table)}"
+    )
+    return (
+        f"p: two-sided {test} Holm's adjustment is over the declared family of "
+        f"{table.family}; ablations are outside it and exploratory."
+    )
+
+
+def _floor(table: Table) -> str:
+    """Smallest p-value that this number of pairs can give."""
+    family = [s.comparison for s in table.arms if s.comparison]
+    pairs = [comparison.n for comparison in family if comparison.p_holm is not None]
+    if not pairs:
+        return "."
+    n = min(pairs)
+    smallest = analysis.smallest_p(n)
+    text = f"; with {n} pairs it cannot be below {smallest:.2g}"
+    if smallest * table.family > LEVEL:
+        return f"{text}, so no arm can differ at {LEVEL} after Holm's adjustment."
+    return f"{text}."
+
+
+def _margin(metric: Metric) -> str:
+    unit = f" {shown_unit(metric)}" if shown_unit(metric) else ""
+    return f"±{difference_text(metric, metric.margin, '')}{unit}"
+
+
+def _items(table: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{key} = {{{_items(value)}}}"
+        if isinstance(value, Mapping)
+        else f"{key} = {value}"
+        for key, value in table.items()
+    )

@@ -1,0 +1,308 @@
+"""Results of an experiment: the runs so far, in one folder.
+
+``spec.json`` holds the declaration and the set-ups (device and versions) that records
+refer to by number; ``records.jsonl`` has one line for each run, appended as it ends.
+A folder for a repository is packed by :func:`pack`: ``records.jsonl.gz``, and the input
+histograms summed over the runs of an arm in ``inputs.json.gz``. Both forms may stand
+side by side, when a packed experiment goes on.
+"""
+
+import contextlib
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from apalu_jax.experiments import ExperimentError, storage
+from apalu_jax.experiments.records import InputCounts, Key, Record, Setup
+from apalu_jax.experiments.schema import Options, convert
+from apalu_jax.experiments.specs import FIRST_SEARCH_SEED, Spec
+
+__all__ = ("RECORDS", "SPEC", "Results", "find", "open_folder", "pack", "read")
+
+SPEC = "spec.json"
+RECORDS = "records.jsonl"
+_PACKED = "records.jsonl.gz"
+_INPUTS = "inputs.json.gz"
+
+Inputs: TypeAlias = dict[str, InputCounts]
+"""Histogram of the inputs of each activation, by site."""
+
+
+class _Total(Struct, frozen=True, forbid_unknown_fields=True):
+    """Sum of the input histograms of an arm."""
+
+    arm: str
+    variant: str
+    unit: str
+    inputs: Inputs
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    """Content of ``spec.json``."""
+
+    spec: Options
+    setups: list[Setup] = []
+
+
+@dataclass
+class Results:
+    """An experiment and its runs so far.
+
+    Attributes:
+      spec: The declaration.
+      records: The runs, in the order in which they ended. A run that follows a failed
+        one of the same key replaces it.
+      setups: Environments that the records refer to.
+      folder: Folder of the files; None for results in memory alone.
+      packed: Sums of the input histograms of packed records, by arm, variant and unit.
+    """
+
+    spec: Spec
+    records: list[Record] = field(default_factory=list)
+    setups: list[Setup] = field(default_factory=list)
+    folder: Path | None = None
+    packed: dict[tuple[str, str, str], Inputs] = field(default_factory=dict)
+
+    @property
+    def evaluated(self) -> list[Record]:
+        """The runs that are judged."""
+        return [record for record in self.records if record.kind == "evaluation"]
+
+    @property
+    def finished(self) -> set[Key]:
+        """Keys of the runs that need not be run again."""
+        return {record.key for record in self.records if record.status != "failed"}
+
+    def setup_index(self, setup: Setup) -> int:
+        """Index of a set-up, which is written to ``spec.json`` if it is new."""
+        if setup not in self.setups:
+            self.setups.append(setup)
+            self._write_spec()
+        return self.setups.index(setup)
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Appends runs, each safely on the disk before the next is begun.
+
+        Raises:
+          ExperimentError: A run is recorded already, or is not declared.
+          OSError: The disk is full or the file cannot be written; finished lines stay.
+        """
+        added = list(records)
+        merged = _merge(self.spec, self.records, added, "appended records")
+        if self.folder is not None:
+            lines = (msgspec.json.encode(record) + b"\n" for record in added)
+            storage.append_lines(self.folder / RECORDS, lines)
+        self.records = merged
+
+    def inputs(self, arm: str, variant: str, unit: str) -> Inputs:
+        """Histogram of the inputs of each activation, summed over runs that are ok."""
+        place = (arm, variant, unit)
+        total = dict(self.packed.get(place, {}))
+        for record in self.evaluated:
+            if record.key[:3] == place and record.status == "ok":
+                for site, counts in record.inputs.items():
+                    total[site] = total[site] + counts if site in total else counts
+        return total
+
+    def _write_spec(self) -> None:
+        if self.folder is not None:
+            content = _File(self.spec.to_dict(), self.setups)
+            text = msgspec.json.format(msgspec.json.encode(content), indent=1)
+            storage.write_atomic(self.folder / SPEC, text + b"\n")
+
+
+def read(folder: Path) -> Results:
+    """Reads the results of a folder.
+
+    Args:
+      folder: Folder that `apalu run` wrote to.
+
+    Returns:
+      The results.
+
+    Raises:
+      ExperimentError: The declaration is missing, a file is damaged, or a record is of
+        another configuration, not declared, or there twice.
+    """
+    path = folder / SPEC
+    try:
+        content = msgspec.json.decode(path.read_bytes(), type=_File)
+    except FileNotFoundError as error:
+        raise ExperimentError(
+            f"{folder} holds no results: {path} is missing."
+        ) from error
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ExperimentError(f"{path}: damaged ({error}).") from error
+    spec = convert(content.spec, Spec, str(path))
+    packed = folder / _PACKED
+    decode = msgspec.json.Decoder(Record).decode
+    records = storage.parse_lines(packed, _unzip(packed), decode)
+    records += storage.read_lines(folder / RECORDS, decode)
+    records = _merge(spec, [], records, str(folder / RECORDS))
+    if any(record.setup >= len(content.setups) for record in records):
+        raise ExperimentError(f"{path}: damaged (the set-up of a record is missing).")
+    totals = _read_totals(folder / _INPUTS)
+    return Results(spec, records, content.setups, folder, totals)
+
+
+@contextlib.contextmanager
+def open_folder(folder: Path, spec: Spec, resume: bool) -> Iterator[Results]:
+    """Holds a folder for one run, and reads or creates its results.
+
+    Args:
+      folder: The folder; created if absent.
+      spec: The declaration, which replaces the stored one if the values do not depend
+        on the difference.
+      resume: Whether the folder may hold results already.
+
+    Yields:
+      The results.
+
+    Raises:
+      ExperimentError: Another process holds the folder, or it holds something else.
+      OSError: The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with storage.lock(folder):
+        if any(folder.iterdir()) and not resume:
+            raise ExperimentError(
+                f"{folder} is not empty: go on with --resume, or choose another --out."
+            )
+        results = Results(spec, folder=folder)
+        if any((folder / name).exists() for name in (SPEC, RECORDS, _PACKED)):
+            results = read(folder)
+            stored = results.spec
+            if stored.run_hash != spec.run_hash:
+                raise ExperimentError(
+                    f"{folder / SPEC} is of {stored.name} ({stored.preset}) in another "
+                    f"configuration ({stored.run_hash[:12]}, not {spec.run_hash[:12]}):"
+                    " choose another --out."
+                )
+            # Records may be of arms or seeds that are not declared any more.
+            _merge(spec, [], results.records, str(folder / RECORDS))
+            results.spec = spec
+        results._write_spec()
+        yield results
+
+
+def find(folder: Path) -> list[Path]:
+    """Finds folders with results: this one, or else those directly in it, sorted.
+
+    Args:
+      folder: The folder to search.
+
+    Returns:
+      The folders.
+
+    Raises:
+      ExperimentError: There are none.
+    """
+    if (folder / SPEC).exists():
+        return [folder]
+    found = sorted(path.parent for path in folder.glob(f"*/{SPEC}"))
+    if not found:
+        raise ExperimentError(
+            f"{folder} holds no results: {folder / SPEC} is missing, and no folder in "
+            "it has one."
+        )
+    return found
+
+
+def pack(results: Results) -> None:
+    """Compresses the records of a folder, with one histogram an arm instead of a run's.
+
+    Tables and figures are made from the packed folder as before.
+
+    Args:
+      results: Results that were read from a folder.
+
+    Raises:
+      OSError: The folder cannot be written; what it holds stays.
+    """
+    folder = results.folder
+    if folder is None:
+        raise ValueError("`results` must be those of a folder.")
+    places = dict.fromkeys(record.key[:3] for record in results.evaluated)
+    totals = [_Total(*place, results.inputs(*place)) for place in places]
+    totals = [total for total in totals if total.inputs]
+    slim = [msgspec.structs.replace(record, inputs={}) for record in results.records]
+    lines = b"".join(msgspec.json.encode(record) + b"\n" for record in slim)
+    if totals:
+        storage.write_atomic(folder / _INPUTS, _zip(msgspec.json.encode(totals)))
+    storage.write_atomic(folder / _PACKED, _zip(lines))
+    (folder / RECORDS).unlink(missing_ok=True)
+
+
+def _merge(
+    spec: Spec, earlier: Iterable[Record], added: Iterable[Record], where: str
+) -> list[Record]:
+    """Adds records; one replaces a failed one of the same run."""
+    merged = {record.key: record for record in earlier}
+    run_hash = spec.run_hash
+    for number, record in enumerate(added, start=1):
+        key = record.key
+        wrong = _undeclared(spec, run_hash, record)
+        if key in merged and merged[key].status != "failed":
+            wrong = f"{tuple(key)} is recorded twice"
+        if wrong:
+            raise ExperimentError(f"{where}, line {number}: {wrong}.")
+        merged[key] = record
+    return list(merged.values())
+
+
+def _undeclared(spec: Spec, run_hash: str, record: Record) -> str:
+    """A contradiction between a record and the spec, in words; "" if there is none."""
+    if record.run_hash != run_hash:
+        return (
+            f"made under another configuration ({record.run_hash[:12]}, not "
+            f"{run_hash[:12]}); choose another folder"
+        )
+    for kind, known in (
+        ("arm", spec.all_arms),
+        ("variant", spec.variant_names),
+        ("unit", spec.unit_names),
+    ):
+        if getattr(record, kind) not in known:
+            return f"{spec.name} declares no {kind} {getattr(record, kind)!r}"
+    seeds = range(spec.seeds)
+    multipliers: tuple[float, ...] = (record.lr_multiplier,)
+    if record.kind == "search":
+        count = spec.lr_search.seeds if spec.lr_search else 0
+        seeds = range(FIRST_SEARCH_SEED, FIRST_SEARCH_SEED + count)
+        multipliers = spec.lr_search.multipliers if spec.lr_search else ()
+    if record.seed not in seeds or record.lr_multiplier not in multipliers:
+        return (
+            f"{spec.name} declares no {record.kind} with seed {record.seed} and "
+            f"learning-rate multiplier {record.lr_multiplier:g}"
+        )
+    return ""
+
+
+def _read_totals(path: Path) -> dict[tuple[str, str, str], Inputs]:
+    if not path.exists():
+        return {}
+    try:
+        totals = msgspec.json.decode(_unzip(path), type=list[_Total])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ExperimentError(f"{path}: damaged ({error}).") from error
+    return {(total.arm, total.variant, total.unit): total.inputs for total in totals}
+
+
+def _zip(content: bytes) -> bytes:
+    """Compresses with no time stamp: equal content gives equal files."""
+    return gzip.compress(content, 9, mtime=0)
+
+
+def _unzip(path: Path) -> bytes:
+    if not path.exists():
+        return b""
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise ExperimentError(f"{path}: damaged ({error}).") from error

@@ -1,0 +1,3 @@
+"""Run of an experiment: planned trials, executed one after another."""
+
+from apalu_jax.experiments.runner.run import run as run

@@ -1,0 +1,123 @@
+"""Checked conversion of plain data (TOML, JSON) to typed options."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeVar, get_args, get_type_hints
+
+import msgspec
+
+from apalu_jax.experiments import ExperimentError
+
+__all__ = ("Options", "construct", "convert", "lookup")
+
+Options: TypeAlias = Mapping[str, Any]
+"""A table of a declaration; its ``name`` says whose options they are."""
+
+_T = TypeVar("_T")
+
+
+def convert(raw: object, kind: type[_T], where: str) -> _T:
+    """Converts plain data and checks every key, type and bound.
+
+    Args:
+      raw: Numbers, strings, lists and mappings.
+      kind: A type that msgspec knows, e.g. a :class:`msgspec.Struct`.
+      where: Prefix of an error message: what is converted.
+
+    Returns:
+      The typed value; lists become tuples where the type says so.
+
+    Raises:
+      ExperimentError: A key is unknown or missing, or a value has the wrong type; the
+        message names the key, what was given and what is expected.
+
+    Examples:
+      >>> convert([2, 3], tuple[int, ...], "sizes")
+      (2, 3)
+    """
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, ExperimentError):
+            # msgspec wraps whatever a __post_init__ raises.
+            raise error.__cause__ from None
+        message, _, path = str(error).partition(" - at `$")
+        raise ExperimentError(
+            f"{where}: {_explain(raw, kind, message, path[:-1])}"
+        ) from error
+
+
+def _explain(raw: Any, kind: Any, message: str, path: str) -> str:
+    """Adds the key and the value that a path such as ``.a[0].b`` leads to."""
+    message = message.partition(", got ")[0]
+    keys = re.findall(r"[^.\[\]]+", path)
+    if message.startswith("Object") or "[...]" in path:
+        return f"`{path.lstrip('.')}`: {message}." if path else f"{message}."
+    if message.startswith("Invalid enum") and len(keys) == 1:
+        choices = get_args(get_type_hints(kind)[keys[0]])
+        message = (
+            f"Expected one of {', '.join(choice or repr(choice) for choice in choices)}"
+        )
+    for key in keys:
+        raw = raw[key] if isinstance(raw, Mapping) else raw[int(key)]
+    return f"`{path.lstrip('.')}`: {message}, got {raw!r}."
+
+
+def construct(
+    target: Callable[..., _T], options: Options, where: str, **given: object
+) -> _T:
+    """Calls a class or function with checked options.
+
+    Args:
+      target: A function, or a class whose fields are its arguments, with annotations.
+      options: Some of its arguments as plain data; the key ``name`` is left out.
+      where: Prefix of an error message.
+      **given: Arguments that are not options; those that ``target`` lacks are dropped.
+
+    Returns:
+      The result of the call.
+
+    Raises:
+      ExperimentError: An option is unknown or missing, or has the wrong type.
+
+    Examples:
+      >>> def area(unit: str, *, width: float, height: float = 1.0) -> str:
+      ...     return f"{width * height:g} {unit}"
+      >>> construct(area, {"name": "area", "width": 3}, "area", unit="m2")
+      '3 m2'
+    """
+    parameters = inspect.signature(target).parameters
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+    for name, parameter in parameters.items():
+        if name in given or name in _OF_FLAX:
+            continue
+        if parameter.default is parameter.empty:
+            fields.append((name, parameter.annotation))
+        else:
+            fields.append((name, parameter.annotation, parameter.default))
+    kind = msgspec.defstruct(
+        "Options", fields, kw_only=True, forbid_unknown_fields=True
+    )
+    chosen = {key: value for key, value in options.items() if key != "name"}
+    checked = msgspec.structs.asdict(convert(chosen, kind, where))
+    known = {key: value for key, value in given.items() if key in parameters}
+    return target(**known, **checked)
+
+
+def lookup(registry: Mapping[str, _T], options: Options, where: str) -> _T:
+    """Finds the entry of a registry that the ``name`` of a table of options refers to.
+
+    Raises:
+      ExperimentError: There is no such entry.
+    """
+    name = options.get("name", "")
+    if name not in registry:
+        raise ExperimentError(
+            f"`{where}` must be one of {', '.join(registry)}, got {name!r}."
+        )
+    return registry[name]
+
+
+_OF_FLAX = ("parent", "name")
+"""Fields of every Flax module."""

@@ -1,0 +1,1 @@
+"""Training of vmapped seeds: optimizers, compiled functions, the loop."""

@@ -1,0 +1,249 @@
+"""Training loop of vmapped seeds, with checkpoints.
+
+A run that is resumed goes on as if it had never stopped.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from apalu_jax import introspection
+from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments.data.splits import Batch, Splits
+from apalu_jax.experiments.records import Trial
+from apalu_jax.experiments.tasks.base import Task
+from apalu_jax.experiments.training.checkpoint import Checkpoint
+from apalu_jax.experiments.training.compiled import Compiled, Stage, TrainState
+
+__all__ = ("Row", "Trained", "Training", "seed_metrics", "shapes", "stack", "train")
+
+Row = dict[str, NDArray[Any]]
+"""Values logged after an epoch: path in the history -> one entry per seed."""
+
+OnEpoch = Callable[[int], None]
+
+
+class Training(NamedTuple):
+    """Everything that a trial is trained with.
+
+    Attributes:
+      compiled: Compiled functions of the arm.
+      task: Loss, predictions and metrics.
+      splits: The splits of each seed.
+      log_epochs: Epochs after which values are logged, ascending; the last one is the
+        last epoch.
+      log_test_curve: Whether the metrics of the test split are logged too.
+    """
+
+    compiled: Compiled
+    task: Task
+    splits: Sequence[Splits]
+    log_epochs: Sequence[int]
+    log_test_curve: bool
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs, pretraining included."""
+        return self.compiled.pretraining_epochs + self.log_epochs[-1]
+
+
+class Trained(NamedTuple):
+    """Vmapped seeds after their last epoch.
+
+    Attributes:
+      variables: Variables of the network, with the seeds along axis 0.
+      predictions: Predictions on the validation split, on the host, likewise.
+      epochs: Epochs of the rows; the first is 0, the start.
+      rows: Logged values. The first row holds the activations' parameters alone.
+      seconds: Wall time, compilation included, of all sessions.
+    """
+
+    variables: dict[str, Any]
+    predictions: Any
+    epochs: list[int]
+    rows: list[Row]
+    seconds: float
+
+
+def train(
+    training: Training, trial: Trial, checkpoint: Checkpoint, on_epoch: OnEpoch
+) -> Trained:
+    """Trains vmapped seeds, from their checkpoint if there is one.
+
+    Args:
+      training: Everything that they are trained with.
+      trial: Their seeds and learning-rate multipliers.
+      checkpoint: Checkpoint of the trial; its file stays for the caller to remove once
+        the results are safe.
+      on_epoch: Called with the number of epochs done, pretraining included.
+
+    Returns:
+      The trained seeds.
+
+    Raises:
+      ExperimentError: The checkpoint is not usable.
+    """
+    compiled, task, folds, log_epochs, log_test_curve = training
+    seeds = jnp.asarray(trial.seeds, jnp.uint32)
+    multipliers = jnp.asarray(trial.lr_multipliers, jnp.float32)
+    train_split = stack([fold.train for fold in folds])
+    evaluated = {"validation": [fold.validation for fold in folds]}
+    if log_test_curve:
+        evaluated["test_curve"] = [fold.test for fold in folds]
+    stacked = {name: stack(splits) for name, splits in evaluated.items()}
+    state, rows = _start(compiled, seeds, train_split, checkpoint, on_epoch)
+
+    ends = [0, *log_epochs]
+    predictions: dict[str, Any] = {}
+    for first, last in itertools.pairwise(ends[len(rows) - 1 :]):
+        on_epoch(compiled.pretraining_epochs + first)
+        state, losses = compiled.epochs(
+            state, seeds, multipliers, first + 1, last, train_split
+        )
+        row = {"train/loss": np.asarray(losses), **_log_activations(state)}
+        for name, splits in evaluated.items():
+            predictions[name] = jax.device_get(
+                compiled.predict(state.variables, stacked[name])
+            )
+            scores = seed_metrics(
+                task, predictions[name], splits, predictions["validation"]
+            )
+            row |= {f"{name}/{metric}": values for metric, values in scores.items()}
+        rows.append(row)
+        if last < ends[-1]:
+            checkpoint.save_if_due(state, {"rows": rows})
+    on_epoch(training.epochs)
+    return Trained(
+        state.variables, predictions["validation"], ends, rows, checkpoint.seconds()
+    )
+
+
+def _start(
+    compiled: Compiled,
+    seeds: Array,
+    split: dict[str, Array],
+    checkpoint: Checkpoint,
+    on_epoch: OnEpoch,
+) -> tuple[TrainState, list[Row]]:
+    """The saved state, or the first one, and the rows so far."""
+    if "rows" in checkpoint.saved:
+        state: TrainState = checkpoint.restore(shapes(compiled, seeds, split))
+        return state, checkpoint.saved["rows"]
+    pretrained: tuple[dict[str, Any], ...] = ()
+    if compiled.pretraining:
+        stage = compiled.pretraining
+        pretrained = (_pretrain(stage, seeds, split, checkpoint, on_epoch),)
+    state = compiled.init(seeds, split, *pretrained)
+    return state, [_log_activations(state)]
+
+
+def _pretrain(
+    stage: Stage,
+    seeds: Array,
+    split: dict[str, Array],
+    checkpoint: Checkpoint,
+    on_epoch: OnEpoch,
+) -> dict[str, Any]:
+    """Trains a pretraining stage to its last epoch."""
+    compiled, done = stage.compiled, 0
+    if checkpoint.saved:
+        state: TrainState = checkpoint.restore(shapes(compiled, seeds, split))
+        done = checkpoint.saved["pretrained"]
+    else:
+        state = compiled.init(seeds, split)
+    multipliers = jnp.ones(len(seeds), jnp.float32)
+    for number in range(done + 1, stage.epochs + 1):
+        on_epoch(number - 1)
+        state, losses = compiled.epochs(
+            state, seeds, multipliers, number, number, split
+        )
+        losses.block_until_ready()
+        checkpoint.save_if_due(state, {"pretrained": number})
+    return state.variables
+
+
+def shapes(compiled: Compiled, seeds: Any, split: Any) -> TrainState:
+    """Shapes of the first state, without computing it.
+
+    Args:
+      compiled: Compiled functions of the arm, with its pretraining.
+      seeds: Seeds [s], or their shape.
+      split: Training split, the seeds along axis 0, or its shapes.
+
+    Returns:
+      A ``jax.ShapeDtypeStruct`` for each leaf.
+    """
+    pretrained: tuple[dict[str, Any], ...] = ()
+    if compiled.pretraining:
+        pretrained = (shapes(compiled.pretraining.compiled, seeds, split).variables,)
+    state: TrainState = jax.eval_shape(compiled.init, seeds, split, *pretrained)
+    return state
+
+
+def stack(splits: Sequence[Batch]) -> dict[str, Array]:
+    """Stacks a split of several seeds on the device, the seeds along axis 0.
+
+    Args:
+      splits: The split of each seed.
+
+    Returns:
+      The arrays by name.
+
+    Raises:
+      ExperimentError: The splits differ in size.
+    """
+    sizes = {len(array) for split in splits for array in split.values()}
+    if len(sizes) > 1:
+        raise ExperimentError(
+            f"Seeds whose splits differ in size, {sorted(sizes)}, cannot be vmapped: "
+            "declare vmapped_seeds = 1."
+        )
+    return {name: jnp.stack([split[name] for split in splits]) for name in splits[0]}
+
+
+def seed_metrics(
+    task: Task, predictions: Any, splits: Sequence[Batch], validation: Any
+) -> dict[str, NDArray[Any]]:
+    """Computes the metrics of a split for each seed.
+
+    Args:
+      task: The task.
+      predictions: Predictions on the host, with the seeds along axis 0.
+      splits: The split of each seed.
+      validation: Predictions on the validation split, likewise.
+
+    Returns:
+      One number per seed, by the name of the metric.
+    """
+
+    def of_seed(tree: Any, i: int) -> Any:
+        return jax.tree.map(lambda leaf: leaf[i], tree)
+
+    scores = [
+        task.metrics(of_seed(predictions, i), split, of_seed(validation, i))
+        for i, split in enumerate(splits)
+    ]
+    return {name: np.asarray([score[name] for score in scores]) for name in scores[0]}
+
+
+def _log_activations(state: TrainState) -> Row:
+    return {
+        f"activations/{site}/{name}": _summarize(np.asarray(values))
+        for site, params in introspection.collect(state.variables["params"]).items()
+        for name, values in params._asdict().items()
+    }
+
+
+def _summarize(values: NDArray[Any]) -> NDArray[Any]:
+    """One number per seed, or three quartiles if a site has many pairs."""
+    if values.ndim == 1:
+        return values
+    flat = values.reshape(len(values), -1)
+    quartiles: NDArray[Any] = np.quantile(flat, (0.25, 0.5, 0.75), axis=1).T
+    return quartiles

@@ -1,0 +1,106 @@
+"""Settings of the process."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from apalu_jax.benchmarks import BenchmarkError, train
+from apalu_jax.cli import app
+from apalu_jax.experiments.runner import runtime
+
+HEAP = """
+import ctypes, resource
+from apalu_jax.experiments.runner import runtime
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = libc.malloc(SIZE)
+    libc.memset(block, 1, SIZE)
+    libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+SIZE = 64 << 20
+before = [faults(), faults()]
+runtime.keep_freed()
+print(*before, faults(), faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_a_large_block_is_cleared_once():
+    """The system clears a page when it is first touched, which counts as a fault."""
+    done = subprocess.run(
+        [sys.executable, "-c", HEAP], capture_output=True, text=True, check=True
+    )
+    first, second, third, fourth = map(int, done.stdout.split())
+    assert min(first, second, third) >= 32  # pages of 2 MB, the largest usual ones
+    assert fourth < min(first, second, third) / 10
+
+
+def test_another_library_is_left_alone(monkeypatch):
+    def fail(name):
+        raise AssertionError(name)
+
+    monkeypatch.setattr(runtime.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(runtime.ctypes, "CDLL", fail)
+    runtime.keep_freed()
+
+
+@pytest.mark.parametrize("command", [["run", "absent"], ["bench", "train"]])
+def test_commands_that_train_keep_it(monkeypatch, command):
+    """Before anything else: both fail soon after."""
+
+    def fail(**options):
+        raise BenchmarkError("stopped")
+
+    kept = []
+    monkeypatch.setattr(runtime, "keep_freed", lambda: kept.append(True))
+    monkeypatch.setattr(train, "measure", fail)
+    assert CliRunner().invoke(app, command).exit_code
+    assert kept == [True]
+
+
+CACHE = """
+import jax
+from apalu_jax.experiments.runner import runtime
+runtime.use_compilation_cache()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.jit(lambda x: x + 1)(1.0)
+"""
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_programs_are_kept_where_the_user_says(tmp_path, own):
+    """In the cache folder, or in the folder that was given to JAX."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("JAX_COMPILATION_CACHE_DIR")
+    if own:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "own")
+    subprocess.run([sys.executable, "-c", CACHE], env=environment, check=True)
+    assert any((tmp_path / "own").glob("*-cache")) == own
+    assert any((tmp_path / "apalu_jax" / "compiled").glob("*-cache")) != own
+
+
+@pytest.mark.parametrize(("used", "crowded"), [(5, False), (6, True)])
+def test_half_of_the_maps_are_enough(monkeypatch, used, crowded):
+    monkeypatch.setattr(runtime.Path, "read_text", lambda path: "10\n")
+    monkeypatch.setattr(runtime.Path, "read_bytes", lambda path: b"map\n" * used)
+    assert runtime.is_crowded() == crowded
+
+
+def test_without_a_limit_nothing_is_crowded(monkeypatch):
+    def missing(path):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(runtime.Path, "read_text", missing)
+    assert not runtime.is_crowded()
