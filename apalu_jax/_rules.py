@@ -163,7 +163,9 @@ def _newton(x: Array, q: Array) -> tuple[Array, Array, Array]:
 
 def _by_side(positive: Array, u: Array, v: Array) -> tuple[Array, Array]:
     zero = lax.full_like(u, 0)
-    return lax.select(positive, u, zero), lax.select(positive, zero, v)
+    # One array of terms first: XLA for TPU stores more otherwise (libtpu 0.0.52).
+    terms = lax.select(positive, u, v)
+    return lax.select(positive, terms, zero), lax.select(positive, zero, terms)
 
 
 def _cotangents(

@@ -29,6 +29,19 @@ def slope(x, a, b, dtype=np.float64):
     return np.where(np.asarray(x) >= 0, dtype(a) * up, dtype(b) * down)
 
 
+def higher_slopes(x, a, b, dtype=np.float64):
+    """The second and the third derivative; at zero those of the non-negative branch."""
+    x = np.asarray(x).astype(dtype)
+    gate = dtype(GATE)
+    up, down = np.maximum(x, 0), np.exp(np.minimum(x, 0))
+    s = 1 / (1 + np.exp(-gate * up))
+    s1 = gate * s * (1 - s)
+    s2 = gate * s1 * (1 - 2 * s)
+    s3 = gate * (s2 * (1 - 2 * s) - 2 * s1**2)
+    terms = 2 * s1 + up * s2, 3 * s2 + up * s3
+    return tuple(np.where(x >= 0, a * term, b * down) for term in terms)
+
+
 def unit(reference, like):
     """Unit in the last place of `reference` in the float type `like`."""
     info = _info(like)

@@ -6,43 +6,22 @@ dtypes. By default a part runs in which every pair of values meets; all of it wi
 """
 
 from functools import cache, partial
-from itertools import combinations, product
-from math import gcd
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from apalu_jax import APALUParams, apalu
 from tests import contexts
 from tests.contexts import KINDS, MESHES, ON_MESH, PLACES, SINGLE, grads, inputs
 from tests.doors import DOORS
+from tests.helpers import RESIDUALS, assert_close, table
 
-RESIDUALS = ("input", "output", "autodiff")
 DTYPES = ("float32", "bfloat16", "float16")
 
 # Rows in fours and columns in twos, for the mesh; some above 1024 numbers, which the
 # sums on CPU treat otherwise, and every residue modulo 8 that the mesh leaves.
 SHAPES = [(4, 2), (12, 6), (20, 58), (36, 30), (8, 142), (28, 10), (132, 20), (4, 514)]
-
-
-def table(*columns, strength=2):
-    """The product of `columns`; slow but for rows where any `strength` values meet."""
-    rows = list(product(*(range(len(column)) for column in columns)))
-    missing = {
-        values for row in rows for values in combinations(enumerate(row), strength)
-    }
-    # A stride prime to their number visits all rows, each far from the one before.
-    stride = next(s for s in range(len(rows) // 3, 0, -1) if gcd(s, len(rows)) == 1)
-    params = []
-    for step in range(len(rows)):
-        row = rows[step * stride % len(rows)]
-        new = missing & set(combinations(enumerate(row), strength))
-        missing -= new
-        values = (column[i] for column, i in zip(columns, row, strict=True))
-        params.append(pytest.param(*values, marks=() if new else pytest.mark.slow))
-    return params
 
 
 @cache
@@ -60,19 +39,7 @@ def check(context, kind, residual, dtype, shape, door="function"):
     x, p = inputs(kind, shape, dtype)
     got = context(partial(DOORS[door], residual=residual), x, p)
     want = expected(kind, shape, dtype)
-    assert_close(got, want, dtype, residual)
-
-
-def assert_close(got, want, dtype, residual):
-    eps = float(jnp.finfo(dtype).eps)
-    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        assert one.shape == other.shape and one.dtype == other.dtype
-        one, other = (np.asarray(v).astype(float) for v in (one, other))
-        # float32 rounding of sums; of half precision, one unit of what is saved.
-        atol = (2e-5 if dtype == "float32" else 8 * eps) * max(
-            1, np.abs(other).max(initial=0)
-        )
-        np.testing.assert_allclose(one, other, rtol=2e-5, atol=atol)
+    assert_close(got, want, dtype)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +103,7 @@ def test_every_residue_of_sizes(shape, residual):
     cases = {kind: inputs(kind, shape) for kind in KINDS}
     got = jax.jit(lambda c: {k: grads(f)(*v) for k, v in c.items()})(cases)
     for kind in KINDS:
-        assert_close(got[kind], expected(kind, shape, "float32"), "float32", residual)
+        assert_close(got[kind], expected(kind, shape, "float32"), "float32")
 
 
 @pytest.mark.parametrize("residual", RESIDUALS)
@@ -145,4 +112,4 @@ def test_scalars(x, residual):
     p = APALUParams(jnp.float32(0.5), jnp.float32(0.2))
     got = grads(partial(apalu, residual=residual))(jnp.float32(x), p)
     want = jax.jit(grads(partial(apalu, residual="autodiff")))(jnp.float32(x), p)
-    assert_close(got, want, "float32", residual)
+    assert_close(got, want, "float32")

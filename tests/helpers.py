@@ -1,0 +1,49 @@
+"""What several tables of tests share: their rows, and the comparison of gradients."""
+
+from itertools import combinations, product
+from math import comb
+from random import Random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+RESIDUALS = ("input", "output", "autodiff")
+
+
+def table(*columns, strength=2):
+    """The product of `columns`; slow but for few rows where any `strength` values meet.
+
+    Rows are taken greedily, those first in which most values meet for the first time.
+    """
+    rows = list(product(*map(range, map(len, columns))))
+    meetings = {row: set(combinations(enumerate(row), strength)) for row in rows}
+    missing = set().union(*meetings.values())
+    shuffled = Random(0).sample(rows, len(rows))
+    chosen = set()
+    for least in range(comb(len(columns), strength), 0, -1):
+        for row in shuffled:
+            if len(missing & meetings[row]) >= least:
+                missing -= meetings[row]
+                chosen.add(row)
+    return [
+        pytest.param(
+            *(column[i] for column, i in zip(columns, row, strict=True)),
+            marks=() if row in chosen else pytest.mark.slow,
+        )
+        for row in rows
+    ]
+
+
+def assert_close(got, want, dtype):
+    """Compare results, or gradients summed over many numbers, computed in two ways."""
+    eps = float(jnp.finfo(dtype).eps)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert one.shape == other.shape and one.dtype == other.dtype
+        one, other = (np.asarray(v).astype(float) for v in (one, other))
+        # float32 rounding of sums; of half precision, one unit of what is saved.
+        atol = (2e-5 if dtype == "float32" else 8 * eps) * max(
+            1, np.abs(other).max(initial=0)
+        )
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=atol)
