@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import pytest
 
 from apalu_jax.experiments import runner, specs
@@ -19,7 +20,17 @@ def tiny(**changes):
     return replace(specs.load("digits", "smoke"), **{**settings, **changes})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package", autouse=True)
+def optax_promotion():
+    """As in tests/conftest.py, for all: nearly every experiment trains with Adam.
+
+    Of the scope of a package, so that fixtures of modules may train too.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="package")
 def finished_run(tmp_path_factory):
     """The spec, the folder and the records of a whole run; not to be changed."""
     spec, out = tiny(), tmp_path_factory.mktemp("finished") / "run"
