@@ -81,8 +81,8 @@ def _by_rows(x: Array, kernel: Array, stride: int) -> Array:
     rows = jnp.stack(under, axis=2)
     # Where in the row each column of the kernel falls, for every place of the output.
     places = jnp.arange(0, width, stride)
-    columns = places + jnp.arange(size)[:, None] - size // 2
-    falls = jnp.arange(width)[:, None, None] == columns
+    columns = places[None] + jnp.arange(size)[:, None] - size // 2
+    falls = jnp.arange(width)[:, None, None] == columns[None]
     band = jnp.einsum("ijcf,wjp->iwcpf", kernel, falls.astype(kernel.dtype))
     length = size * width * channels
     products = rows.reshape(-1, length) @ band.reshape(length, -1)
@@ -118,5 +118,5 @@ class Conv(nn.Module):
         y = convolve(x.astype(self.dtype), kernel, self.stride, self.form)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            y += bias.astype(self.dtype)
+            y += bias.astype(self.dtype).reshape(1, 1, 1, -1)
         return y

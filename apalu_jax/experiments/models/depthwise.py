@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
+from apalu_jax._numbers import wider
+
 __all__ = ("Depthwise", "depthwise")
 
 
@@ -55,10 +57,10 @@ def _shifted(x: Array, kernel: Array, stride: int) -> Array:
     _, height, width, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     # Summed in float32, as the convolution of half precision is.
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = wider(x.dtype, jnp.float32)
     terms = (
         padded[:, i : i + height : stride, j : j + width : stride].astype(wide)
-        * kernel[i, j, 0].astype(wide)
+        * kernel[i : i + 1, j : j + 1].astype(wide)
         for i in range(3)
         for j in range(3)
     )
