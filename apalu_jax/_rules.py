@@ -132,12 +132,15 @@ def _backward_output(
     return dx, *_by_side(y >= 0, hy * over_a, hy * over_b)
 
 
+# x / q falls from 2/3 to 1/2. 1/2 + 1/p(q) is within 8e-4 of it, relatively; Remez's
+# exchange made p in tests/coefficients.py.
+INVERSE = (6.0, 4.2455, 2.876, -0.8311, 0.4575)
+
+
 def _slope_at(q: Array) -> Array:
     """Slope of `x (1 + s)` where its value is `q >= 0`."""
     q = lax.min(q, q.dtype.type(SATURATED[q.dtype.name]))
-    # x / q falls from 2/3 to 1/2. This fit, made by tests/coefficients.py, is within
-    # 8e-4 of it, and each Newton step squares the error.
-    x = q * (0.5 + 1 / horner((6.0, 4.2690, 2.8059, -0.7797, 0.4475), q))
+    x = q * (0.5 + 1 / horner(INVERSE, q))  # each Newton step squares the error
     slope, curvature, step = _newton(x, q)
     for _ in range(0 if q.dtype == np.float32 else 2):
         x = x + step

@@ -18,6 +18,11 @@ import jax
 import pytest
 from hypothesis import settings
 
+# What a user may set. Programs that tests start as processes of their own keep JAX's
+# defaults, as optax's Adam needs them.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, max_examples=50
 )
@@ -36,6 +41,17 @@ def optax_promotion():
     """Implicit promotion of dtypes, without which optax's Adam cannot count its steps.
 
     ``1 - decay**count`` in optax 0.2.8 is a float to the power of an int32.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
+def flax_promotion():
+    """Implicit promotion of dtypes, without which Flax cannot normalize in bfloat16.
+
+    Its norms compare the dtype with float32 by ``jnp.promote_types``, and subtract a
+    float32 mean (flax 0.12.8).
     """
     with jax.numpy_dtype_promotion("standard"):
         yield

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from apalu_jax.benchmarks import (
     BenchmarkError,
+    compile,
     memory,
     ops,
     tables,
@@ -124,6 +125,37 @@ def test_operations_are_chosen_by_options(measured):
 def test_without_options_the_benchmark_chooses(measured):
     assert invoke("ops").exit_code == 0
     assert measured == {"sizes": ops.SIZES, "dtypes": ops.DTYPES, "functions": None}
+
+
+@pytest.mark.parametrize(
+    ("args", "sites", "repetitions", "functions"),
+    [
+        ((), compile.SITES, compile.REPETITIONS, None),
+        (
+            ("--sites", "1,2^3", "--repetitions", "2", "--function", "relu"),
+            *([1, 8], 2, ["relu"]),
+        ),
+    ],
+)
+def test_chains_are_chosen_by_options(
+    small, monkeypatch, args, sites, repetitions, functions
+):
+    asked = {}
+
+    def measure(progress, **options):
+        progress("a line")
+        asked.update(options)
+        return OPS
+
+    monkeypatch.setattr(compile, "measure", measure)
+    assert invoke("compile", *args).exit_code == 0
+    assert asked == {
+        "sites": sites,
+        "repetitions": repetitions,
+        "functions": functions,
+    }
+    done = invoke("compile", "--sites=0")
+    assert done.stderr.startswith("apalu: `sites` must be such as ")
 
 
 @pytest.mark.parametrize("name", ["step", "tpu"])

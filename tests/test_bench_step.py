@@ -88,6 +88,7 @@ def test_half_precision_keeps_float32_parameters():
     assert losses[0] != trained("mlp")[2][0]
 
 
+@pytest.mark.usefixtures("flax_promotion")
 def test_large_and_small_networks_are_the_same_ones():
     assert list(networks.SMALL) == list(networks.LARGE)
     for title in networks.SMALL:

@@ -22,9 +22,11 @@ NETWORKS = {
 
 @pytest.fixture(scope="module")
 def result():
-    return tpu.measure(
-        ["v5e:2x2"], ["gelu", "textbook APALU", "apalu"], NETWORKS, size=2**20
-    )
+    # This fixture outlives `flax_promotion`, which is for the same.
+    with jax.numpy_dtype_promotion("standard"):
+        return tpu.measure(
+            ["v5e:2x2"], ["gelu", "textbook APALU", "apalu"], NETWORKS, size=2**20
+        )
 
 
 @needs_libtpu
@@ -64,6 +66,7 @@ def test_steps_are_compared_with_relu(result):
 
 @pytest.mark.slow
 @needs_libtpu
+@pytest.mark.usefixtures("flax_promotion")
 def test_mobilenet_stores_no_result_of_an_activation():
     """Whether XLA does hangs on a single operation more in the rule."""
     networks = {"mobilenet": LARGE["mobilenet"]}
@@ -100,6 +103,7 @@ def test_missing_libtpu_and_wrong_arguments_are_told(monkeypatch):
         tpu.measure()
 
 
+@pytest.mark.usefixtures("flax_promotion")
 def test_elements_are_those_of_all_sites_and_one_block():
     assert tpu._elements(NETWORKS["mlp"]) == 3 * 256 * 128
     assert tpu._elements(NETWORKS["transformer"]) == 4 * 32 * 4 * 128

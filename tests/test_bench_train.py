@@ -33,6 +33,7 @@ class FakeTorch:
         pass
 
 
+@pytest.mark.usefixtures("optax_promotion")
 def test_rows_of_both(monkeypatch):
     monkeypatch.setattr(train, "FUNCTIONS", ("apalu",))
     monkeypatch.setattr(train, "BURST", 0.001)
@@ -110,6 +111,7 @@ def torch():
 
 
 @needs_torch
+@pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize(
     ("name", "function"),
     [(name, function) for name in FULL_BATCH for function in train.FUNCTIONS],

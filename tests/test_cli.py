@@ -45,6 +45,7 @@ def test_run_in_a_process(first_run):
     assert (out / "report.md").exists()
 
 
+@pytest.mark.usefixtures("optax_promotion")
 def test_second_run_needs_to_resume(first_run, tmp_path):
     shutil.copytree(first_run[0], tmp_path / "runs" / "digits-smoke")
     records = tmp_path / "runs" / "digits-smoke" / "records.jsonl"

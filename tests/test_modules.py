@@ -389,14 +389,7 @@ def train_equinox(optimizer, steps, feature_axes=None, **options):
 TRAIN = [train_linen, train_nnx, train_equinox]
 
 
-@pytest.fixture
-def standard_promotion():
-    """optax.adam raises a float to the power of an integer step."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize("constraint", [None, "softplus"])
 @pytest.mark.parametrize("feature_axes", [None, -1])
 @pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
@@ -419,7 +412,7 @@ def test_training(feature_axes, constraint, param_dtype):
             )
 
 
-@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize("train", TRAIN)
 def test_training_reaches_the_least_squares_fit(train):
     *_, after, _ = train(optax.adam(0.05), 300)

@@ -33,6 +33,31 @@ def accuracy(out: Out = None) -> None:
 
 
 @bench_app.command()
+def compile(
+    sites: Annotated[
+        str | None, typer.Option(help="Lengths of the chains: 1,8,32.")
+    ] = None,
+    repetitions: Annotated[
+        int | None, typer.Option(help="How often each is measured.")
+    ] = None,
+    functions: Functions = None,
+    out: Out = None,
+) -> None:
+    """Measure how long programs take to trace, lower and compile, and their length."""
+    from apalu_jax.benchmarks import compile
+
+    _run(
+        lambda progress: compile.measure(
+            sites=compile.SITES if sites is None else _parse_sizes("sites", sites),
+            repetitions=compile.REPETITIONS if repetitions is None else repetitions,
+            functions=functions or None,
+            progress=progress,
+        ),
+        out,
+    )
+
+
+@bench_app.command()
 def memory(out: Out = None) -> None:
     """Measure what is kept for the backward pass, and compiled memory."""
     from apalu_jax.benchmarks import memory
@@ -56,7 +81,7 @@ def ops(
 
     _run(
         lambda progress: ops.measure(
-            sizes=ops.SIZES if sizes is None else _parse_sizes(sizes),
+            sizes=ops.SIZES if sizes is None else _parse_sizes("sizes", sizes),
             dtypes=ops.DTYPES if dtypes is None else dtypes.split(","),
             functions=functions or None,
             progress=progress,
@@ -170,14 +195,14 @@ def _print(result: Result) -> None:
     print_notes(console, tables.remarks(result))
 
 
-def _parse_sizes(text: str) -> list[int]:
+def _parse_sizes(name: str, text: str) -> list[int]:
     """Reads ``2^16``, ``5120``, and lists of these with commas between."""
     sizes = []
     for item in text.split(","):
         match = re.fullmatch(r"([1-9]\d*)(?:\^(\d+))?", item)
         if match is None:
             raise BenchmarkError(
-                f"`sizes` must be such as 2^16,2^20 or 5120, got {text!r}."
+                f"`{name}` must be such as 2^16,2^20 or 5120, got {text!r}."
             )
         sizes.append(int(match[1]) ** int(match[2] or 1))
     return sizes

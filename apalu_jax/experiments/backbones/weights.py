@@ -63,7 +63,8 @@ class Network(NamedTuple):
         Returns:
           Maps [n, height, width, channels], float32.
         """
-        x = (images.astype(jnp.float32) / 255 - self.mean) / self.std
+        mean, std = (v.reshape(1, 1, 1, -1) for v in (self.mean, self.std))
+        x = (images.astype(jnp.float32) / 255 - mean) / std
         maps: list[Array] = self.module.apply(self.variables, x, train=False)  # type: ignore[assignment]
         return maps
 

@@ -94,9 +94,9 @@ class Cell(nn.Module):
         return self.param("kernel", init, (self.features, self._columns))
 
     def bias(self) -> Array:
-        """One number for each column of the projection."""
+        """One number for each column of the projection, [1, blocks * features]."""
         zeros = nn.initializers.zeros
-        return self.param("bias", zeros, (self._columns,))
+        return self.param("bias", zeros, (self._columns,))[None]
 
     @property
     def _columns(self) -> int:
@@ -138,7 +138,7 @@ class GRU(Cell):
         h_z, h_r, kept = jnp.split(h @ self.kernel(), self.blocks, axis=-1)
         z, r = sigmoid(x_z + h_z), sigmoid(x_r + h_r)
         zeros = nn.initializers.zeros
-        kept = kept + self.param("kept_bias", zeros, (self.features,))
+        kept = kept + self.param("kept_bias", zeros, (self.features,))[None]
         candidate = self.activation()(x + r * kept)
         h = candidate + z * (h - candidate)
         return (h,), h
@@ -203,7 +203,7 @@ class MOPGRU(Cell):
         (h,) = state
         gates, candidate = jnp.split(self.kernel(), [2 * self.features], axis=1)
         x_r, x_z, x = jnp.split(projected, self.blocks, axis=-1)
-        b_r, b_z, b = jnp.split(self.bias(), self.blocks)
+        b_r, b_z, b = jnp.split(self.bias(), self.blocks, axis=-1)
         h_r, h_z = jnp.split(h @ gates, 2, axis=-1)
         r = sigmoid(x_r + h_r + b_r)
         z = sigmoid(r * (x_z + h_z) + b_z)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
+from apalu_jax._numbers import wider
 from apalu_jax.experiments import ExperimentError
 
 __all__ = (
@@ -133,8 +134,8 @@ def _by_rows(x: Array, kernel: Array, stride: int) -> Array:
     rows = jnp.stack(under, axis=2)
     # Where in the row each column of the kernel falls, for every place of the output.
     places = jnp.arange(0, width, stride)
-    columns = places + jnp.arange(size)[:, None] - size // 2
-    falls = jnp.arange(width)[:, None, None] == columns
+    columns = places[None] + jnp.arange(size)[:, None] - size // 2
+    falls = jnp.arange(width)[:, None, None] == columns[None]
     band = jnp.einsum("ijcf,wjp->iwcpf", kernel, falls.astype(kernel.dtype))
     length = size * width * channels
     products = rows.reshape(-1, length) @ band.reshape(length, -1)
@@ -170,7 +171,7 @@ class Conv(nn.Module):
         y = convolve(x.astype(self.dtype), kernel, self.stride, self.impl)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            y += bias.astype(self.dtype)
+            y += bias.astype(self.dtype).reshape(1, 1, 1, -1)
         return y
 
 
@@ -220,10 +221,10 @@ def _shifted(x: Array, kernel: Array, stride: int) -> Array:
     _, height, width, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     # Summed in float32, as the convolution of half precision is.
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = wider(x.dtype, jnp.float32)
     terms = (
         padded[:, i : i + height : stride, j : j + width : stride].astype(wide)
-        * kernel[i, j, 0].astype(wide)
+        * kernel[i : i + 1, j : j + 1].astype(wide)
         for i in range(3)
         for j in range(3)
     )

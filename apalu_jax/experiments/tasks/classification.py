@@ -96,7 +96,9 @@ class Classification(Task):
         """Scales images; other inputs are unchanged."""
         if inputs.dtype != jnp.uint8:
             return inputs
-        mean, std = np.asarray(self.mean, "f4"), np.asarray(self.std, "f4")
+        mean, std = (
+            np.array(v, "f4", ndmin=inputs.ndim) for v in (self.mean, self.std)
+        )
         scaled: Array = (inputs.astype(jnp.float32) / 255 - mean) / std
         return scaled
 

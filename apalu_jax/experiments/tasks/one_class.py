@@ -103,7 +103,7 @@ class OneClass(Detector):
         embeddings, carried = self.apply_train(
             self.collections(variables), batch["inputs"]
         )
-        distances = jnp.square(embeddings - sphere["center"]).sum(axis=-1)
+        distances = jnp.square(embeddings - sphere["center"][None]).sum(axis=-1)
         steps, radius = sphere["steps"] + 1, sphere["radius"]
         if self.objective == "one-class":
             value = distances.mean()
@@ -123,7 +123,7 @@ class OneClass(Detector):
         """Scores and squared distances, [n], and the spread of the normal ones."""
         sphere = variables["sphere"]
         embeddings = self._embed(variables, split["inputs"])
-        distances = jnp.square(embeddings - sphere["center"]).sum(axis=-1)
+        distances = jnp.square(embeddings - sphere["center"][None]).sum(axis=-1)
         inside = sphere["radius"] ** 2 if self.objective == "soft-boundary" else 0.0
         normal = (split["anomalous"] == 0)[:, None]
         variance = jnp.var(embeddings, axis=0, where=normal)
