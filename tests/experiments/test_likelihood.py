@@ -80,7 +80,7 @@ def test_a_coupling_by_hand():
         def subnet(layers, h):
             for i in range(4):
                 layer = layers[f"Dense_{i}"]
-                h = h @ layer["kernel"] + layer["bias"]
+                h = h @ layer["kernel"] + layer["bias"][None]
                 h = np.maximum(h, 0) if i < 3 else h
             return h
 

@@ -40,8 +40,8 @@ class Shift(nn.Module):
         shift = self.param("shift", nn.initializers.zeros, width)
         if train:
             stats.value = inputs.mean(axis=0)
-            return inputs + shift
-        return inputs + shift - stats.value
+            return inputs + shift[None]
+        return inputs + (shift - stats.value)[None]
 
 
 def build(network=None, **options):

@@ -48,10 +48,10 @@ def elman_step(h, _, x, u, b, f, params):
 def gru_step(h, _, x, u, b, f, params):
     wz, wr, wc = jnp.split(params["w"], 3, axis=1)
     uz, ur, uc = jnp.split(u, 3, axis=1)
-    bz, br, bc = jnp.split(b, 3)
+    bz, br, bc = jnp.split(b, 3, axis=1)
     z = logistic(x @ wz + h @ uz + bz)
     r = logistic(x @ wr + h @ ur + br)
-    new = f(x @ wc + bc + r * (h @ uc + params["kept_bias"]))
+    new = f(x @ wc + bc + r * (h @ uc + params["kept_bias"][None]))
     return z * h + (1 - z) * new, None
 
 
@@ -64,7 +64,7 @@ def lstm_step(h, c, x, u, b, f, params):
 def mopgru_step(h, _, x, u, b, f, params):
     wr, wz, wc = jnp.split(params["w"], 3, axis=1)
     ur, uz, uc = jnp.split(u, 3, axis=1)
-    br, bz, bc = jnp.split(b, 3)
+    br, bz, bc = jnp.split(b, 3, axis=1)
     r = logistic(x @ wr + h @ ur + br)
     z = logistic((x @ wz + h @ uz) * r + bz)
     return (1 - z) * h + z * f(x @ wc + (r * h) @ uc + bc), None
@@ -85,7 +85,7 @@ def by_loop(cell, params, inputs):
     h = c = jnp.zeros((N, FEATURES))
     outputs = []
     for x in inputs:
-        h, c = STEPS[cell](h, c, x, inner["kernel"], inner["bias"], f, inner)
+        h, c = STEPS[cell](h, c, x, inner["kernel"], inner["bias"][None], f, inner)
         outputs.append(h)
     return jnp.stack(outputs)
 
@@ -152,12 +152,12 @@ def test_what_is_not_the_arm_is_tanh_and_relu(placement):
     h, layer = jnp.zeros((N, 6)), params["RecurrentLayer_0"]
     for t in range(TIME):
         cell = layer["cell"]
-        h = f(x[:, t] @ layer["kernel"] + h @ cell["kernel"] + cell["bias"])
+        h = f(x[:, t] @ layer["kernel"] + h @ cell["kernel"] + cell["bias"][None])
     dense, last = params["Dense_0"], params["Dense_1"]
-    h = g(h @ dense["kernel"] + dense["bias"])
+    h = g(h @ dense["kernel"] + dense["bias"][None])
     np.testing.assert_allclose(
         jax.jit(network.apply)(variables, x),
-        h @ last["kernel"] + last["bias"],
+        h @ last["kernel"] + last["bias"][None],
         rtol=1e-5,
         atol=1e-5,
     )

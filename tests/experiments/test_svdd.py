@@ -40,7 +40,7 @@ def sizes(tree):
 
 
 def norm(x):
-    mean, var = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
+    mean, var = (f((0, 1, 2), keepdims=True) for f in (x.mean, x.var))
     return (x - mean) / jnp.sqrt(var + 1e-4)
 
 

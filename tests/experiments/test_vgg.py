@@ -70,7 +70,7 @@ def plain_conv(x, layer, stride=1, padding=1):
         [(padding, padding)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return y + layer["bias"]
+    return y + layer["bias"][None, None, None]
 
 
 def plain_pool(x, size):
@@ -130,7 +130,7 @@ def test_classifier_averages_the_last_map():
     params = random_params(network, x)
     last = features.apply({"params": params["features"]}, x)[-1]
     dense = params["Dense_0"]
-    expected = last.mean(axis=(1, 2)) @ dense["kernel"] + dense["bias"]
+    expected = last.mean(axis=(1, 2)) @ dense["kernel"] + dense["bias"][None]
     found = network.apply({"params": params}, x)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
