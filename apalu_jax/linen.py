@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax import Array
@@ -117,7 +118,7 @@ class APALU(nn.Module):
         """
         if self.dtype is not None:
             (x,) = promote_dtype(x, dtype=self.dtype)
-        shape = jnp.shape(x)
+        shape = np.shape(x)
         axes: tuple[int, ...] = ()
         if self.feature_axes is not None:
             axes = normalize_axis_tuple(self.feature_axes, len(shape), "feature_axes")

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from apalu_jax import APALUParams, apalu, linen
@@ -11,8 +12,8 @@ from apalu_jax import nnx as apalu_nnx
 
 def _features(x, params):
     """Sizes and axes of x along which the parameters run, and the values stored."""
-    shape = jnp.shape(params.a)
-    axes = [i for i, n in enumerate(shape, jnp.ndim(x) - len(shape)) if n != 1]
+    shape = np.shape(params.a)
+    axes = [i for i, n in enumerate(shape, np.ndim(x) - len(shape)) if n != 1]
     sizes = [x.shape[axis] for axis in axes]
     return sizes, axes, [jnp.reshape(jnp.asarray(p), sizes) for p in params]
 

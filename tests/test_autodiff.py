@@ -2,20 +2,18 @@
 
 from functools import partial
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax import lax
 from jax.experimental import jet
 from jax.sharding import PartitionSpec as P
 
-from apalu_jax import APALUParams, apalu, equinox, linen
-from apalu_jax import nnx as apalu_nnx
+from apalu_jax import APALUParams, apalu
 from tests import oracle
 from tests.contexts import ROWS, make_mesh
+from tests.doors import DOORS
 from tests.helpers import table
 
 rng = np.random.default_rng(0)
@@ -25,39 +23,6 @@ TANGENT = rng.normal(size=X.shape).astype(np.float32)
 PARAMS = {
     "layer": APALUParams(np.float32(0.5), np.float32(0.2)),
     "channel": APALUParams(*rng.uniform(0.3, 0.6, (2, 5)).astype(np.float32)),
-}
-
-
-# Each door as a function of x and the parameters.
-
-
-def linen_door(residual, x, p):
-    axes = -1 if np.ndim(p.a) else None
-    module = linen.APALU(feature_axes=axes, residual=residual)
-    return module.apply({"params": {"apalu_a": p.a, "apalu_b": p.b}}, x)
-
-
-def nnx_door(residual, x, p):
-    module = apalu_nnx.APALU(np.shape(p.a) or None, residual=residual)
-    graphdef, state = nnx.split(module)
-    state = jax.tree.unflatten(jax.tree.structure(state), p)
-    return nnx.merge(graphdef, state)(x)
-
-
-def equinox_door(residual, x, p):
-    module = equinox.APALU(np.shape(p.a) or None, residual=residual)
-    return eqx.tree_at(lambda m: (m.apalu_a, m.apalu_b), module, p)(x)
-
-
-def function(residual, x, p):
-    return apalu(x, p, residual=residual)
-
-
-DOORS = {
-    "function": function,
-    "linen": linen_door,
-    "nnx": nnx_door,
-    "equinox": equinox_door,
 }
 
 
@@ -162,7 +127,9 @@ TRANSFORMS = {
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_forward_mode(transform, door, kind):
-    got, want = TRANSFORMS[transform](partial(DOORS[door], "autodiff"), PARAMS[kind])
+    got, want = TRANSFORMS[transform](
+        partial(DOORS[door], residual="autodiff"), PARAMS[kind]
+    )
     assert jax.tree.structure(got) == jax.tree.structure(want)
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
@@ -311,7 +278,7 @@ FORWARD = {
 )
 def test_other_residuals_name_the_remedy(forward, door, residual, kind):
     x, p = jnp.asarray(X), jax.tree.map(jnp.asarray, PARAMS[kind])
-    f = partial(DOORS[door], residual)
+    f = partial(DOORS[door], residual=residual)
     with pytest.raises(TypeError, match="`residual` must be 'autodiff' for forward"):
         FORWARD[forward](f, x, p)
 
@@ -319,11 +286,11 @@ def test_other_residuals_name_the_remedy(forward, door, residual, kind):
 @pytest.mark.parametrize("forward", FORWARD)
 def test_that_the_context_is_not_what_fails(forward):
     x, p = jnp.asarray(X), jax.tree.map(jnp.asarray, PARAMS["channel"])
-    FORWARD[forward](partial(function, "autodiff"), x, p)
+    FORWARD[forward](partial(apalu, residual="autodiff"), x, p)
 
 
 @pytest.mark.parametrize("residual", ["input", "output"])
 def test_taylor_series_of_other_residuals_raise(residual):
     """jax.experimental.jet calls what has a custom_vjp outside of its own trace."""
     with pytest.raises(jax.errors.UnexpectedTracerError):
-        taylor_series(partial(function, residual), PARAMS["layer"])
+        taylor_series(partial(apalu, residual=residual), PARAMS["layer"])
