@@ -31,8 +31,14 @@ def mapped_pair(name: str, mapping: Mapping[str, Any]) -> tuple[Any, Any]:
     """``a`` and ``b`` of a mapping that has exactly these keys.
 
     Raises:
-      ValueError: If it has others; the message calls the mapping ``name``.
+      TypeError: If it is no mapping; the messages call it ``name``.
+      ValueError: If it has other keys.
     """
+    if not isinstance(mapping, Mapping):
+        raise TypeError(
+            f"`{name}` must be an APALUParams or a mapping with the keys 'a' and 'b', "
+            f"got {describe(mapping)}."
+        )
     if set(mapping) != {"a", "b"}:
         raise ValueError(
             f"`{name}` must have exactly the keys 'a' and 'b', got "
@@ -58,6 +64,40 @@ def unwrapped(value: Any) -> Any:
     """The array in what JAX takes for one, such as a :class:`flax.nnx.Param`."""
     unwrap = getattr(value, "__jax_array__", None)
     return value if unwrap is None else unwrap()
+
+
+def checked_arrays(**args: Any) -> list[Any]:
+    """Real arrays and scalars that all broadcast to the shape of the first.
+
+    Raises:
+      TypeError: If one is something else; the message calls it by its name.
+      ValueError: If one does not broadcast to the first.
+    """
+    arrays = {name: unwrapped(arg) for name, arg in args.items()}
+    first, *_ = arrays
+    for name, array in arrays.items():
+        if not is_real(array):
+            raise TypeError(
+                f"`{name}` must be a real array or scalar, got {describe(array)}."
+            )
+        if not _broadcasts(np.shape(array), to=np.shape(arrays[first])):
+            raise ValueError(
+                f"`{name}` of shape {np.shape(array)} does not broadcast to `{first}` "
+                f"of shape {np.shape(arrays[first])}."
+            )
+    # jax.jit refuses a Python integer that is no int32; functions of floats take it.
+    large = {n: float(v) for n, v in arrays.items() if _is_large(v)}
+    return list((arrays | large).values())
+
+
+def _is_large(value: object) -> bool:
+    return isinstance(value, int) and not -(2**31) <= value < 2**31
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    return len(shape) <= len(to) and all(
+        n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False)
+    )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -20,6 +20,8 @@ from jax.typing import DTypeLike
 
 Pair: TypeAlias = tuple[Array, Array]
 
+GATE = 1.702
+
 
 class Kernels(NamedTuple):
     """Implementations of the pieces for one kind of backend.
@@ -66,6 +68,13 @@ EXPM1 = {
         2.0168801991933312e-09, 1.1958107945464465e-10,
     ),
 }
+
+# (exp(r) - 1 - r) / r^2 where |r| <= ln(2) / 2, by Remez's exchange: the least relative
+# error of expm1, which is 2^-26.
+CPU_EXPM1 = (
+    0.4999999815538784, 0.16666543671149298, 0.041667199533138806,
+    0.008366513874636841, 0.0013882530636707268,
+)
 # fmt: on
 
 
@@ -99,25 +108,18 @@ XLA = Kernels(
 # ln 2 in two parts, the first so short that its product with an exponent is exact.
 LN2_HEAD, LN2_TAIL = 0.693359375, -2.12194440e-4
 
-# (exp(r) - 1 - r) / r^2 where |r| <= ln(2) / 2, by Remez's exchange: the least relative
-# error of expm1, which is 2^-26.
-# fmt: off
-CPU_EXPM1 = (
-    0.4999999815538784, 0.16666543671149298, 0.041667199533138806,
-    0.008366513874636841, 0.0013882530636707268,
-)
-# fmt: on
-
 # XLA for CPU sums up to this many numbers in one thread (runtime cost model).
 SMALL = 1024
 
 
-def _float32_exp_and_expm1(w: Array) -> Pair:
-    """One polynomial for both.
+def _cpu_exp_and_expm1(w: Array, z: Array, dtype: DTypeLike) -> Pair:
+    """In float32 one polynomial for both.
 
     With ``w = n ln 2 + r`` they are ``2^n + 2^n expm1(r)`` and
     ``(2^n - 1) + 2^n expm1(r)``.
     """
+    if w.dtype != np.float32:
+        return _exp_and_expm1(w, z, dtype)
     n = lax.round(scaled(w, 1 / log(2)), lax.RoundingMethod.TO_NEAREST_EVEN)
     r = lax.sub(lax.sub(w, scaled(n, LN2_HEAD)), scaled(n, LN2_TAIL))
     p = lax.add(r, lax.mul(lax.mul(r, r), horner(CPU_EXPM1, r)))
@@ -126,12 +128,6 @@ def _float32_exp_and_expm1(w: Array) -> Pair:
     power = lax.bitcast_convert_type(lax.shift_left(exponent, np.int32(23)), np.float32)
     p = lax.mul(power, p)
     return lax.add(power, p), lax.add(p, lax.sub(power, np.float32(1)))
-
-
-def _cpu_exp_and_expm1(w: Array, z: Array, dtype: DTypeLike) -> Pair:
-    if w.dtype == np.float32:
-        return _float32_exp_and_expm1(w)
-    return _exp_and_expm1(w, z, dtype)
 
 
 def _cpu_partial_sums(u: Array, v: Array, axes: tuple[int, ...]) -> Pair:

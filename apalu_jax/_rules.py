@@ -26,20 +26,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from apalu_jax._kernels import CPU, XLA, Kernels, horner, scaled
+from apalu_jax._inverse import slope_at
+from apalu_jax._kernels import CPU, GATE, XLA, Kernels, scaled
 from apalu_jax._mesh import like_primal
 from apalu_jax._reverse_only import reverse_only
 
 Arrays: TypeAlias = tuple[Array, ...]
-
-GATE = 1.702
+Function: TypeAlias = Callable[[Array, Array, Array], Array]
 
 # exp of anything lower is zero, but for subnormal numbers; a finite bound keeps 0 * inf
 # away from the slope.
 LOWEST = {"float32": -88.0, "float64": -746.0}
-
-# From this value of x (1 + s) on, its slope is 2 in working precision.
-SATURATED = {"float32": 128.0, "float64": 1024.0}
 
 
 def to_compute_dtype(x: Array, *others: Array) -> Arrays:
@@ -70,9 +67,7 @@ def _value(kernels: Kernels, x: Array, a: Array, b: Array) -> Array:
     return lax.convert_element_type(y, x.dtype)
 
 
-def plain_value(x: Array, a: Array, b: Array) -> Array:
-    """f(x), which JAX can differentiate in every mode."""
-    return _value(XLA, x, a, b)
+plain_value: Function = partial(_value, XLA)  # differentiable in every mode
 
 
 # The rule that saves the input.
@@ -123,45 +118,13 @@ def _backward_output(
     tiny = jnp.finfo(y.dtype).tiny
     over_a, over_b = 1 / lax.max(a, tiny), 1 / lax.max(b, tiny)
     positive = y >= 0
-    slope = a * _slope_at(_where(positive, y * over_a, lax.full_like(y, 0)))
+    slope = a * slope_at(_where(positive, y * over_a, lax.full_like(y, 0)))
     # A y rounded below -b stands for a slope of zero.
     dx = h * _where(positive, slope, lax.max(y + b, y.dtype.type(0)))
 
     y, h = kernels.barrier(y, h)
     hy = h * y
     return dx, *_by_side(y >= 0, hy * over_a, hy * over_b)
-
-
-# x / q falls from 2/3 to 1/2. 1/2 + 1/p(q) is within 8e-4 of it, relatively; Remez's
-# exchange made p in tests/coefficients.py.
-INVERSE = (6.0, 4.2455, 2.876, -0.8311, 0.4575)
-
-
-def _slope_at(q: Array) -> Array:
-    """Slope of `x (1 + s)` where its value is `q >= 0`."""
-    q = lax.min(q, q.dtype.type(SATURATED[q.dtype.name]))
-    x = q * (0.5 + 1 / horner(INVERSE, q))  # each Newton step squares the error
-    slope, curvature, step = _newton(x, q)
-    for _ in range(0 if q.dtype == np.float32 else 2):
-        x = x + step
-        slope, curvature, step = _newton(x, q)
-    return slope + curvature * step
-
-
-def _newton(x: Array, q: Array) -> tuple[Array, Array, Array]:
-    """Slope and curvature of `x (1 + s)`, and Newton's step to where its value is `q`.
-
-    With `s' = 1.702 s (1 - s)`: slope `1 + s + x s'`, curvature
-    `s' (2 + 1.702 x (1 - 2 s))`, step `(q - x (1 + s)) / slope`.
-    """
-    t = lax.exp(x * -GATE)
-    s = 1 / (1 + t)
-    ds = GATE * s * s * t
-    slope = 1 + s + x * ds
-    return slope, ds * (2 + GATE * x * (1 - 2 * s)), (q - x - x * s) / slope
-
-
-# What both rules share.
 
 
 def _by_side(positive: Array, u: Array, v: Array) -> tuple[Array, Array]:
@@ -212,7 +175,6 @@ def _by_platform(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(run)  # traced once for each signature, then called; XLA inlines it
 
 
-Function: TypeAlias = Callable[[Array, Array, Array], Array]
 value: Function = _by_platform(_value)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from apalu_jax._arguments import describe, is_real, mapped_pair, unwrapped
+from apalu_jax._arguments import checked_arrays, mapped_pair
 from apalu_jax._mesh import share_sharding
 from apalu_jax._rules import RULES, Function, plain_value, value
 
@@ -78,16 +78,14 @@ def apalu(
         - ``"input"`` saves ``x``.
         - ``"output"`` saves the result, which the next layer usually saves anyway, and
           inverts it. Needs ``a > 0`` and ``b > 0``, as ``constraint="softplus"`` of the
-          modules and :func:`apalu_jax.optim.keep_positive` ensure; otherwise every
-          derivative is NaN. Derivatives are within 8 units in the last place for
-          ``x >= -2`` in float32, below that within ``2**-23 * b`` absolutely, as
-          ``y + b`` cancels; in half precision within 2 units in the last place, or one
-          unit of the result where that is larger. A negative ``x`` whose result
-          underflows to zero counts as zero.
-        - ``"autodiff"`` leaves differentiation to JAX, in every mode. It is for what
-          the other two cannot do: forward mode (``jax.jvp``, ``jax.jacfwd``,
-          ``jax.linearize``, ``jax.experimental.jet``), converters and interpreters that
-          do not know ``jax.custom_vjp``. It saves more arrays.
+          modules and :func:`apalu_jax.optim.keep_positive` ensure; else derivatives are
+          NaN. In float32 they are within 8 units in the last place for ``x >= -2`` and
+          within ``2**-23 * b`` below, as ``y + b`` cancels; in half precision within 2
+          units, or one of the result where that is larger. A negative ``x`` whose
+          result underflows to zero counts as zero.
+        - ``"autodiff"`` leaves differentiation to JAX and saves more arrays. It is for
+          forward mode (``jax.jvp``, ``jax.jacfwd``, ``jax.linearize``, jet) and for
+          converters and interpreters that do not know ``jax.custom_vjp``.
 
         All three give gradients of gradients, ``jax.hessian`` included.
 
@@ -121,7 +119,9 @@ def apalu(
       <https://arxiv.org/abs/2402.08244>`_, 2024.
     """
     check_residual(residual)
-    args = _check(x, params)
+    if not isinstance(params, APALUParams):
+        params = APALUParams(*mapped_pair("params", params))
+    args = checked_arrays(x=x, a=params.a, b=params.b)
     if residual == "autodiff":
         return _plain(*args)
     if any(isinstance(arg, jax.core.Tracer) for arg in args):
@@ -162,40 +162,6 @@ def check_residual(residual: str) -> None:
         )
 
 
-# Checked outside of the compiled functions, promoted and aligned inside of them.
-
-
-def _check(x: Any, params: ParamsLike) -> list[Any]:
-    if isinstance(params, APALUParams):
-        a, b = params
-    elif isinstance(params, Mapping):
-        a, b = mapped_pair("params", params)
-    else:
-        raise TypeError(
-            "`params` must be an APALUParams or a mapping with the keys 'a' and 'b', "
-            f"got {type(params).__name__}."
-        )
-    args = {"x": unwrapped(x), "a": unwrapped(a), "b": unwrapped(b)}
-    shape = np.shape(args["x"]) if is_real(args["x"]) else ()
-    for name, arg in args.items():
-        if not is_real(arg):
-            raise TypeError(
-                f"`{name}` must be a real array or scalar, got {describe(arg)}."
-            )
-        if not _broadcasts(np.shape(arg), shape):
-            raise ValueError(
-                f"`{name}` of shape {np.shape(arg)} does not broadcast to `x` of "
-                f"shape {shape}."
-            )
-    return list(args.values())
-
-
-def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    return len(shape) <= len(to) and all(
-        n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False)
-    )
-
-
 def _align(x: ArrayLike, a: ArrayLike, b: ArrayLike) -> tuple[Array, Array, Array]:
     """Inexact arrays; `a` and `b` are scalars or have the rank of `x`."""
     x, a, b = map(_inexact, (x, a, b))
@@ -207,8 +173,6 @@ def _align(x: ArrayLike, a: ArrayLike, b: ArrayLike) -> tuple[Array, Array, Arra
 
 def _inexact(value: ArrayLike) -> Array:
     """Promotes integers as ``jax.nn.gelu`` does."""
-    if isinstance(value, int):
-        value = float(value)  # as JAX does; as an int32 it could overflow
     value = jnp.asarray(value)
     if jnp.issubdtype(value.dtype, np.floating):
         return value

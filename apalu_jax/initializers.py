@@ -23,7 +23,7 @@ from apalu_jax._arguments import (
     mapped_pair,
     unwrapped,
 )
-from apalu_jax._rules import GATE
+from apalu_jax._kernels import GATE
 from apalu_jax.functional import APALUParams, ParamsLike
 
 __all__ = ("PRESETS", "init_like", "variance_gain")

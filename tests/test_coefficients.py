@@ -2,7 +2,7 @@
 
 import pytest
 
-from apalu_jax import _kernels, _rules
+from apalu_jax import _inverse, _kernels
 from tests import coefficients
 
 
@@ -16,4 +16,4 @@ def test_cpu_expm1():
 
 
 def test_inverse():
-    assert _rules.INVERSE == coefficients.inverse()
+    assert _inverse.INVERSE == coefficients.inverse()

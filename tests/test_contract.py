@@ -133,7 +133,7 @@ def test_bad_arguments(f, x, params, error, message):
         ({"params": {}}, ValueError, "exactly the keys 'a' and 'b', got ['params']"),
         ({"a": 1, "b": 2, "c": 3}, ValueError, "got ['a', 'b', 'c']"),
         ((0.5, 0.1), TypeError, "must be an APALUParams or a mapping"),
-        (0.5, TypeError, "with the keys 'a' and 'b', got float"),
+        (0.5, TypeError, "with the keys 'a' and 'b', got 0.5."),
     ],
 )
 def test_bad_params(f, params, error, message):
@@ -224,3 +224,11 @@ def test_public_names():
 def test_docstring_has_every_section(f):
     for section in ("Args:", "Returns:", "Raises:", "Examples:", "References:"):
         assert section in f.__doc__
+
+
+@pytest.mark.parametrize("x", [2**31, -(2**40)])
+@pytest.mark.parametrize("f", FUNCTIONS)
+def test_integers_beyond_int32(f, x):
+    params = {"a": 0.5, "b": 0.25}
+    want = 2 * 0.5 * x if x > 0 else -0.25
+    np.testing.assert_allclose(f(x, params), want, rtol=1e-6)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from apalu_jax._rules import GATE
+from apalu_jax._kernels import GATE
 from apalu_jax.benchmarks import Result, to_result
 from apalu_jax.benchmarks.functions import textbook
 from apalu_jax.functional import apalu

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from apalu_jax._rules import GATE
+from apalu_jax._kernels import GATE
 from apalu_jax.benchmarks import BenchmarkError
 from apalu_jax.functional import APALUParams, apalu, apalu_reference
 

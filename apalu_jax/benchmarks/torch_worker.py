@@ -17,7 +17,7 @@ from importlib import import_module
 from itertools import cycle, islice
 from typing import Any, TypeAlias
 
-from apalu_jax._rules import GATE
+from apalu_jax._kernels import GATE
 from apalu_jax.benchmarks import BenchmarkError
 from apalu_jax.benchmarks.timing import Burst
 
