@@ -27,6 +27,7 @@ class Kernels(NamedTuple):
     """Implementations of the pieces for one kind of backend.
 
     Attributes:
+      exp: ``exp(w)`` for ``w <= 0``, bounded as below.
       exp_and_expm1: ``(w, z, dtype) -> (exp(w), exp(z) - 1)``, the latter where
         ``w == z`` and to the precision of ``dtype``; ``w <= 0``, bounded from below by
         :data:`apalu_jax._rules.LOWEST`.
@@ -36,6 +37,7 @@ class Kernels(NamedTuple):
         same rank, and with the same sums.
     """
 
+    exp: Callable[[Array], Array]
     exp_and_expm1: Callable[[Array, Array, DTypeLike], Pair]
     barrier: Callable[[Array, Array], Pair]
     partial_sums: Callable[[Array, Array, tuple[int, ...]], Pair]
@@ -99,6 +101,7 @@ def _exp_and_expm1(w: Array, z: Array, dtype: DTypeLike) -> Pair:
 
 
 XLA = Kernels(
+    exp=lax.exp,
     exp_and_expm1=_exp_and_expm1,
     barrier=lambda u, v: (u, v),
     partial_sums=lambda u, v, axes: (u, v),
@@ -177,6 +180,8 @@ def _axis_of_fours(u: Array, axes: tuple[int, ...]) -> int | None:
 
 
 CPU = Kernels(
+    # lax.exp counts as expensive, and XLA stores it from one loop to another.
+    exp=lambda w: _cpu_exp_and_expm1(w, w, w.dtype)[0],
     exp_and_expm1=_cpu_exp_and_expm1,
     barrier=lambda u, v: lax.optimization_barrier((u, v)),
     partial_sums=_cpu_partial_sums,

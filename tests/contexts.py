@@ -249,8 +249,11 @@ def nested_shard_map(mesh, f, x, p):
     def outer(x, p):
         return jax.shard_map(
             f,
-            in_specs=(only(COLUMNS, SPEC), jax.tree.map(partial(only, COLUMNS), specs)),
-            out_specs=only(COLUMNS, SPEC),
+            in_specs=(
+                only((COLUMNS,), SPEC),
+                jax.tree.map(partial(only, (COLUMNS,)), specs),
+            ),
+            out_specs=only((COLUMNS,), SPEC),
             axis_names={COLUMNS},
         )(x, p)
 

@@ -24,11 +24,11 @@ def test_accuracy_meets_what_is_promised(accuracy_rows):
     for (dtype, function, _), row in accuracy_rows.items():
         if not function.startswith("apalu"):
             continue
-        bound = {"float32": 3, "float64": 4}.get(dtype, 1)
+        bound = {"float32": 3, "float64": 4}.get(dtype, 0.51)
         assert row["worst_ulp"] <= (8 if "output" in function else bound), row
         assert row["not_finite"] == 0
         if "output" not in function:
-            assert row.get("above_2_ulp", row.get("misrounded")) <= 1e-3, row
+            assert row.get("above_2_ulp", 0) <= 1e-3, row
 
 
 def test_accuracy_finds_the_faults_of_the_textbook(accuracy_rows):

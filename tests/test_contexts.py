@@ -58,8 +58,8 @@ def test_without_a_mesh(name, door, kind, residual, dtype):
 def test_on_a_mesh(name, axis_types, door, kind, residual):
     context = partial(ON_MESH[name], contexts.make_mesh(axis_types))
     shape = shape_for(name, axis_types, kind)
-    if shape == contexts.SIZES:
-        # Shards of one number: modules make scalars of their parameters there, and JAX
+    if shape[0] == contexts.SIZES[0]:
+        # Shards of one row: modules make scalars of their parameters there, and JAX
         # cannot save a computed scalar from one shard_map inside of another.
         shape = (12, 6)
     if contexts.jax_cannot(name, axis_types, residual):

@@ -120,7 +120,7 @@ def test_inputs_that_do_not_fit():
         APALU(4)(X)
     with pytest.raises(ValueError, match="feature_axes: axis 4 is out of bounds"):
         APALU(5, feature_axes=4)(X)
-    with pytest.raises(TypeError, match="must be real"):
+    with pytest.raises(TypeError, match="must be a real array"):
         APALU()(X.astype(jnp.complex64))
 
 

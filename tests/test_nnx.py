@@ -76,7 +76,7 @@ def test_inputs_that_do_not_fit():
         APALU(5, feature_axes=4)(X)
     with pytest.raises(ValueError, match="repeated axis in `feature_axes`"):
         APALU((5, 5), feature_axes=(3, -1))(X)
-    with pytest.raises(TypeError, match="must be real"):
+    with pytest.raises(TypeError, match="must be a real array"):
         APALU()(X.astype(jnp.complex64))
 
 

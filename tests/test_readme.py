@@ -16,7 +16,7 @@ def test_there_is_an_example_for_each_api():
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=["nnx", "linen"])
-def test_example_runs(block, capsys):
+def test_example_runs(block, capsys, optax_promotion):
     exec(compile(block, "README.md", "exec"), {})
     assert "0.5" in capsys.readouterr().out
 

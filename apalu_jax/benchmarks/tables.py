@@ -10,7 +10,7 @@ from apalu_jax.benchmarks import BenchmarkError, Result, read_result
 __all__ = ("cells", "remarks", "render", "select", "update_readme", "widen")
 
 # Tables in a README that other commands fill.
-_ELSEWHERE = ("verdicts",)
+_ELSEWHERE = ("verdicts", "contexts")
 
 
 class _Wide(NamedTuple):

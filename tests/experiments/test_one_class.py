@@ -40,8 +40,10 @@ class Shift(nn.Module):
         shift = self.param("shift", nn.initializers.zeros, width)
         if train:
             stats.value = inputs.mean(axis=0)
-            return inputs + shift[None]
-        return inputs + (shift - stats.value)[None]
+            return inputs + jnp.broadcast_to(shift, inputs.shape)
+        return inputs + sum(
+            jnp.broadcast_to(v, inputs.shape) for v in (shift, -stats.value)
+        )
 
 
 def build(network=None, **options):
