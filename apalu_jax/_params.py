@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from apalu_jax._arguments import integers
@@ -28,6 +28,19 @@ def parameter_names(constraint: Constraint) -> tuple[str, str]:
     if constraint == "softplus":
         return "apalu_a_raw", "apalu_b_raw"
     raise ValueError(f"`constraint` must be None or 'softplus', got {constraint!r}.")
+
+
+def check_dtypes(dtype: DTypeLike | None, param_dtype: DTypeLike) -> None:
+    """Check the dtypes that a module is given.
+
+    Raises:
+      ValueError: If one is not a real floating type.
+    """
+    for name, value in (("dtype", dtype), ("param_dtype", param_dtype)):
+        if value is not None and not jnp.issubdtype(value, jnp.floating):
+            raise ValueError(
+                f"`{name}` must be a floating type, got {jnp.dtype(value)}."
+            )
 
 
 def feature_sizes(

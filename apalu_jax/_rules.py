@@ -67,7 +67,10 @@ def _value(kernels: Kernels, x: Array, a: Array, b: Array) -> Array:
     return lax.convert_element_type(y, x.dtype)
 
 
-plain_value: Function = partial(_value, XLA)  # differentiable in every mode
+def plain_value(x: Array, a: Array, b: Array) -> Array:
+    """f(x), which JAX can differentiate in every mode."""
+    # f is -b long before; at -inf the other branch, masked, would give 0 * inf.
+    return _value(XLA, lax.max(x, x.dtype.type(-1e4)), a, b)
 
 
 # The rule that saves the input.
@@ -94,7 +97,8 @@ def _backward_input(kernels: Kernels, x: Array, a: Array, b: Array, g: Array) ->
     positive = z >= 0
     t, e = kernels.exp_and_expm1(_exponent(z, positive), z, g.dtype)
     hz = h * z
-    return dx, *_by_side(positive, hz + hz * (1 / (1 + t)), h * e)
+    zero = lax.full_like(z, 0)
+    return dx, *_by_side(positive, hz + hz * (1 / (1 + t)), h * e, zero)
 
 
 # The rule that saves the output.
@@ -124,11 +128,11 @@ def _backward_output(
 
     y, h = kernels.barrier(y, h)
     hy = h * y
-    return dx, *_by_side(y >= 0, hy * over_a, hy * over_b)
+    zero = jnp.broadcast_to(a - a, y.shape)  # or NaN
+    return dx, *_by_side(y >= 0, hy * over_a, hy * over_b, zero)
 
 
-def _by_side(positive: Array, u: Array, v: Array) -> tuple[Array, Array]:
-    zero = lax.full_like(u, 0)
+def _by_side(positive: Array, u: Array, v: Array, zero: Array) -> tuple[Array, Array]:
     # One array of terms first: XLA for TPU stores more otherwise (libtpu 0.0.52).
     terms = lax.select(positive, u, v)
     return lax.select(positive, terms, zero), lax.select(positive, zero, terms)

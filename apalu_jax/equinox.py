@@ -120,14 +120,13 @@ class APALU(eqx.Module):
           TypeError: If ``features``, ``feature_axes`` or ``params_init`` is something
             else, or ``key`` is None and an initializer is random.
           ValueError: If ``features`` and ``feature_axes`` differ in length, a name,
-            ``constraint`` or ``residual`` is unknown, ``dtype`` is not a floating one,
+            ``constraint`` or ``residual`` is unknown, a dtype is not a floating one,
             or an initial value is not positive and ``constraint="softplus"`` or
             ``residual="output"`` needs it to be.
         """
         self.features, self.feature_axes = _params.feature_sizes(features, feature_axes)
         inits = resolve_params(params_init, constraint, residual)
-        if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(f"`dtype` must be a floating one, got {dtype}.")
+        _params.check_dtypes(dtype, param_dtype)
         self.constraint = constraint
         self.residual = residual
         self.dtype = None if dtype is None else jnp.dtype(dtype)

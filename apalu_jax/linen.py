@@ -70,7 +70,8 @@ class APALU(nn.Module):
 
     Raises:
       TypeError: If ``params_init`` or ``feature_axes`` is something else.
-      ValueError: If a name, ``constraint`` or ``residual`` is unknown, or an initial
+      ValueError: If a name, ``constraint`` or ``residual`` is unknown, a dtype is not a
+        floating one, or an initial
         value is not positive and ``constraint="softplus"`` or ``residual="output"``
         needs it to be.
 
@@ -99,6 +100,7 @@ class APALU(nn.Module):
         if self.feature_axes is not None:
             self.feature_axes = integers("feature_axes", self.feature_axes)
         resolve_params(self.params_init, self.constraint, self.residual)
+        _params.check_dtypes(self.dtype, self.param_dtype)
         super().__post_init__()
 
     @nn.compact

@@ -113,7 +113,8 @@ class APALU(nnx.Module):
           TypeError: If ``features``, ``feature_axes`` or ``params_init`` is something
             else, or ``rngs`` is None and an initializer is random.
           ValueError: If ``features`` and ``feature_axes`` differ in length, a name,
-            ``constraint`` or ``residual`` is unknown, or an initial value is not
+            ``constraint`` or ``residual`` is unknown, a dtype is not a floating one, or
+            an initial value is not
             positive and ``constraint="softplus"`` or ``residual="output"`` needs it.
 
         Warns:
@@ -122,6 +123,7 @@ class APALU(nnx.Module):
         """
         self.features, self.feature_axes = _params.feature_sizes(features, feature_axes)
         inits = resolve_params(params_init, constraint, residual)
+        _params.check_dtypes(dtype, param_dtype)
         _warn_inside_a_call()
         self.constraint: Constraint = constraint
         self.residual: Residual = residual

@@ -162,7 +162,7 @@ def keep_positive(
       0.0100 -999999
     """
     if not _is_number(floor, lambda value: 0 < value < math.inf):
-        raise ValueError(f"`floor` must be a positive finite number, got {floor!r}.")
+        raise ValueError(f"`floor` must be one positive finite number, got {floor!r}.")
 
     def limit(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         if params is None:

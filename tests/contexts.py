@@ -354,5 +354,5 @@ def jax_cannot(context, axis_types, residual):
         if axis_types.endswith("explicit"):
             return "the cotangent of an inner shard_map has the type of its axis"
         if residual == "autodiff":
-            return "residuals of an inner shard_map are split along the outer axis"
+            return "what is computed in an inner shard_map cannot be saved"
     return None

@@ -40,7 +40,7 @@ WHERE = {
         "shard_map", "shard_map, check_vma=False", "gradient inside shard_map",
         *(name for name in ON_MESH if name.startswith("shard_map over")),
     ),
-    "`shard_map` in `shard_map`": ("shard_map in shard_map",),
+    "`shard_map` in `shard_map`, the function": ("shard_map in shard_map",),
     "`vmap` over devices, `spmd_axis_name`": (
         "vmap of an ensemble over devices", "vmap with spmd_axis_name",
     ),

@@ -191,7 +191,8 @@ def test_other_tables_stay_as_they_are():
 
 
 @pytest.mark.parametrize(
-    "name", ["accuracy", "memory", "ops both float32", "step", "tpu bfloat16"]
+    "name",
+    ["accuracy", "compile", "memory", "ops both float32", "step", "tpu bfloat16"],
 )
 def test_readme_marks_the_table(name):
     assert f"<!-- table: {name} -->\n" in (ROOT / "README.md").read_text("utf-8")

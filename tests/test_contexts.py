@@ -58,10 +58,10 @@ def test_without_a_mesh(name, door, kind, residual, dtype):
 def test_on_a_mesh(name, axis_types, door, kind, residual):
     context = partial(ON_MESH[name], contexts.make_mesh(axis_types))
     shape = shape_for(name, axis_types, kind)
-    if shape[0] == contexts.SIZES[0]:
-        # Shards of one row: modules make scalars of their parameters there, and JAX
-        # cannot save a computed scalar from one shard_map inside of another.
-        shape = (12, 6)
+    if name == "shard_map in shard_map":
+        # Modules reshape their parameters, and JAX cannot save there what is computed
+        # in the inner one; see `jax_cannot`.
+        door = "function"
     if contexts.jax_cannot(name, axis_types, residual):
         fails_for_any_function(context, shape)
     else:

@@ -1,7 +1,6 @@
 """Other interpreters of JAX programs: ONNX, TFLite and the forward Laplacian.
 
 They need the libraries of the extra ``converters``; run with ``-m converters``.
-kfac-jax 0.0.8 is not among them: with jax 0.10.2 it traces no network, also with tanh.
 """
 
 from functools import partial

@@ -190,3 +190,11 @@ def test_values_of_the_reference(door, residual):
     np.testing.assert_allclose(
         activation(X), apalu_reference(X, activation.effective_params()), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("module", [linen.APALU, doors_nnx.APALU, equinox.APALU])
+@pytest.mark.parametrize("name", ["dtype", "param_dtype"])
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
+def test_dtypes_that_are_not_floating(module, name, dtype):
+    with pytest.raises(ValueError, match=f"`{name}` must be a floating type"):
+        module(**{name: dtype})

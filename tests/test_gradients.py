@@ -218,3 +218,23 @@ def test_one_array_is_kept(dtype, residual):
     np.testing.assert_array_equal(large[0], x if residual == "input" else y)
     kept = sum(v.nbytes for v in jax.tree.leaves(pull)) - x.nbytes
     assert kept <= params.a.nbytes + params.b.nbytes
+
+
+@pytest.mark.parametrize(("a", "b"), [(-0.5, 0.1), (0.5, -0.1), (0.0, 0.1), (0.5, 0.0)])
+@pytest.mark.parametrize("x", [-1.0, 0.0, 1.0])
+def test_output_of_a_function_that_cannot_be_inverted(x, a, b):
+    f = partial(apalu, residual="output")
+    gradients = jax.grad(lambda x, p: f(x, p), (0, 1))(x, APALUParams(a, b))
+    assert all(jnp.isnan(g) for g in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize("residual", ["input", "output", "autodiff"])
+def test_gradients_at_infinity(residual):
+    x = jnp.array([-jnp.inf, -100.0, 1.0, -0.0, 0.0])
+    f = partial(apalu, residual=residual)
+    p = APALUParams(jnp.float32(0.5), jnp.float32(0.1))
+    dx, dp = jax.grad(lambda x, p: f(x, p).sum(), (0, 1))(x, p)
+    s = 1 / (1 + np.exp(-1.702))
+    np.testing.assert_allclose([dp.a, dp.b], [1 + s, -2], rtol=1e-6)
+    want = [0, 0, 0.5 * (1 + s + 1.702 * s * (1 - s)), 0.75, 0.75]
+    np.testing.assert_allclose(dx, want, rtol=1e-6)

@@ -120,7 +120,7 @@ def test_floor_is_rounded_up_traced_or_not(x64, floor, dtype):
 )
 def test_keep_positive_rejects(floor):
     with pytest.raises(
-        ValueError, match="`floor` must be a positive finite number, got"
+        ValueError, match="`floor` must be one positive finite number, got"
     ):
         keep_positive(floor)
 

@@ -304,36 +304,3 @@ def test_x64_leaves_narrower_arrays_alone(x64):
     y, pull = jax.vjp(apalu, x, params)
     assert {v.dtype for v in jax.tree.leaves((y, pull(y)))} == {jnp.dtype("float32")}
     assert apalu(x.astype(jnp.float64), params).dtype == jnp.float64
-
-
-# Forward mode.
-
-
-def test_forward_mode_of_the_rules_names_the_remedy():
-    x, params = inputs("scalar")
-    for residual in RESIDUALS:
-        f = partial(apalu, residual=residual)
-        message = "`residual` must be 'autodiff' for forward-mode"
-        with pytest.raises(TypeError, match=message):
-            jax.jvp(f, (x, params), (x, params))
-        with pytest.raises(TypeError, match=message):
-            jax.jacfwd(f)(x, params)
-        _, linear = jax.linearize(f, x, params)
-        with pytest.raises(TypeError, match=message):
-            linear(x, params)
-
-
-def test_reference_has_forward_mode():
-    from jax.experimental import jet
-
-    x, params = inputs("channel")
-    y, tangent = jax.jvp(apalu_reference, (x, params), (jnp.ones_like(x), params))
-    want = jax.grad(lambda x: jnp.sum(apalu(x, params)))(x) + y
-    np.testing.assert_allclose(tangent, want, rtol=1e-5)
-    jacobian = jax.jacfwd(lambda x: apalu_reference(x, params))(x)
-    np.testing.assert_allclose(jnp.sum(jacobian, (0, 1)), want - y, rtol=1e-5)
-    _, linear = jax.linearize(apalu_reference, x, params)
-    np.testing.assert_allclose(linear(jnp.ones_like(x), params), want, rtol=1e-5)
-    _, (first, second) = jet.jet(apalu_reference, (0.5,), ((1.0, 0.0),))
-    np.testing.assert_allclose(first, jax.grad(apalu)(0.5), rtol=1e-5)
-    np.testing.assert_allclose(second, jax.grad(jax.grad(apalu))(0.5), rtol=1e-5)

@@ -71,6 +71,12 @@ def _integer(step: ArrayLike) -> Array:
 
 
 def stack_snapshots(snapshots: Sequence[Snapshot]) -> Snapshot:
-    """Stack snapshots of one model along a new leading axis."""
+    """Stack snapshots of one model along a new leading axis.
+
+    Raises:
+      ValueError: If there are none.
+    """
+    if not snapshots:
+        raise ValueError("`snapshots` must hold one snapshot at least, got none.")
     stacked: Snapshot = jax.tree.map(lambda *leaves: jnp.stack(leaves), *snapshots)
     return stacked
