@@ -128,7 +128,7 @@ def _backward_output(
 
     y, h = kernels.barrier(y, h)
     hy = h * y
-    zero = jnp.broadcast_to(a - a, y.shape)  # or NaN
+    zero = lax.full_like(y, 0) + (a - a)  # or NaN
     return dx, *_by_side(y >= 0, hy * over_a, hy * over_b, zero)
 
 

@@ -291,6 +291,10 @@ def test_that_the_context_is_not_what_fails(forward):
 
 @pytest.mark.parametrize("residual", ["input", "output"])
 def test_taylor_series_of_other_residuals_raise(residual):
-    """jax.experimental.jet calls what has a custom_vjp outside of its own trace."""
-    with pytest.raises(jax.errors.UnexpectedTracerError):
+    """By an error of JAX, whose jet takes no custom_vjp.
+
+    That of 0.10.2 calls the function outside of its own trace; that of 0.8.1 does not
+    know an argument of its rule.
+    """
+    with pytest.raises((jax.errors.UnexpectedTracerError, TypeError)):
         taylor_series(partial(apalu, residual=residual), PARAMS["layer"])

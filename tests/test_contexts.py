@@ -62,7 +62,10 @@ def test_on_a_mesh(name, axis_types, door, kind, residual):
         # Modules reshape their parameters, and JAX cannot save there what is computed
         # in the inner one; see `jax_cannot`.
         door = "function"
-    if contexts.jax_cannot(name, axis_types, residual):
+    # JAX 0.8.1 allows no spmd_axis_name beside explicit axes in its own derivatives.
+    older = jax.__version_info__ < (0, 10) and residual == "autodiff"
+    older &= name == "vmap with spmd_axis_name" and axis_types.startswith("explicit")
+    if older or contexts.jax_cannot(name, axis_types, residual):
         fails_for_any_function(context, shape)
     else:
         check(context, kind, residual, "float32", shape, door)

@@ -72,7 +72,7 @@ def test_a_pair_per_feature(features, axes, shape, constraint):
         (
             {"dtype": jnp.int32},
             ValueError,
-            "`dtype` must be a floating one, got .*int32",
+            "`dtype` must be a floating type, got int32",
         ),
         ({"feature_axes": -1}, ValueError, "`features` must give .* got features=None"),
         ({"features": (3, 4)}, ValueError, r"`features` .* \(-1,\), got \(3, 4\)"),
