@@ -1,4 +1,4 @@
-"""What the commands share: the terminal, progress, and errors in one line."""
+"""Terminal, progress and one-line errors of the commands."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -44,7 +44,7 @@ def progress_bar() -> Progress:
 
 @contextlib.contextmanager
 def one_line_errors(mendable: type[Exception]) -> Iterator[None]:
-    """What the user can mend is told in one line; a bug keeps its traceback.
+    """Print expected errors in one line; a bug keeps its traceback.
 
     Args:
       mendable: The errors to tell besides ``OSError``.

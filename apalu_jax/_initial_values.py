@@ -210,7 +210,7 @@ def draw(
     dtype: DTypeLike,
     argument: str,
 ) -> Any:
-    """What an initializer gives, which needs a key only if it is random.
+    """Call an initializer, with a key only if it is random.
 
     Raises:
       TypeError: If it needs one and there is none; ``argument`` is what would give it.

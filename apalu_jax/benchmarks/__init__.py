@@ -25,7 +25,7 @@ Result: TypeAlias = dict[str, Any]
 
 
 class BenchmarkError(ValueError):
-    """What was asked for cannot be done; the message is one line for a person."""
+    """Raised for errors of the user; the message is a single line."""
 
 
 def to_result(

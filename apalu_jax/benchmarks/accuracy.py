@@ -1,4 +1,4 @@
-"""How far values and slopes are from the exact ones, in units in the last place."""
+"""Errors of values and slopes, in units in the last place."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias

@@ -1,4 +1,4 @@
-"""What an activation costs before the first step: tracing, lowering, compilation."""
+"""Cost of an activation before the first step: tracing, lowering, compilation."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -100,7 +100,7 @@ def measure(
 
 
 def costs(function: Function, sites: int, *, scan: bool = False) -> dict[str, float]:
-    """What one program costs, with nothing traced or compiled before.
+    """Cost of one program, with nothing traced or compiled before.
 
     Args:
       function: The activation.

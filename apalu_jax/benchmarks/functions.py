@@ -1,4 +1,4 @@
-"""What is measured: APALU in its forms, and the functions that it is compared with."""
+"""Functions that are measured: APALU in its forms, and others beside it."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial

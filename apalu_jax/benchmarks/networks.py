@@ -115,7 +115,7 @@ class Network(NamedTuple):
 
 
 def batches(networks: Mapping[str, Network]) -> str:
-    """What the networks are trained with, for a note.
+    """Batch sizes of the networks, for a note.
 
     Args:
       networks: By name.

@@ -81,7 +81,7 @@ _ON_DEVICE = (
 
 
 class _Group(NamedTuple):
-    """What is compared with each other."""
+    """Functions that are compared with each other."""
 
     dtype: str
     size: int

@@ -98,7 +98,7 @@ def measure(
 
 
 def needs(compiled: Any) -> dict[str, float]:
-    """What a compiled program needs, by its compiler.
+    """Bytes and memory of a compiled program, by its compiler.
 
     Args:
       compiled: Of ``jax.jit(...).lower(...).compile()``.

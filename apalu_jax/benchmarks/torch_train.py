@@ -29,7 +29,7 @@ Act: TypeAlias = Callable[[Any, str], Any]  # of a tensor and the path of its si
 
 
 class Problem(NamedTuple):
-    """What is trained.
+    """Settings of one training.
 
     Attributes:
       model: Options of :func:`apalu_jax.experiments.models.build`; the network is an
@@ -97,7 +97,7 @@ class Training:
     """One seed's training.
 
     Args:
-      problem: What is trained.
+      problem: Settings of one training.
     """
 
     def __init__(self, problem: Problem) -> None:

@@ -1,4 +1,4 @@
-"""What programs compiled for a TPU need, by its compiler's count; no TPU is needed.
+"""Costs of programs compiled for a TPU, by its compiler's count, without a TPU.
 
 The compiler, libtpu, reads its settings when it is loaded, and a JAX that finds it
 expects a TPU, so all of it happens in a child process. That reads a pickled request and
@@ -237,7 +237,7 @@ def _costs(function: Any, args: Any, chip: SingleDeviceSharding) -> dict[str, fl
 
 
 def _elements(network: Network) -> float:
-    """How many numbers all activations take, counted as XLA counts a program's work."""
+    """Number of inputs of all activations, counted as XLA counts a program's work."""
 
     def transcendentals(call: Callable[[Array, Params], Array]) -> float:
         module = network.module(partial(Activation, Function(call)), "bfloat16")

@@ -1,4 +1,4 @@
-"""What `apalu bench train` trains: settings of experiments, on synthetic data."""
+"""Cases of `apalu bench train`: settings of experiments, on synthetic data."""
 
 import math
 from collections.abc import Mapping
@@ -108,4 +108,4 @@ CASES: Mapping[str, Case] = {
         together=1,
     ),
 }
-"""What is trained: as in regression-dnn, in regression-rnn, and on small images."""
+"""The cases: as in regression-dnn, in regression-rnn, and on small images."""

@@ -135,7 +135,7 @@ def split_layers(by_path: Mapping[str, T], stacked: Predicate) -> dict[str, T]:
 
 
 class Description(NamedTuple):
-    """What a pair of parameters says about the function; arrays of the pair's shape.
+    """Slopes, smoothness and gain of a pair of parameters; arrays of its shape.
 
     Attributes:
       a: Scale of the non-negative branch.

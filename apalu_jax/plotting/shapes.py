@@ -112,7 +112,7 @@ def plot_layers(
 
 
 def _inputs(histograms: Sequence[Histogram]) -> np.ndarray:
-    """Where to draw the curves: all but 0.1 % of the inputs, and [-3, 3] at least."""
+    """Range of the curves: all but 0.1 % of the inputs, and [-3, 3] at least."""
     low, high = -3.0, 3.0
     for histogram in histograms:
         filled = np.cumsum(_density(histogram) * np.diff(histogram.edges))

@@ -1,4 +1,4 @@
-"""What changes over training: parameters of activations, and metrics."""
+"""Figures over training: parameters of activations, and metrics."""
 
 import math
 import warnings

@@ -25,7 +25,7 @@ from apalu_jax.introspection import Histogram, Snapshot
 __all__ = ("Picture", "draw")
 
 _LAYERS = 12
-"""Of networks with more activations, this many are shown."""
+"""Number of activations shown of a larger network."""
 
 # Reports are committed: a page of figures stays below some hundred kB.
 _DPI = 75

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from apalu_jax import experiments
+import apalu_jax
 
-FOLDER = Path(experiments.__file__).parent
+FOLDER = Path(apalu_jax.__file__).parent
 QUESTION = re.compile(r"(What|How|Where|Whether|Which|From|Of)\b")
 NODES = (ast.Module, ast.ClassDef, ast.FunctionDef)
 
 
 @pytest.mark.parametrize(
-    "path", sorted(FOLDER.rglob("*.py")), ids=lambda path: path.stem
+    "path", sorted(FOLDER.rglob("*.py")), ids=lambda path: str(path.relative_to(FOLDER))
 )
 def test_summaries_begin_with_no_question_word(path):
     nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, NODES)]
