@@ -1,4 +1,4 @@
-"""How operations are timed: interleaved in many short bursts, on the host or a device.
+"""Timing of operations, interleaved in many short bursts, on the host or a device.
 
 On CPU a call is timed from the host until its result is ready, with what JAX costs. An
 accelerator would show little else: there a compiled loop runs the operation many times.
@@ -46,12 +46,12 @@ MOST_COPIES = 256
 
 
 def on_device() -> bool:
-    """Whether JAX computes on an accelerator, where loops are timed."""
+    """True if JAX computes on an accelerator, where loops are timed."""
     return jax.default_backend() != "cpu"
 
 
 def copies(size: int) -> int:
-    """How many inputs of so many bytes are needed to leave the cache of a device.
+    """Number of inputs of so many bytes that leaves the cache of a device.
 
     Args:
       size: Bytes of the inputs of one call.
@@ -67,7 +67,7 @@ def copies(size: int) -> int:
 
 
 def iterations(size: int) -> int:
-    """How often a burst runs an operation that moves so many bytes.
+    """Number of calls in a burst of an operation that moves so many bytes.
 
     Args:
       size: Bytes that one call reads and writes at least.

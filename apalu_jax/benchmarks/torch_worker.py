@@ -136,7 +136,7 @@ class Worker:
         return {}
 
     def values(self, name: str, framework: str) -> Reply:
-        """What a prepared function gives for the first input, for a test."""
+        """Value of a prepared function for the first input, for a test."""
         function, params, _ = self.prepared[name, framework]
         x, g = self.inputs[0]
         y = function(x, *params)
