@@ -19,6 +19,8 @@ def integers(name: str, value: int | Sequence[int], hint: str = "") -> tuple[int
     """
     values: Any = [value] if np.ndim(value) == 0 else value
     try:
+        if any(isinstance(one, bool | np.bool_) for one in values):
+            raise TypeError
         return tuple(operator.index(one) for one in values)
     except TypeError:
         raise TypeError(

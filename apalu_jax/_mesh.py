@@ -40,7 +40,4 @@ def like_primal(ct: Array, primal: Array) -> Array:
 def _varying(value: Array) -> frozenset[Any]:
     aval: Any = jax.typeof(value)
     # JAX 0.10 renamed the field.
-    axes: frozenset[Any] = (
-        aval.vma if hasattr(aval, "vma") else aval.manual_axis_type.varying
-    )
-    return axes
+    return aval.vma if hasattr(aval, "vma") else aval.manual_axis_type.varying

@@ -44,10 +44,7 @@ Residual: TypeAlias = Literal["input", "output", "autodiff"]
 
 
 def apalu(
-    x: ArrayLike,
-    params: ParamsLike = APALUParams(),
-    *,
-    residual: Residual = "input",
+    x: ArrayLike, params: ParamsLike = APALUParams(), *, residual: Residual = "input"
 ) -> Array:
     r"""Adaptive piecewise approximated activation linear unit.
 
@@ -133,22 +130,11 @@ def apalu(
 def apalu_reference(x: ArrayLike, params: ParamsLike = APALUParams()) -> Array:
     """``apalu(x, params, residual="autodiff")``: plain ``jax.numpy``, for every mode.
 
-    Args:
-      x: As in :func:`apalu`, as are the result and the errors.
-      params: As in :func:`apalu`.
-
-    Returns:
-      Array of the shape of ``x`` and its (inexact) dtype.
-
-    Raises:
-      TypeError: As :func:`apalu`.
+    Arguments, result, errors and source are those of :func:`apalu`.
 
     Examples:
       >>> print(f"{apalu_reference(1.0):.6f}")
       1.015188
-
-    References:
-      As :func:`apalu`.
     """
     return apalu(x, params, residual="autodiff")
 

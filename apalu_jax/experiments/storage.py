@@ -228,7 +228,7 @@ def cached_array(
     with contextlib.suppress(OSError, ExperimentError):
         content = load_checked(path)
         if content is not None:
-            return np.load(io.BytesIO(content))  # type: ignore[no-any-return]
+            return np.load(io.BytesIO(content))
     made = make()
     buffer = io.BytesIO()
     np.save(buffer, made)

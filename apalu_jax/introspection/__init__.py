@@ -8,24 +8,42 @@ Everything is a pure function of trees and arrays. All but :func:`check_params` 
 import warnings
 from typing import Any
 
-from apalu_jax.introspection.capture import capture_linen as capture_linen
-from apalu_jax.introspection.capture import capture_nnx as capture_nnx
-from apalu_jax.introspection.histograms import Histogram as Histogram
-from apalu_jax.introspection.histograms import histogram_init as histogram_init
-from apalu_jax.introspection.histograms import histogram_merge as histogram_merge
-from apalu_jax.introspection.histograms import histogram_update as histogram_update
-from apalu_jax.introspection.parameters import Description as Description
-from apalu_jax.introspection.parameters import ParamIssue as ParamIssue
-from apalu_jax.introspection.parameters import check_params as check_params
-from apalu_jax.introspection.parameters import collect as collect
-from apalu_jax.introspection.parameters import describe as describe
-from apalu_jax.introspection.parameters import (
-    format_descriptions as format_descriptions,
+from apalu_jax.introspection.capture import capture_linen, capture_nnx
+from apalu_jax.introspection.histograms import (
+    Histogram,
+    histogram_init,
+    histogram_merge,
+    histogram_update,
 )
-from apalu_jax.introspection.parameters import split_layers as split_layers
-from apalu_jax.introspection.snapshots import Snapshot as Snapshot
-from apalu_jax.introspection.snapshots import snapshot as snapshot
-from apalu_jax.introspection.snapshots import stack_snapshots as stack_snapshots
+from apalu_jax.introspection.parameters import (
+    Description,
+    ParamIssue,
+    check_params,
+    collect,
+    describe,
+    format_descriptions,
+    split_layers,
+)
+from apalu_jax.introspection.snapshots import Snapshot, snapshot, stack_snapshots
+
+__all__ = (
+    "Description",
+    "Histogram",
+    "ParamIssue",
+    "Snapshot",
+    "capture_linen",
+    "capture_nnx",
+    "check_params",
+    "collect",
+    "describe",
+    "format_descriptions",
+    "histogram_init",
+    "histogram_merge",
+    "histogram_update",
+    "snapshot",
+    "split_layers",
+    "stack_snapshots",
+)
 
 
 def __getattr__(name: str) -> Any:
