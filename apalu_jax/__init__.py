@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from apalu_jax import plotting as plotting
     from apalu_jax.linen import APALU as APALU
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Rooms that need more than jax and numpy are imported when they are first used.
 _ROOMS = ("equinox", "introspection", "linen", "nnx", "optim", "plotting")

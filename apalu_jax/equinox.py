@@ -1,4 +1,4 @@
-"""APALU as a module of Equinox; needs the extra ``apalu-jax[equinox]``.
+"""APALU as a module of Equinox, which the extra ``equinox`` installs.
 
 A model that takes its activation as an argument is given the class, and makes an
 instance in each place, so that each has a pair of its own.
@@ -40,7 +40,7 @@ try:
     import equinox as eqx
 except ImportError as error:
     raise ImportError(
-        'apalu_jax.equinox needs Equinox: pip install "apalu-jax[equinox]".'
+        'apalu_jax.equinox needs Equinox: pip install "equinox>=0.13.8".'
     ) from error
 
 __all__ = ("APALU",)

@@ -247,7 +247,7 @@ def test_without_equinox():
         [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True
     )
     assert done.stdout == (
-        'apalu_jax.equinox needs Equinox: pip install "apalu-jax[equinox]".\n'
+        'apalu_jax.equinox needs Equinox: pip install "equinox>=0.13.8".\n'
     )
 
 

@@ -289,7 +289,7 @@ del sys.modules["apalu_jax.plotting"]
 try:
     import apalu_jax.plotting
 except ImportError as error:
-    assert 'pip install "apalu-jax[plot]"' in str(error)
+    assert 'pip install "matplotlib' in str(error)
 else:
     raise AssertionError
 """

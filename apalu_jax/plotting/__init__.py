@@ -2,7 +2,7 @@
 
 Every function returns a ``matplotlib.figure.Figure`` of its own, without pyplot and its
 global state: ``figure.savefig("curve.png")`` writes it, ``figure.axes`` changes it. The
-colours are those of Okabe and Ito, and line styles tell apart what colours do not.
+colors are those of Okabe and Ito, and line styles tell apart what colors do not.
 
 References:
   M. Okabe, K. Ito, `Color Universal Design <https://jfly.uni-koeln.de/color/>`_, 2008
@@ -12,7 +12,7 @@ try:
     import matplotlib as _matplotlib  # noqa: F401 - asked for before all else
 except ImportError as error:
     raise ImportError(
-        'apalu_jax.plotting needs matplotlib: pip install "apalu-jax[plot]".'
+        'apalu_jax.plotting needs matplotlib: pip install "matplotlib>=3.9".'
     ) from error
 
 from apalu_jax.plotting.intervals import Interval as Interval
