@@ -113,16 +113,6 @@ def tpu(functions: Functions = None, out: Out = None) -> None:
 
 
 @bench_app.command()
-def train(out: Out = None) -> None:
-    """Count the seeds per hour of the experiments' trainer, beside PyTorch's."""
-    from apalu_jax.benchmarks import train
-    from apalu_jax.experiments.runner import runtime
-
-    runtime.keep_freed()  # As `apalu run` does.
-    _run(lambda progress: train.measure(progress=progress), out)
-
-
-@bench_app.command()
 def plot(
     file: Annotated[Path, typer.Argument(help="A result that --out wrote.")],
     values: Annotated[
