@@ -1,17 +1,18 @@
 """Cost of an activation before the first step: tracing, lowering, compilation."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental.compilation_cache import compilation_cache
 
-from apalu_jax.benchmarks import BenchmarkError, Result, to_result
-from apalu_jax.benchmarks.functions import FUNCTIONS, Function, Params, chosen
+from apalu_jax._trees import PyTree
+from apalu_jax.benchmarks import BenchmarkError, Progress, Result, Row, quiet, to_result
+from apalu_jax.benchmarks.functions import FUNCTIONS, Function, Params, choose
+from apalu_jax.benchmarks.timing import timed
 
 __all__ = ("LAYERS", "MEASURED", "REFERENCE", "SITES", "costs", "measure")
 
@@ -30,6 +31,9 @@ REPETITIONS = 5
 
 ROWS, WIDTH = 64, 32
 
+Costs: TypeAlias = dict[str, float]
+Loss: TypeAlias = Callable[[Array, PyTree, PyTree], Array]
+
 _STAGES = {"trace": "tracing", "lower": "lowering", "compile": "compilation"}
 _COLUMNS = {
     "program": "{program}",
@@ -43,9 +47,10 @@ _COLUMNS = {
 _NOTES = (
     f"A site is `act(h @ w)` in float32, `h` of {ROWS} x {WIDTH}, `w` of {WIDTH} x "
     f"{WIDTH}, with weights and parameters of its own. The program is the value and "
-    "gradient of the sum of the last result, by the input, all weights and all "
-    "parameters: of sites one after another, or of as many run by `jax.lax.scan`.",
-    "Times: the least of {repetitions} repetitions, in which the functions take turns. "
+    "gradient of the sum of the last result, with respect to the input, all weights "
+    "and all parameters: of sites one after another, or of as many run by "
+    "`jax.lax.scan`.",
+    "Times: the least of {repetitions} repetitions, interleaved over the functions. "
     "`jax.clear_caches` goes before each, and the persistent cache of compiled "
     "programs is off. In parentheses: the ratio to gelu's. `apalu_reference` is "
     '`apalu` with `residual="autodiff"`.',
@@ -57,84 +62,54 @@ def measure(
     layers: int = LAYERS,
     functions: Iterable[str] | None = None,
     repetitions: int = REPETITIONS,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = quiet,
 ) -> Result:
-    """Measures the programs of every function; compiles them, and runs none.
+    """Measure the programs of every function; compiles them, and runs none.
 
     What JAX has traced and compiled in this process is forgotten.
-
-    Args:
-      sites: Lengths of the chains.
-      layers: Length of the scan.
-      functions: Names in :data:`~apalu_jax.benchmarks.functions.FUNCTIONS`, those in
-        ``MEASURED`` if left out; gelu, which the others are compared with, comes first
-        in any case.
-      repetitions: How often each is measured.
-      progress: Called with a line on what is measured next.
-
-    Returns:
-      A result; see :mod:`apalu_jax.benchmarks`.
-
-    Raises:
-      BenchmarkError: If a function is unknown, or a number is not positive.
     """
-    names = chosen(MEASURED if functions is None else functions, REFERENCE)
+    names = choose(MEASURED if functions is None else functions, REFERENCE)
     numbers = ("layers", layers), ("repetitions", repetitions)
     for name, number in (*(("sites", n) for n in sites), *numbers):
         if number < 1:
             raise BenchmarkError(f"`{name}` must be positive, got {number!r}.")
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     with _no_persistent_cache():
         for count, scan in (*((n, False) for n in sites), (layers, True)):
             program = f"scan over {count}" if scan else f"chain of {count}"
-            found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+            found: dict[str, list[Costs]] = {name: [] for name in names}
             for i in range(repetitions):
                 for name in names:
-                    if progress:
-                        progress(f"{program}, {name}, {i + 1} of {repetitions}")
+                    progress(f"{program}, {name}, {i + 1} of {repetitions}")
                     found[name].append(costs(FUNCTIONS[name], count, scan=scan))
-            which = {"program": program, "sites": count, "scan": scan}
+            which: Row = {"program": program, "sites": count, "scan": scan}
             rows += [which | row for row in _rows(found)]
     notes = [note.format(repetitions=repetitions) for note in _NOTES]
     return to_result("compile", _COLUMNS, rows, notes)
 
 
-def costs(function: Function, sites: int, *, scan: bool = False) -> dict[str, float]:
-    """Cost of one program, with nothing traced or compiled before.
+def costs(function: Function, sites: int, *, scan: bool = False) -> Costs:
+    """Lines of StableHLO of a program, and seconds to trace, lower and compile it.
 
-    Args:
-      function: The activation.
-      sites: How often it is applied.
-      scan: Whether :func:`jax.lax.scan` applies it, or the sites are written out.
-
-    Returns:
-      ``lines`` of StableHLO, and seconds to ``trace``, ``lower`` and ``compile``.
-
-    Examples:
-      >>> sorted(costs(FUNCTIONS["relu"], 1))
-      ['compile', 'lines', 'lower', 'trace']
+    Nothing is traced or compiled before. The sites are run by a Python loop, or by
+    :func:`jax.lax.scan`.
     """
     gradient = jax.jit(jax.value_and_grad(_loss(function, scan), (0, 1, 2)))
-    args = _arguments(function, sites, scan)
+    arguments = _arguments(function, sites, scan)
     jax.clear_caches()
-    times = [time.perf_counter()]
-    traced = gradient.trace(*args)
-    times.append(time.perf_counter())
-    lowered = traced.lower()
-    times.append(time.perf_counter())
-    lowered.compile()
-    times.append(time.perf_counter())
-    seconds = (b - a for a, b in zip(times[:-1], times[1:], strict=True))
+    trace, traced = timed(lambda: gradient.trace(*arguments))
+    lower, lowered = timed(traced.lower)
+    compile_, _ = timed(lowered.compile)
     lines = len(lowered.as_text().splitlines())
-    return {"lines": lines, **dict(zip(_STAGES, seconds, strict=True))}
+    return {"lines": lines, "trace": trace, "lower": lower, "compile": compile_}
 
 
-def _loss(function: Function, scan: bool) -> Callable[..., Array]:
+def _loss(function: Function, scan: bool) -> Loss:
     def site(h: Array, layer: tuple[Array, Params]) -> tuple[Array, None]:
         w, p = layer
         return function.call(h @ w, p), None
 
-    def loss(x: Array, weights: Any, params: Any) -> Array:
+    def loss(x: Array, weights: PyTree, params: PyTree) -> Array:
         if scan:
             h, _ = lax.scan(site, x, (weights, params))
         else:
@@ -146,7 +121,9 @@ def _loss(function: Function, scan: bool) -> Callable[..., Array]:
     return loss
 
 
-def _arguments(function: Function, sites: int, scan: bool) -> tuple[Any, Any, Any]:
+def _arguments(
+    function: Function, sites: int, scan: bool
+) -> tuple[jax.ShapeDtypeStruct, PyTree, PyTree]:
     """Input, weights and parameters, the latter two stacked for a scan."""
 
     def spec(*shape: int) -> jax.ShapeDtypeStruct:
@@ -160,7 +137,7 @@ def _arguments(function: Function, sites: int, scan: bool) -> tuple[Any, Any, An
     return spec(ROWS, WIDTH), [weights] * sites, [params] * sites
 
 
-def _rows(found: dict[str, list[dict[str, float]]]) -> Iterator[dict[str, Any]]:
+def _rows(found: dict[str, list[Costs]]) -> Iterator[Row]:
     least = {
         name: {key: min(sample[key] for sample in samples) for key in samples[0]}
         for name, samples in found.items()
@@ -176,10 +153,10 @@ def _rows(found: dict[str, list[dict[str, float]]]) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _no_persistent_cache() -> Iterator[None]:
-    """Compile what a program on disk would otherwise stand for."""
+    """Compile every program, instead of reading it from disk."""
     name = "jax_enable_compilation_cache"
     before = jax.config.values[name]
-    # JAX looks at the setting once, unless the cache is reset.
+    # JAX (0.8.1 to 0.10.2) looks at the setting once, unless the cache is reset.
     jax.config.update(name, False)
     compilation_cache.reset_cache()
     try:
