@@ -81,16 +81,14 @@ _COLUMNS = {
 
 _NOTES = (
     f"a = {A}, b = {B}. Exact: NumPy in float64, and in longdouble for float64. "
-    "Subnormal inputs and results, and exact results that are too large for the dtype, "
-    "are left out.",
+    "Subnormal inputs and results, and results too large for the dtype, are left out.",
     "Inputs of float32: one half spread evenly over all finite bit patterns, one half "
     "uniform in [-20, 20]. Of float64: powers of ten from -300 to 300 of both signs, "
     "and uniform in [-20, 20]. Of bfloat16 and float16: all.",
     '"Not finite" counts NaN and infinities for finite exact results; the worst is '
     'over the others. "Misrounded" is further than half a unit from exact.',
     "Textbook APALU: `jnp.where(x >= 0, a * (x + x * sigmoid(1.702 * x)), "
-    "b * (exp(x) - 1))` in the dtype of x, differentiated by JAX. ELU is compared "
-    "with its own formula.",
+    "b * (exp(x) - 1))` in the dtype of x. ELU is compared with its own formula.",
 )
 
 

@@ -47,13 +47,11 @@ _COLUMNS = {
 _NOTES = (
     f"A site is `act(h @ w)` in float32, `h` of {ROWS} x {WIDTH}, `w` of {WIDTH} x "
     f"{WIDTH}, with weights and parameters of its own. The program is the value and "
-    "gradient of the sum of the last result, with respect to the input, all weights "
-    "and all parameters: of sites one after another, or of as many run by "
-    "`jax.lax.scan`.",
-    "Times: the least of {repetitions} repetitions, interleaved over the functions. "
-    "`jax.clear_caches` goes before each, and the persistent cache of compiled "
-    "programs is off. In parentheses: the ratio to gelu's. `apalu_reference` is "
-    '`apalu` with `residual="autodiff"`.',
+    "gradient, for the input, weights and parameters, of the sum of the last result: "
+    "of sites one after another, or of as many run by `jax.lax.scan`.",
+    "Times: the least of {repetitions} repetitions, interleaved over the functions, "
+    "without any cache of compiled programs. In parentheses: the ratio to gelu's. "
+    '`apalu_reference` is `apalu` with `residual="autodiff"`.',
 )
 
 

@@ -31,10 +31,9 @@ _NOTES = (
     "jitted activation holds for the backward pass, x itself included if held.",
     "The others: temporary memory of the compiled gradient of {blocks} blocks, in "
     "float32 activations of {rows} x {width}, and its ratio to relu's; for unrolled "
-    "blocks also to gelu's. A block is `act(h) @ w` or `act(h @ w)`; the gradient is "
-    "with respect to the weights and the parameters of each block's activation.",
-    "Unrolled: a Python loop over the blocks. Scan: `jax.lax.scan` runs them. With "
-    "remat: `jax.checkpoint` is around the block that is scanned.",
+    "blocks also to gelu's. The gradient is for the weights and the parameters of each "
+    "block's activation. Blocks are unrolled by a Python loop, or run by "
+    "`jax.lax.scan`; with remat, `jax.checkpoint` is around each.",
 )
 
 

@@ -65,31 +65,24 @@ _NOTES = (
     "Backward: the cotangents of x and of every parameter, from what the forward pass "
     "saved. Both: y and all cotangents, in one program.",
     "PyTorch: forward without gradients; backward through a graph that is retained; "
-    "both is y and `y.backward`; gradients are cleared to None first. Its textbook "
-    "APALU uses `torch.where`; a and b are scalars that require gradients.",
-    "Spread: interquartile range over the median. GB/s: of what must be moved at "
-    "least, 2 arrays of the size of x forward, 3 backward, 4 both. The copy is -x: it "
-    "reads x and writes a new array, and no compiler can drop it. It is timed beside "
-    "every mode.",
-    "To copy, to gelu: over the copy and over JAX's gelu (tanh) of the same elements, "
-    "dtype and mode. To best: over the fastest implementation of the same function "
-    "there; for APALU in any form, over the fastest of its textbook in JAX and PyTorch "
-    "and `apalu_reference`.",
+    "both is y and `y.backward`. Its textbook APALU uses `torch.where`.",
+    "Spread: interquartile range over the median. GB/s: of the least traffic, 2 arrays "
+    "of the size of x forward, 3 backward, 4 both. The copy is -x, which no compiler "
+    "can drop. To copy, to gelu: over the copy and over JAX's gelu (tanh). To best: "
+    "over the fastest implementation of the same function, for APALU in any form of "
+    "its textbook in JAX and PyTorch and `apalu_reference`.",
 )
 _ON_CPU = (
-    "A sample is one call from Python until its result is ready, dispatch included, "
-    "always with the same arrays. All functions and both frameworks are measured in "
-    "interleaved batches of {} to {} calls, each after a quarter as many calls of "
-    "warm-up. PyTorch runs in a process of its own, with as many threads.".format(
-        *timing.LIMITS
-    )
+    "A sample is one call from Python until its result is ready, always with the same "
+    "arrays. All functions and both frameworks are measured in interleaved batches of "
+    f"{timing.LIMITS[0]} to {timing.LIMITS[1]} calls, each after a quarter as many of "
+    "warm-up. PyTorch runs in a process of its own, with as many threads."
 )
 _ON_DEVICE = (
-    "A sample is the mean of many runs. Inputs are rotated through "
-    f"{timing.ROTATED / 2**20:.0f} MiB, or {timing.MAX_COPIES} copies if that is "
-    "less; results overwrite the last ones. JAX: a loop compiled as one program. "
-    "PyTorch: a loop in Python, timed by CUDA events, in which short operations cost "
-    "what it takes to launch them."
+    "A sample is the mean of many runs, in JAX of a compiled loop, in PyTorch of a "
+    "Python loop timed by CUDA events, which adds the launch of short operations. "
+    f"Inputs are rotated through {timing.ROTATED // 2**20} MiB, or {timing.MAX_COPIES} "
+    "copies if that is less."
 )
 
 

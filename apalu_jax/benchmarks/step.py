@@ -49,11 +49,11 @@ _COLUMNS = plain("network", "dtype", "function") | {
 
 _NOTES = (
     "A step: cross-entropy, its gradients, and SGD with momentum on all parameters, "
-    "those of the activations among them; the train state is donated.",
-    f"A sample of the time is the mean of {STEPS} steps in a row; samples of the "
-    "functions are interleaved. Spread: interquartile range over the median.",
-    "Bytes: what the compiled step reads and writes by the compiler's own count, which "
-    "counts the body of a scan once. Temporary: memory besides arguments and results.",
+    "those of the activations among them; the train state is donated. A sample of the "
+    f"time is the mean of {STEPS} steps in a row; samples of the functions are "
+    "interleaved. Spread: interquartile range over the median.",
+    "Bytes: read and written, by the compiler's own count, which counts the body of a "
+    "scan once. Temporary: memory besides arguments and results.",
 )
 
 _CLASSES = 10

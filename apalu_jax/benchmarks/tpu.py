@@ -62,14 +62,13 @@ _COLUMNS = plain("topology", "what", "dtype", "mode", "function") | {
 }
 
 _NOTES = (
-    "Compiled ahead of time for one chip of each topology, and not run. Bytes: what "
-    "the program reads and writes, copies to and from the chip's own memory among "
-    "them; the body of a scan counts once. Temporary: memory besides arguments and "
-    "results.",
+    "Compiled ahead of time for one chip of each topology, and not run. Bytes: read "
+    "and written, also to and from the chip's own memory; the body of a scan counts "
+    "once. Temporary: memory besides arguments and results.",
     "Operation: {size:,} elements in rows of {channels}. Forward: y. Backward: the "
     "cotangents of x and the parameters, from that of y and what the forward pass "
     "saved. Both: y and all cotangents in one program. Floor: 2, 3 and 4 arrays of the "
-    "size of x; a backward pass that needs no more than a mask of x is below.",
+    "size of x; a backward pass that needs only a mask of x is below.",
     "Networks: a training step as in `apalu bench step`. Batches: {batches}.",
     "Transcendentals: exponentials and the like, divisions not among them, per input "
     "element of an activation; in a network, those beyond relu's.",
