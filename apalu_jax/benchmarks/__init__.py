@@ -28,6 +28,7 @@ __all__ = (
     "check_choices",
     "plain",
     "quiet",
+    "ratios",
     "read_result",
     "to_result",
     "write_result",
@@ -87,29 +88,32 @@ def check_choices(name: str, given: Iterable[str], known: Iterable[str]) -> None
             )
 
 
+def ratios(
+    row: Mapping[str, float], reference: Mapping[str, float], name: str
+) -> dict[str, float]:
+    """Ratios to the values of a reference of that name, but for those that are zero."""
+    return {f"{k}_to_{name}": v / reference[k] for k, v in row.items() if reference[k]}
+
+
 def to_result(
-    benchmark: str,
-    columns: Mapping[str, str],
-    rows: Iterable[Row],
-    notes: Iterable[str],
+    benchmark: str, columns: dict[str, str], rows: list[Row], notes: Iterable[str]
 ) -> Result:
     """Add the machine, the versions and the date to what was measured."""
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    versions = {name: version(name) for name in ("jax", "jaxlib", "numpy")}
+    own = {"apalu_jax": apalu_jax.__version__, "python": platform.python_version()}
+    setting: Setting = {
+        "machine": machine,
+        "platform": jax.devices()[0].device_kind,
+        "versions": own | versions,
+        "date": datetime.date.today().isoformat(),
+    }
     return {
         "benchmark": benchmark,
-        "columns": dict(columns),
-        "rows": list(rows),
+        "columns": columns,
+        "rows": rows,
         "notes": list(notes),
-        "setting": {
-            "machine": f"{platform.system()} {platform.machine()}, "
-            f"{os.cpu_count()} cores",
-            "platform": jax.devices()[0].device_kind,
-            "versions": {
-                "apalu_jax": apalu_jax.__version__,
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("jax", "jaxlib", "numpy")},
-            },
-            "date": datetime.date.today().isoformat(),
-        },
+        "setting": setting,
     }
 
 

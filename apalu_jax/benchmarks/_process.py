@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Concatenate, Generic, ParamSpec, TypeVar
 
@@ -19,13 +20,12 @@ _P = ParamSpec("_P")
 _made: list[object] = []  # the object, in the child
 
 
+@dataclass(frozen=True)
 class Child(Generic[_Object]):
-    """The object; see :func:`spawn`."""
+    """The object, as :func:`spawn` gives it."""
 
-    def __init__(self, name: str, pool: ProcessPoolExecutor) -> None:
-        """Only :func:`spawn` makes children."""
-        self._name = name
-        self._pool = pool
+    name: str
+    pool: ProcessPoolExecutor
 
     def call(
         self,
@@ -34,14 +34,14 @@ class Child(Generic[_Object]):
         **kwargs: _P.kwargs,
     ) -> _Value:
         """Call a method of the object in the child, or a function that takes it."""
-        return self.submit(_call, self._name, method, args, kwargs)
+        return self.submit(_call, self.name, method, args, kwargs)
 
     def submit(self, function: Callable[..., _Value], *args: object) -> _Value:
         """Call a function in the child."""
         try:
-            return self._pool.submit(function, *args).result()
+            return self.pool.submit(function, *args).result()
         except BrokenProcessPool as error:
-            raise BenchmarkError(f"{self._name}: its process ended.") from error
+            raise BenchmarkError(f"{self.name}: its process ended.") from error
 
 
 @contextmanager
@@ -54,14 +54,8 @@ def spawn(
 
     What the child prints is dropped; its errors are BenchmarkErrors here, in one line.
     As for every spawned process, a script needs ``if __name__ == "__main__":``.
-
-    Args:
-      name: Begins the messages of errors.
-      make: Makes the object, in the child; picklable.
-      environment: Variables of the child, which libraries read when they are loaded.
-
-    Raises:
-      BenchmarkError: If the object cannot be made, or the process ends.
+    The name begins their messages. The function, picklable, makes the object. The
+    environment is added to that of the child, where libraries read it when loaded.
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         child: Child[_Object] = Child(name, pool)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import TypeAlias
 
 import jax
@@ -10,8 +11,16 @@ from jax import Array, lax
 from jax.experimental.compilation_cache import compilation_cache
 
 from apalu_jax._trees import PyTree
-from apalu_jax.benchmarks import BenchmarkError, Progress, Result, Row, quiet, to_result
-from apalu_jax.benchmarks.functions import FUNCTIONS, Function, Params, choose
+from apalu_jax.benchmarks import (
+    BenchmarkError,
+    Progress,
+    Result,
+    Row,
+    quiet,
+    ratios,
+    to_result,
+)
+from apalu_jax.benchmarks.functions import FUNCTIONS, Function, Params, choose, to_spec
 from apalu_jax.benchmarks.timing import timed
 
 __all__ = ("LAYERS", "MEASURED", "REFERENCE", "SITES", "costs", "measure")
@@ -67,21 +76,32 @@ def measure(
     What JAX has traced and compiled in this process is forgotten.
     """
     names = choose(MEASURED if functions is None else functions, REFERENCE)
-    numbers = ("layers", layers), ("repetitions", repetitions)
-    for name, number in (*(("sites", n) for n in sites), *numbers):
+    numbers = {"sites": min(sites), "layers": layers, "repetitions": repetitions}
+    for name, number in numbers.items():
         if number < 1:
             raise BenchmarkError(f"`{name}` must be positive, got {number!r}.")
     rows: list[Row] = []
     with _no_persistent_cache():
         for count, scan in (*((n, False) for n in sites), (layers, True)):
             program = f"scan over {count}" if scan else f"chain of {count}"
-            found: dict[str, list[Costs]] = {name: [] for name in names}
-            for i in range(repetitions):
-                for name in names:
-                    progress(f"{program}, {name}, {i + 1} of {repetitions}")
-                    found[name].append(costs(FUNCTIONS[name], count, scan=scan))
-            which: Row = {"program": program, "sites": count, "scan": scan}
-            rows += [which | row for row in _rows(found)]
+            least: dict[str, Costs] = {}
+            for i, name in product(range(repetitions), names):
+                progress(f"{program}, {name}, {i + 1} of {repetitions}")
+                new = costs(FUNCTIONS[name], count, scan=scan)
+                old = least.get(name, new)
+                least[name] = {key: min(old[key], new[key]) for key in new}
+            rows += [
+                {
+                    "program": program,
+                    "sites": count,
+                    "scan": scan,
+                    "function": name,
+                    **row,
+                    **{f"{stage}_ms": 1e3 * row[stage] for stage in _STAGES},
+                    **ratios(row, least[REFERENCE], REFERENCE),
+                }
+                for name, row in least.items()
+            ]
     notes = [note.format(repetitions=repetitions) for note in _NOTES]
     return to_result("compile", _COLUMNS, rows, notes)
 
@@ -123,30 +143,10 @@ def _arguments(
     function: Function, sites: int, scan: bool
 ) -> tuple[jax.ShapeDtypeStruct, PyTree, PyTree]:
     """Input, weights and parameters, the latter two stacked for a scan."""
-
-    def spec(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
-
     stack = (sites,) if scan else ()
-    weights = spec(*stack, WIDTH, WIDTH)
-    params = {k: spec(*stack, *v.shape) for k, v in function.params(WIDTH).items()}
-    if scan:
-        return spec(ROWS, WIDTH), weights, params
-    return spec(ROWS, WIDTH), [weights] * sites, [params] * sites
-
-
-def _rows(found: dict[str, list[Costs]]) -> Iterator[Row]:
-    least = {
-        name: {key: min(sample[key] for sample in samples) for key in samples[0]}
-        for name, samples in found.items()
-    }
-    for name, row in least.items():
-        yield {
-            "function": name,
-            **row,
-            **{f"{stage}_ms": 1e3 * row[stage] for stage in _STAGES},
-            **{f"{k}_to_gelu": v / least[REFERENCE][k] for k, v in row.items()},
-        }
+    layers = to_spec(*stack, WIDTH, WIDTH), function.specs(WIDTH, stack)
+    weights, params = layers if scan else ([layer] * sites for layer in layers)
+    return to_spec(ROWS, WIDTH), weights, params
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 
-from apalu_jax.benchmarks import BenchmarkError
+from apalu_jax.benchmarks import BenchmarkError, ratios
 
 __all__ = ("Costs", "compiled_costs", "cost_row")
 
@@ -36,14 +36,9 @@ def compiled_costs(compiled: jax.stages.Compiled) -> Costs:
 
 def cost_row(costs: Costs, relu: Costs | None = None) -> dict[str, float]:
     """Bytes and memory as a row has them, with the ratios to ReLU's if given."""
-    row = {
-        "bytes": costs.bytes,
-        "temporary": costs.temporary,
+    row = {"bytes": costs.bytes, "temporary": costs.temporary}
+    megabytes = {
         "megabytes": costs.bytes / 1e6,
         "temporary_megabytes": costs.temporary / 1e6,
     }
-    if relu and relu.bytes:
-        row["bytes_to_relu"] = costs.bytes / relu.bytes
-    if relu and relu.temporary:
-        row["temporary_to_relu"] = costs.temporary / relu.temporary
-    return row
+    return row | (ratios(row, relu._asdict(), "relu") if relu else {}) | megabytes

@@ -13,9 +13,15 @@ from apalu_jax._kernels import GATE
 from apalu_jax.benchmarks import check_choices
 from apalu_jax.functional import APALUParams, apalu, apalu_reference
 
-__all__ = ("FUNCTIONS", "Activation", "Function", "Params", "choose", "textbook")
+__all__ = ("FUNCTIONS", "Activation", "Function", "Params", "choose", "to_spec")
 
 Params: TypeAlias = dict[str, Array]
+Specs: TypeAlias = dict[str, jax.ShapeDtypeStruct]
+
+
+def to_spec(*shape: int) -> jax.ShapeDtypeStruct:
+    """A float32 array that is not there."""
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def textbook(x: Array, a: Array | float, b: Array | float) -> Array:
@@ -31,13 +37,9 @@ def textbook(x: Array, a: Array | float, b: Array | float) -> Array:
 
 
 class Function(NamedTuple):
-    """An activation and its trained parameters.
+    """An activation of ``x`` and parameters, and the first values of these.
 
-    Attributes:
-      call: Takes ``x`` and the parameters.
-      start: Name -> first value of every parameter.
-      per_channel: Whether a parameter has an entry per index of the last axis of ``x``,
-        or is a scalar.
+    Parameters are scalars, or have an entry per index of the last axis of ``x``.
     """
 
     call: Callable[[Array, Params], Array]
@@ -48,6 +50,11 @@ class Function(NamedTuple):
         """Parameters in float32, for a last axis of that many entries."""
         shape = (channels,) if self.per_channel else ()
         return {k: jnp.full(shape, v, jnp.float32) for k, v in self.start.items()}
+
+    def specs(self, channels: int, stack: tuple[int, ...]) -> Specs:
+        """Shapes of the parameters, with axes in front that stack those of layers."""
+        params = self.params(channels)
+        return {k: to_spec(*stack, *v.shape) for k, v in params.items()}
 
 
 class Activation(nn.Module):

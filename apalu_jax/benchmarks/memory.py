@@ -1,6 +1,7 @@
 """Memory of an activation in training: what is saved, and what the compiler needs."""
 
 from collections.abc import Iterable
+from functools import partial
 from itertools import product
 from typing import Literal, TypeAlias
 
@@ -9,9 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from apalu_jax.benchmarks import Progress, Result, Row, quiet, to_result
+from apalu_jax.benchmarks import Progress, Result, Row, quiet, ratios, to_result
 from apalu_jax.benchmarks.costs import compiled_costs
-from apalu_jax.benchmarks.functions import FUNCTIONS, Function, Params, choose
+from apalu_jax.benchmarks.functions import FUNCTIONS, Function, Params, choose, to_spec
 
 __all__ = ("ORDERS", "REGIMES", "Regime", "bytes_saved", "measure", "temporary")
 
@@ -24,8 +25,18 @@ REGIMES: dict[Regime, str] = {
 }
 ORDERS: dict[str, str] = {"before": "act(h) @ w", "after": "act(h @ w)"}
 
-_REFERENCES = ("relu", "gelu")
 _KEPT = {dtype: f"kept_{dtype}" for dtype in ("float32", "bfloat16")}
+_COLUMNS = {
+    "function": "{function}",
+    **{f"saved, {dtype}": f"{{{key}:.3g}}" for dtype, key in _KEPT.items()},
+    **{
+        f"{way}, `{block}`": f"{{{regime}_{order}:.1f}} "
+        f"({{{regime}_{order}_to_relu:.2f}}x"
+        + (f", {{{regime}_{order}_to_gelu:.2f}}x gelu)" if way == "unrolled" else ")")
+        for regime, way in REGIMES.items()
+        for order, block in ORDERS.items()
+    },
+}
 _NOTES = (
     "Saved: bytes per element of x in the arrays of its size that `jax.vjp` of the "
     "jitted activation holds for the backward pass, x itself included if held.",
@@ -50,35 +61,27 @@ def measure(
     next to nothing.
     """
     found: dict[str, dict[str, float]] = {}
-    for name in choose(functions, *_REFERENCES):
+    for name in choose(functions, "relu", "gelu"):
         progress(name)
-        function = FUNCTIONS[name]
-        found[name] = {key: bytes_saved(function, d) for d, key in _KEPT.items()} | {
-            f"{regime}_{order}": temporary(
-                function,
-                rows,
-                width,
-                blocks,
-                regime=regime,
-                before=order == "before",
-            )
+        needed = partial(temporary, FUNCTIONS[name], rows, width, blocks)
+        found[name] = {
+            f"{regime}_{order}": needed(regime=regime, before=order == "before")
             for regime, order in product(REGIMES, ORDERS)
         }
     table: list[Row] = [
         {
             "function": name,
-            **row,
             **{
-                f"{key}_to_{reference}": value / found[reference][key]
-                for key, value in row.items()
-                for reference in _REFERENCES
-                if key not in _KEPT.values()
+                key: bytes_saved(FUNCTIONS[name], dtype) for dtype, key in _KEPT.items()
             },
+            **row,
+            **ratios(row, found["relu"], "relu"),
+            **ratios(row, found["gelu"], "gelu"),
         }
         for name, row in found.items()
     ]
     notes = [note.format(rows=rows, width=width, blocks=blocks) for note in _NOTES]
-    return to_result("memory", _columns(), table, notes)
+    return to_result("memory", _COLUMNS, table, notes)
 
 
 def bytes_saved(function: Function, dtype: DTypeLike, size: int = 2**12) -> float:
@@ -129,20 +132,6 @@ def temporary(
             h, _ = jax.lax.scan(remat if regime == "remat" else block, x, layers)
         return jnp.sum(h * h)
 
-    def spec(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-    params = {k: spec(blocks, *v.shape) for k, v in function.params(width).items()}
-    layers = spec(blocks, width, width), params
-    compiled = jax.jit(jax.grad(loss)).lower(layers, spec(rows, width)).compile()
+    layers = to_spec(blocks, width, width), function.specs(width, (blocks,))
+    compiled = jax.jit(jax.grad(loss)).lower(layers, to_spec(rows, width)).compile()
     return compiled_costs(compiled).temporary / (4 * rows * width)
-
-
-def _columns() -> dict[str, str]:
-    columns = {"function": "{function}"}
-    columns |= {f"saved, {dtype}": f"{{{key}:.3g}}" for dtype, key in _KEPT.items()}
-    for (regime, way), (order, block) in product(REGIMES.items(), ORDERS.items()):
-        key = f"{regime}_{order}"
-        gelu = f", {{{key}_to_gelu:.2f}}x gelu" if regime == "unrolled" else ""
-        columns[f"{way}, `{block}`"] = f"{{{key}:.1f}} ({{{key}_to_relu:.2f}}x{gelu})"
-    return columns

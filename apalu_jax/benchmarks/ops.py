@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import product
 from typing import NamedTuple, TypeAlias
@@ -124,15 +125,14 @@ def measure(
         for group in map(_Group._make, product(dtypes, sizes, modes)):
             progress(f"{group.dtype}, {group.size:,} elements, {group.mode}")
             rows += _rows(group, _time(names, group, torch, failures, budget))
-        version = torch and torch.call(TorchPeer.version)
     notes += [
         f"{error} Cases without a row for it: {len(at)}, the first {at[0]}."
         for error, at in failures.items()
     ]
     result = to_result("ops", _COLUMNS, rows, notes)
     result["setting"]["threads"] = _threads()
-    if version:
-        result["setting"]["versions"]["torch"] = version
+    if torch:
+        result["setting"]["versions"]["torch"] = version("torch")
     return result
 
 
@@ -151,12 +151,6 @@ def operation(
 
     The pairs are inputs x and cotangents of the results, one for every copy; or specs,
     for what is only to be compiled.
-
-    Examples:
-      >>> x = jnp.array([-2.0, 2.0])
-      >>> both, [inputs] = operation(FUNCTIONS["relu"], "both", [(x, x)])
-      >>> both(*inputs)
-      (Array([0., 2.], dtype=float32), Array([0., 2.], dtype=float32), {})
     """
     params = function.params(pairs[0][0].shape[-1])
     if mode == "forward":
@@ -186,9 +180,8 @@ def operation(
 
 def _threads() -> int:
     """The cores that this process may use, as XLA counts them."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    linux = sys.platform == "linux"
+    return len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
 
 
 def _start_torch(stack: ExitStack, notes: list[str]) -> Child[TorchPeer] | None:

@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from apalu_jax.benchmarks import BenchmarkError, Result, Row
 from apalu_jax.benchmarks.memory import ORDERS, REGIMES
@@ -19,11 +18,8 @@ Rows: TypeAlias = Sequence[Row]
 Style: TypeAlias = dict[str, Any]
 """Keyword arguments of matplotlib."""
 
-_FRAMEWORKS: dict[str, Style] = {
-    "jax": {"linestyle": "-"},
-    "torch compile": {"linestyle": "--"},
-    "torch eager": {"linestyle": ":"},
-}
+_LINE = ("dtype", "mode", "function", "framework")
+_FRAMEWORKS = {"jax": "-", "torch compile": "--", "torch eager": ":"}
 _MARKERS = "os^D"
 _OURS, _PEERS = COLORS[0], "#B0B0B0"
 _RATIOS = {
@@ -69,37 +65,25 @@ def _rooflines(rows: Rows) -> Figure:
     grid = figure.subplots(
         len(dtypes), len(modes), sharex=True, sharey=True, squeeze=False
     )
-    styles = {name: _style(i, name) for i, name in enumerate(functions)}
     for (dtype, mode), axes in zip(product(dtypes, modes), grid.flat, strict=True):
-        panel = [row for row in rows if (row["dtype"], row["mode"]) == (dtype, mode)]
         axes.set(yscale="log", title=f"{dtype}, {mode}")
         axes.set_xscale("log", base=2)
         axes.grid(color="#E8E8E8", linewidth=0.6)
-        _draw_lines(axes, panel, styles)
+        for (i, function), framework in product(enumerate(functions), _FRAMEWORKS):
+            points = [
+                (row["size"], row["gigabytes_per_second"])
+                for row in rows
+                if [row[name] for name in _LINE] == [dtype, mode, function, framework]
+            ]
+            if points:
+                style = _style(i, function) | {"linestyle": _FRAMEWORKS[framework]}
+                x, y = zip(*sorted(points), strict=True)
+                axes.plot(x, y, label=f"{function}, {framework}", **style)
     figure.supxlabel("elements", fontsize="medium")
     figure.supylabel("GB/s of what must be read and written", fontsize="medium")
-    keys = [Line2D([], [], label=name, **style) for name, style in styles.items()]
-    measured = {row["framework"] for row in rows}
-    keys += [
-        Line2D([], [], label=name, color="#000000", linewidth=1, **style)
-        for name, style in _FRAMEWORKS.items()
-        if name in measured
-    ]
-    figure.legend(handles=keys, loc="outside right upper", fontsize="small")
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize="small")
     return figure
-
-
-def _draw_lines(axes: Axes, rows: Rows, styles: Mapping[str, Style]) -> None:
-    for function, framework in product(styles, _FRAMEWORKS):
-        points = [
-            (row["size"], row["gigabytes_per_second"])
-            for row in rows
-            if (row["function"], row["framework"]) == (function, framework)
-        ]
-        if points:
-            style = styles[function] | _FRAMEWORKS[framework]
-            x, y = zip(*sorted(points), strict=True)
-            axes.plot(x, y, label=f"{function}, {framework}", **style)
 
 
 def _style(index: int, function: str) -> Style:

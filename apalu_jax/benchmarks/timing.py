@@ -36,8 +36,6 @@ TimedBatch: TypeAlias = Callable[[], list[float]]
 """Runs something a few times and returns the seconds of each."""
 
 Operation: TypeAlias = Callable[..., PyTree]
-"""Takes arrays, or pytrees of them, and returns such."""
-
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 

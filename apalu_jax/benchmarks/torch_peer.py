@@ -48,10 +48,6 @@ class TorchPeer:
         self.device = device
         self.prepared: dict[tuple[str, str], Iterator[Callable[[], None]]] = {}
 
-    def version(self) -> str:
-        """Version of PyTorch."""
-        return str(self.torch.__version__)
-
     def make_inputs(
         self, shape: tuple[int, int], dtype: str, mode: str, copies: int
     ) -> None:

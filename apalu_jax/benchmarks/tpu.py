@@ -65,7 +65,7 @@ _NOTES = (
     "Compiled ahead of time for one chip of each topology, and not run. Bytes: read "
     "and written, also to and from the chip's own memory; the body of a scan counts "
     "once. Temporary: memory besides arguments and results.",
-    "Operation: {size:,} elements in rows of {channels}. Forward: y. Backward: the "
+    f"Operation: {{size:,}} elements in rows of {CHANNELS}. Forward: y. Backward: the "
     "cotangents of x and the parameters, from that of y and what the forward pass "
     "saved. Both: y and all cotangents in one program. Floor: 2, 3 and 4 arrays of the "
     "size of x; a backward pass that needs only a mask of x is below.",
@@ -103,10 +103,8 @@ def measure(
             for title, network in networks.items():
                 progress(f"{topology}, {title}")
                 rows += child.call(Compiler.steps, topology, title, network, names)
-    notes = [
-        note.format(size=size, channels=CHANNELS, batches=batch_sizes(networks))
-        for note in _NOTES
-    ]
+    values = {"size": size, "batches": batch_sizes(networks)}
+    notes = [note.format(**values) for note in _NOTES]
     result = to_result("tpu", _COLUMNS, rows, notes)
     result["setting"]["platform"] = ", ".join(kinds)
     result["setting"]["versions"]["libtpu"] = version("libtpu")

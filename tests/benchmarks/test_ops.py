@@ -53,7 +53,7 @@ def test_loops_of_an_accelerator(monkeypatch, on_device):
     without_torch(monkeypatch)
     result = ops.measure((1024,), ("float32",), CHOSEN[:2], ("both",), budget=0)
     check_rows(result, ["jax"])
-    assert any("a loop compiled as one program" in note for note in result["notes"])
+    assert any("in JAX of a compiled loop" in note for note in result["notes"])
 
 
 def test_the_copy_reads_and_writes_exactly_once():
