@@ -41,7 +41,6 @@ REPETITIONS = 5
 ROWS, WIDTH = 64, 32
 
 Costs: TypeAlias = dict[str, float]
-Loss: TypeAlias = Callable[[Array, PyTree, PyTree], Array]
 
 _STAGES = {"trace": "tracing", "lower": "lowering", "compile": "compilation"}
 _COLUMNS = {
@@ -112,7 +111,7 @@ def costs(function: Function, sites: int, *, scan: bool = False) -> Costs:
     Nothing is traced or compiled before. The sites are run by a Python loop, or by
     :func:`jax.lax.scan`.
     """
-    gradient = jax.jit(jax.value_and_grad(_loss(function, scan), (0, 1, 2)))
+    gradient = jax.jit(jax.value_and_grad(_loss(function, scan), (0, 1)))
     arguments = _arguments(function, sites, scan)
     jax.clear_caches()
     trace, traced = timed(lambda: gradient.trace(*arguments))
@@ -122,31 +121,28 @@ def costs(function: Function, sites: int, *, scan: bool = False) -> Costs:
     return {"lines": lines, "trace": trace, "lower": lower, "compile": compile_}
 
 
-def _loss(function: Function, scan: bool) -> Loss:
+def _loss(function: Function, scan: bool) -> Callable[[Array, PyTree], Array]:
     def site(h: Array, layer: tuple[Array, Params]) -> tuple[Array, None]:
         w, p = layer
         return function.call(h @ w, p), None
 
-    def loss(x: Array, weights: PyTree, params: PyTree) -> Array:
+    def loss(x: Array, layers: PyTree) -> Array:
         if scan:
-            h, _ = lax.scan(site, x, (weights, params))
+            h, _ = lax.scan(site, x, layers)
         else:
             h = x
-            for layer in zip(weights, params, strict=True):
+            for layer in layers:
                 h, _ = site(h, layer)
         return jnp.sum(h)
 
     return loss
 
 
-def _arguments(
-    function: Function, sites: int, scan: bool
-) -> tuple[jax.ShapeDtypeStruct, PyTree, PyTree]:
-    """Input, weights and parameters, the latter two stacked for a scan."""
+def _arguments(function: Function, sites: int, scan: bool) -> tuple[PyTree, PyTree]:
+    """Input, and weights with parameters: stacked for a scan, or of each site."""
     stack = (sites,) if scan else ()
-    layers = to_spec(*stack, WIDTH, WIDTH), function.specs(WIDTH, stack)
-    weights, params = layers if scan else ([layer] * sites for layer in layers)
-    return to_spec(ROWS, WIDTH), weights, params
+    layer = to_spec(*stack, WIDTH, WIDTH), function.specs(WIDTH, stack)
+    return to_spec(ROWS, WIDTH), layer if scan else [layer] * sites
 
 
 @contextmanager

@@ -1,20 +1,37 @@
-"""Memory of an activation in training: what is saved, and what the compiler needs."""
+"""Memory of an activation in training, and costs of any compiled program."""
 
 from collections.abc import Iterable
 from functools import partial
 from itertools import product
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from apalu_jax.benchmarks import Progress, Result, Row, quiet, ratios, to_result
-from apalu_jax.benchmarks.costs import compiled_costs
+from apalu_jax.benchmarks import (
+    BenchmarkError,
+    Progress,
+    Result,
+    Row,
+    quiet,
+    ratios,
+    to_result,
+)
 from apalu_jax.benchmarks.functions import FUNCTIONS, Function, Params, choose, to_spec
 
-__all__ = ("ORDERS", "REGIMES", "Regime", "bytes_saved", "measure", "temporary")
+__all__ = (
+    "ORDERS",
+    "REGIMES",
+    "Costs",
+    "Regime",
+    "bytes_saved",
+    "compiled_costs",
+    "cost_row",
+    "measure",
+    "temporary",
+)
 
 Regime: TypeAlias = Literal["unrolled", "scan", "remat"]
 
@@ -135,3 +152,38 @@ def temporary(
     layers = to_spec(blocks, width, width), function.specs(width, (blocks,))
     compiled = jax.jit(jax.grad(loss)).lower(layers, to_spec(rows, width)).compile()
     return compiled_costs(compiled).temporary / (4 * rows * width)
+
+
+class Costs(NamedTuple):
+    """Bytes accessed, bytes of temporary memory, and number of transcendentals.
+
+    The body of a scan counts once. Temporary memory is besides arguments and results.
+    Transcendentals are exponentials, tangents and the like, divisions not among them.
+    """
+
+    bytes: float
+    temporary: float
+    transcendentals: float
+
+
+def compiled_costs(compiled: jax.stages.Compiled) -> Costs:
+    """Costs of a program; a BenchmarkError if the platform's compiler counts none."""
+    costs, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    if not costs or "bytes accessed" not in costs or memory is None:
+        raise BenchmarkError("the platform must report the costs of compiled programs.")
+    return Costs(
+        bytes=costs["bytes accessed"],
+        temporary=float(memory.temp_size_in_bytes),
+        # A program without any leaves the name out.
+        transcendentals=costs.get("transcendentals", 0.0),
+    )
+
+
+def cost_row(costs: Costs, relu: Costs | None = None) -> dict[str, float]:
+    """Bytes and memory as a row has them, with the ratios to ReLU's if given."""
+    row = {"bytes": costs.bytes, "temporary": costs.temporary}
+    megabytes = {
+        "megabytes": costs.bytes / 1e6,
+        "temporary_megabytes": costs.temporary / 1e6,
+    }
+    return row | (ratios(row, relu._asdict(), "relu") if relu else {}) | megabytes

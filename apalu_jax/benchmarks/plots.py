@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import product, zip_longest
 from typing import Any, TypeAlias
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from apalu_jax.benchmarks import BenchmarkError, Result, Row
@@ -22,6 +21,7 @@ _LINE = ("dtype", "mode", "function", "framework")
 _FRAMEWORKS = {"jax": "-", "torch compile": "--", "torch eager": ":"}
 _MARKERS = "os^D"
 _OURS, _PEERS = COLORS[0], "#B0B0B0"
+_BOX = {"facecolor": "#FFFFFF", "edgecolor": "none", "pad": 0.5}
 _RATIOS = {
     "time_to_relu": "time / relu's",
     "bytes_to_floor": "bytes accessed / floor",
@@ -145,22 +145,17 @@ def _bars(groups: Mapping[str, Rows]) -> Figure:
             if name is None:
                 axes.set_axis_off()
                 continue
+            functions = [str(row["function"]) for row in rows]
+            lengths = [float(row.get(name, math.nan)) for row in rows]
+            colors = [_OURS if _is_ours(function) else _PEERS for function in functions]
+            bars = axes.barh(functions, lengths, color=colors)
+            axes.bar_label(bars, fmt="%.3f", padding=2, fontsize="x-small", bbox=_BOX)
+            axes.axvline(1, color="#000000", linewidth=0.8)
             axes.set_title(f"{group}\n{_RATIOS[name]}", fontsize="small")
-            _draw_bars(axes, rows, name)
+            axes.tick_params(labelsize="small")
+            axes.margins(x=0.15)
         line[0].invert_yaxis()
     return figure
-
-
-def _draw_bars(axes: Axes, rows: Rows, name: str) -> None:
-    functions = [str(row["function"]) for row in rows]
-    lengths = [float(row.get(name, math.nan)) for row in rows]
-    colors = [_OURS if _is_ours(function) else _PEERS for function in functions]
-    bars = axes.barh(functions, lengths, color=colors)
-    box = {"facecolor": "#FFFFFF", "edgecolor": "none", "pad": 0.5}
-    axes.bar_label(bars, fmt="%.3f", padding=2, fontsize="x-small", bbox=box)
-    axes.axvline(1, color="#000000", linewidth=0.8)
-    axes.tick_params(labelsize="small")
-    axes.margins(x=0.15)
 
 
 _FIGURES: Mapping[str, Callable[[Rows], Figure]] = {

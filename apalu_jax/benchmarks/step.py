@@ -14,8 +14,8 @@ from jax.typing import DTypeLike
 
 from apalu_jax._trees import PyTree
 from apalu_jax.benchmarks import Progress, Result, Row, plain, quiet, timing, to_result
-from apalu_jax.benchmarks.costs import Costs, compiled_costs, cost_row
 from apalu_jax.benchmarks.functions import FUNCTIONS, Activation, Function, choose
+from apalu_jax.benchmarks.memory import Costs, compiled_costs, cost_row
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.mobilenet import MobileNet
 
@@ -124,7 +124,7 @@ class Transformer(nn.Module):
 class Network(NamedTuple):
     """A network, given its activations and the dtype it computes in, and its batch."""
 
-    module: Callable[[ActivationFactory, DTypeLike], nn.Module]
+    module: Callable[..., nn.Module]
     inputs: tuple[int, ...]
 
 
@@ -143,7 +143,7 @@ def training_step(
     state, which is donated, inputs and labels to the next state and the loss; and a
     function that makes its first arguments.
     """
-    module = network.module(partial(Activation, function), dtype)
+    module = network.module(activation=partial(Activation, function), dtype=dtype)
     optimizer = optax.sgd(0.01, momentum=0.9)
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
@@ -179,12 +179,7 @@ def training_step(
     return step, jax.jit(first)
 
 
-def _mobilenet(
-    activation: ActivationFactory, dtype: DTypeLike, width: float
-) -> nn.Module:
-    return MobileNet(_CLASSES, activation, sqrt(2.0), width, dtype=dtype)
-
-
+_mobilenet = partial(MobileNet, outputs=_CLASSES, gain=sqrt(2.0))
 _shallow = partial(Transformer, depth=4)
 _deep = partial(Transformer, depth=8, heads=8)
 
@@ -258,4 +253,4 @@ def _timed_steps(
         jax.block_until_ready(state)
 
     steps()
-    return lambda: [timing.seconds(steps) / STEPS]
+    return lambda: [timing.timed(steps)[0] / STEPS]

@@ -26,7 +26,6 @@ __all__ = (
     "looped",
     "on_device",
     "quartiles",
-    "seconds",
     "timed",
     "timed_batch",
     "warmup",
@@ -99,13 +98,13 @@ def timed_batch(
         stacks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)
         run = partial(_finish, loop, stacks)
         run()
-        return lambda: [seconds(run) / count]
+        return lambda: [timed(run)[0] / count]
     call = partial(_finish, jax.jit(operation), inputs[0])
 
     def calls() -> list[float]:
         for _ in range(warmup(count)):
             call()
-        return [seconds(call) for _ in range(count)]
+        return [timed(call)[0] for _ in range(count)]
 
     calls()
     return calls
@@ -165,11 +164,6 @@ def timed(call: Callable[[], Value]) -> tuple[float, Value]:
     start = time.perf_counter()
     value = call()
     return time.perf_counter() - start, value
-
-
-def seconds(call: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
-    return timed(call)[0]
 
 
 def _finish(call: Operation, inputs: Sequence[PyTree]) -> None:

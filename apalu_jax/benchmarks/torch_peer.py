@@ -82,7 +82,7 @@ class TorchPeer:
         for call in islice(calls, timing.warmup(count)):
             call()
         if self.device == "cpu":
-            return [timing.seconds(next(calls)) for _ in range(count)]
+            return [timing.timed(next(calls))[0] for _ in range(count)]
         start, stop = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         for call in islice(calls, count):
@@ -94,18 +94,15 @@ class TorchPeer:
     def _call(
         self, function: Callable[..., Tensor], leaves: Sequence[Tensor], g: Tensor
     ) -> Callable[[], None]:
-        def forward() -> None:
-            with self.torch.no_grad():
-                function(*leaves)
+        run = partial(function, *leaves)
+        if self.mode == "forward":
+            return self.torch.no_grad()(run)
+        graph = run() if self.mode == "backward" else None
 
-        def both() -> None:
-            pull(function(*leaves), retain_graph=False)
-
-        def pull(y: Tensor, retain_graph: bool) -> None:
+        def pull() -> None:
+            y = run() if graph is None else graph
             for leaf in leaves:
                 leaf.grad = None
-            y.backward(g, retain_graph=retain_graph)
+            y.backward(g, retain_graph=graph is not None)
 
-        if self.mode == "backward":
-            return partial(pull, function(*leaves), retain_graph=True)
-        return forward if self.mode == "forward" else both
+        return pull

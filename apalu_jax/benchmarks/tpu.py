@@ -27,8 +27,8 @@ from apalu_jax.benchmarks import (
     to_result,
 )
 from apalu_jax.benchmarks._process import spawn
-from apalu_jax.benchmarks.costs import Costs, compiled_costs, cost_row
 from apalu_jax.benchmarks.functions import FUNCTIONS, Activation, Function, choose
+from apalu_jax.benchmarks.memory import Costs, compiled_costs, cost_row
 from apalu_jax.benchmarks.ops import CHANNELS, DTYPES, MODES, check_size, operation
 from apalu_jax.benchmarks.step import (
     LARGE,
@@ -165,7 +165,9 @@ def count_elements(network: Network) -> float:
     """Number of inputs of all activations, as XLA counts exponentials of them."""
 
     def transcendentals(call: Callable[[Array, object], Array]) -> float:
-        module = network.module(partial(Activation, Function(call)), "bfloat16")
+        module = network.module(
+            activation=partial(Activation, Function(call)), dtype="bfloat16"
+        )
         inputs = jax.ShapeDtypeStruct(network.inputs, "bfloat16")
         variables = jax.eval_shape(module.init, jax.random.key(0), inputs)
         costs = jax.jit(module.apply).lower(variables, inputs).cost_analysis()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from apalu_jax.benchmarks import BenchmarkError, step
-from apalu_jax.benchmarks.costs import compiled_costs
 from apalu_jax.benchmarks.functions import FUNCTIONS
+from apalu_jax.benchmarks.memory import compiled_costs
 from apalu_jax.benchmarks.step import MLP, Network, Transformer, training_step
 
 TRANSFORMER = partial(Transformer, depth=2, heads=2)
