@@ -55,7 +55,7 @@ def compile(
     functions: Functions = None,
     out: Out = None,
 ) -> None:
-    """Time tracing, lowering and compilation, and count lines of programs."""
+    """Time tracing, lowering and compilation of programs."""
     parsed = _parse_sizes("sites", sites)
     _run("compile", out, sites=parsed, repetitions=repetitions, functions=functions)
 
@@ -87,7 +87,7 @@ def step(functions: Functions = None, out: Out = None) -> None:
 
 @_command
 def tpu(functions: Functions = None, out: Out = None) -> None:
-    """Count costs of programs compiled for a TPU, without one; needs libtpu."""
+    """Count costs of programs compiled for a TPU; needs libtpu."""
     _run("tpu", out, functions=functions)
 
 

@@ -103,7 +103,8 @@ def measure(
     dtypes: Sequence[str] = DTYPES,
     functions: Sequence[str] | None = None,
     modes: Sequence[str] = tuple(MODES),
-    # Four minutes for the default 864 cases, with 100 calls or more of each.
+    # Four minutes for the default 864 cases, besides compilation; the largest take
+    # longer, as five batches of three calls are the least.
     budget: float = 0.3,
     progress: Progress = quiet,
 ) -> Result:

@@ -40,9 +40,8 @@ Value = TypeVar("Value")
 
 # Fewer samples than five have no meaningful quartiles.
 MIN_ROUNDS = 5
-# Seconds between batches. OpenMP's workers, which PyTorch uses, and those of Eigen,
-# which XLA uses, spin for about a millisecond before they sleep, and would take cores
-# from the next batch.
+# Seconds between batches. Threads of the last one spin before they sleep (libgomp's,
+# which PyTorch uses, as GOMP_SPINCOUNT says) and would take cores from the next.
 PAUSE = 0.002
 
 # Calls of a batch: as many as move TRAFFIC bytes, within LIMITS. On two cores that is
