@@ -47,7 +47,7 @@ def plain(*names: str) -> dict[str, str]:
 
 
 class Setting(TypedDict):
-    """Where and when something was measured."""
+    """Machine, versions and date of a measurement."""
 
     machine: str
     platform: str
