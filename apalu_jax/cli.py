@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from apalu_jax._console import one_line_errors, print_notes, progress_bar, to_console
-from apalu_jax.benchmarks.commands import bench_app
+from apalu_jax.benchmarks.cli import bench_app
 from apalu_jax.experiments import ExperimentError
 
 if TYPE_CHECKING:

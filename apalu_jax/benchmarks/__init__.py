@@ -1,108 +1,140 @@
 """Measurements of the package: each gives a table that is plain JSON.
 
-A result is a dictionary: ``benchmark``, its name; ``columns``, a format string per head
-of the table; ``rows``, dictionaries of what those format; ``notes``, how to read it;
-``setting``, where it was measured. The tables are made from the results alone.
+The tables and figures are made from the results alone. Every ``measure`` takes
+``functions``, names in :data:`~apalu_jax.benchmarks.functions.FUNCTIONS` (all by
+default), if it has a choice, and raises a BenchmarkError if an argument is wrong or the
+platform cannot be measured.
 """
 
 import datetime
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import NotRequired, TypeAlias, TypedDict, cast
 
 import jax
 
 import apalu_jax
 
-__all__ = ("BenchmarkError", "Result", "read_result", "to_result", "write_result")
+__all__ = (
+    "BenchmarkError",
+    "Progress",
+    "Result",
+    "Row",
+    "Setting",
+    "check_choices",
+    "plain",
+    "quiet",
+    "ratios",
+    "read_result",
+    "to_result",
+    "write_result",
+)
 
-Result: TypeAlias = dict[str, Any]
+Row: TypeAlias = dict[str, str | float]
+"""Measured values by name; what the columns of a table format."""
+
+Progress: TypeAlias = Callable[[str], None]
+"""Called with a line on what is measured next."""
+
+
+def plain(*names: str) -> dict[str, str]:
+    """Columns that show a value as it is, under its name."""
+    return {name: f"{{{name}}}" for name in names}
+
+
+class Setting(TypedDict):
+    """Machine, versions and date of a measurement."""
+
+    machine: str
+    platform: str
+    versions: dict[str, str]
+    date: str
+    threads: NotRequired[int]
+
+
+class Result(TypedDict):
+    """One measurement.
+
+    The columns map heads to format strings of their cells, such as ``"{ulp:.2f}"``; a
+    cell is empty if its row lacks a name. The notes are Markdown.
+    """
+
+    benchmark: str
+    columns: dict[str, str]
+    rows: list[Row]
+    notes: list[str]
+    setting: Setting
 
 
 class BenchmarkError(ValueError):
     """Raised for errors of the user; the message is a single line."""
 
 
+def quiet(text: str) -> None:
+    """Do nothing: the progress of a caller who does not ask for it."""
+
+
+def check_choices(name: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise a BenchmarkError that names the argument if a value is unknown."""
+    choices = list(known)
+    for value in given:
+        if value not in choices:
+            raise BenchmarkError(
+                f"`{name}` must be of {', '.join(map(repr, choices))}, got {value!r}."
+            )
+
+
+def ratios(
+    row: Mapping[str, float], reference: Mapping[str, float], name: str
+) -> dict[str, float]:
+    """Ratios to the values of a reference of that name, but for those that are zero."""
+    return {f"{k}_to_{name}": v / reference[k] for k, v in row.items() if reference[k]}
+
+
 def to_result(
-    benchmark: str,
-    columns: Mapping[str, str],
-    rows: Sequence[Mapping[str, Any]],
-    notes: Sequence[str],
+    benchmark: str, columns: dict[str, str], rows: list[Row], notes: Iterable[str]
 ) -> Result:
-    """Adds to what was measured the machine, the versions and the date.
-
-    Args:
-      benchmark: Name of the benchmark, which is that of its command and file.
-      columns: Head of a column -> format string of its cells, such as ``"{ulp:.2f}"``.
-      rows: What is formatted; a cell is empty where its row lacks a name.
-      notes: How to read the table, in Markdown.
-
-    Returns:
-      What :mod:`apalu_jax.benchmarks.tables` renders, plain enough for JSON.
-
-    Examples:
-      >>> result = to_result("size", {"n": "{n:.1f}"}, [{"n": 2}], [])
-      >>> result["rows"], sorted(result["setting"])
-      ([{'n': 2}], ['date', 'machine', 'platform', 'versions'])
-    """
+    """Add the machine, the versions and the date to what was measured."""
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    versions = {name: version(name) for name in ("jax", "jaxlib", "numpy")}
+    own = {"apalu_jax": apalu_jax.__version__, "python": platform.python_version()}
+    setting: Setting = {
+        "machine": machine,
+        "platform": jax.devices()[0].device_kind,
+        "versions": own | versions,
+        "date": datetime.date.today().isoformat(),
+    }
     return {
         "benchmark": benchmark,
-        "columns": dict(columns),
-        "rows": [dict(row) for row in rows],
+        "columns": columns,
+        "rows": rows,
         "notes": list(notes),
-        "setting": {
-            "machine": f"{platform.system()} {platform.machine()}, "
-            f"{os.cpu_count()} cores",
-            "platform": jax.devices()[0].device_kind,
-            "versions": {
-                "apalu_jax": apalu_jax.__version__,
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("jax", "jaxlib", "numpy")},
-            },
-            "date": datetime.date.today().isoformat(),
-        },
+        "setting": setting,
     }
 
 
 def read_result(path: Path) -> Result:
-    """Reads what :func:`write_result` wrote.
-
-    Args:
-      path: A file.
-
-    Returns:
-      The result.
-
-    Raises:
-      BenchmarkError: If the file holds something else.
-    """
+    """Read what :func:`write_result` wrote; anything else is a BenchmarkError."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BenchmarkError(f"{path} is not JSON: {error}.") from error
-    keys = {"benchmark", "columns", "rows", "notes", "setting"}
-    if not isinstance(result, dict) or not keys <= result.keys():
+    if not isinstance(result, dict) or not Result.__required_keys__ <= result.keys():
         raise BenchmarkError(f"{path} is not a result of `apalu bench`.")
-    return result
+    return cast(Result, result)
 
 
 def write_result(result: Result, path: Path) -> None:
-    """Writes a result as JSON; the file is there whole or not at all.
+    """Write a result as JSON, atomically; an existing file is replaced."""
+    # Here, since what only reads results needs no package of the experiments.
+    from apalu_jax.experiments.storage import write_atomic
 
-    Args:
-      result: See :func:`to_result`.
-      path: The file, which is replaced if it exists.
-    """
-    unfinished = path.with_name(path.name + ".tmp")
-    to_text = partial(json.dumps, allow_nan=False)
-    head = to_text({k: v for k, v in result.items() if k != "rows"}, indent=2)
-    # Each row on a line of its own: there are many, and they are compared.
-    rows = ",\n    ".join(map(to_text, result["rows"]))
-    text = head.removesuffix("\n}") + f',\n  "rows": [\n    {rows}\n  ]\n}}\n'
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    head = {k: v for k, v in result.items() if k != "rows"}
+    # A line for each row: there are many, and versions of a file are compared.
+    rows = ",\n    ".join(json.dumps(row, allow_nan=False) for row in result["rows"])
+    text = json.dumps(head, allow_nan=False, indent=2).removesuffix("\n}")
+    write_atomic(path, f'{text},\n  "rows": [\n    {rows}\n  ]\n}}\n'.encode())

@@ -1,8 +1,8 @@
-"""Functions that are measured: APALU in its forms, and others beside it."""
+"""The measured functions: APALU in its forms, and its peers."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +10,22 @@ from flax import linen as nn
 from jax import Array
 
 from apalu_jax._kernels import GATE
-from apalu_jax.benchmarks import BenchmarkError
+from apalu_jax.benchmarks import check_choices
 from apalu_jax.functional import APALUParams, apalu, apalu_reference
 
-__all__ = ("FUNCTIONS", "Activation", "Function", "Params", "chosen", "textbook")
+__all__ = ("FUNCTIONS", "Activation", "Function", "Params", "choose", "to_spec")
 
 Params: TypeAlias = dict[str, Array]
+Specs: TypeAlias = dict[str, jax.ShapeDtypeStruct]
 
 
-def textbook(x: Array, a: Any, b: Any) -> Array:
-    """The formula as it is printed, with JAX's derivative; what rules improve on.
+def to_spec(*shape: int) -> jax.ShapeDtypeStruct:
+    """A float32 array that is not there."""
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
-    Args:
-      x: Float array.
-      a: Scale of the non-negative branch, in the dtype of ``x`` or a Python number.
-      b: Scale of the negative branch, likewise.
 
-    Returns:
-      An array like ``x``.
+def textbook(x: Array, a: Array | float, b: Array | float) -> Array:
+    """APALU as its formula is printed, differentiated by JAX; `a` and `b` as `x`.
 
     Examples:
       >>> print(textbook(jnp.array([-1.0, 1.0]), 0.55, 0.065).round(6))
@@ -39,13 +37,9 @@ def textbook(x: Array, a: Any, b: Any) -> Array:
 
 
 class Function(NamedTuple):
-    """One activation, with what it trains.
+    """An activation of ``x`` and parameters, and the first values of these.
 
-    Attributes:
-      call: Takes ``x`` and the parameters.
-      start: Name -> first value of every parameter.
-      per_channel: Whether a parameter has an entry per index of the last axis of ``x``,
-        or is a scalar.
+    Parameters are scalars, or have an entry per index of the last axis of ``x``.
     """
 
     call: Callable[[Array, Params], Array]
@@ -57,26 +51,27 @@ class Function(NamedTuple):
         shape = (channels,) if self.per_channel else ()
         return {k: jnp.full(shape, v, jnp.float32) for k, v in self.start.items()}
 
+    def specs(self, channels: int, stack: tuple[int, ...]) -> Specs:
+        """Shapes of the parameters, with axes in front that stack those of layers."""
+        params = self.params(channels)
+        return {k: to_spec(*stack, *v.shape) for k, v in params.items()}
+
 
 class Activation(nn.Module):
-    """A function as a layer of a network, with parameters of its own.
-
-    Attributes:
-      function: The function.
-    """
+    """A function as a layer of a network, with parameters of its own."""
 
     function: Function
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Applies it to ``x``, whose last axis holds the channels."""
+        """Apply it to ``x``, whose last axis holds the channels."""
         initial = self.function.params(x.shape[-1])
         params = {k: self.param(k, lambda _, v=v: v) for k, v in initial.items()}
         return self.function.call(x, params)
 
 
 def _plain(function: Callable[[Array], Array]) -> Function:
-    return Function(lambda x, p: function(x))
+    return Function(lambda x, _: function(x))
 
 
 def _prelu(x: Array, p: Params) -> Array:
@@ -88,6 +83,7 @@ def _in_dtype_of_x(x: Array, p: Params) -> Array:
 
 
 _START = APALUParams()._asdict()
+_output = partial(apalu, residual="output")
 
 FUNCTIONS: Mapping[str, Function] = {
     "relu": _plain(jax.nn.relu),
@@ -101,36 +97,16 @@ FUNCTIONS: Mapping[str, Function] = {
     "apalu_reference": Function(apalu_reference, _START),
     "apalu": Function(apalu, _START),
     "apalu, per channel": Function(apalu, _START, per_channel=True),
-    'apalu, residual="output"': Function(partial(apalu, residual="output"), _START),
+    'apalu, residual="output"': Function(_output, _START),
     'apalu, residual="output", per channel': Function(
-        partial(apalu, residual="output"), _START, per_channel=True
+        _output, _START, per_channel=True
     ),
 }
-"""Every function, ReLU first: what the others are compared with."""
+"""Every function; ReLU, the usual reference, comes first."""
 
 
-def chosen(functions: Iterable[str] | None, *first: str) -> tuple[str, ...]:
-    """Names of the functions that are measured.
-
-    Args:
-      functions: Names in :data:`FUNCTIONS`; all if left out.
-      *first: Those that the others are compared with, which come first in any case.
-
-    Returns:
-      Names, each once.
-
-    Raises:
-      BenchmarkError: If one is unknown.
-
-    Examples:
-      >>> chosen(["apalu", "relu"], "relu")
-      ('relu', 'apalu')
-    """
-    names = tuple(FUNCTIONS) if functions is None else tuple(functions)
-    for name in names:
-        if name not in FUNCTIONS:
-            raise BenchmarkError(
-                f"`functions` must be of {', '.join(map(repr, FUNCTIONS))}, "
-                f"got {name!r}."
-            )
-    return tuple(dict.fromkeys((*first, *names)))
+def choose(functions: Iterable[str] | None, *references: str) -> tuple[str, ...]:
+    """Names of the measured functions, each once; the references come first."""
+    names = tuple(FUNCTIONS if functions is None else functions)
+    check_choices("functions", names, FUNCTIONS)
+    return tuple(dict.fromkeys((*references, *names)))

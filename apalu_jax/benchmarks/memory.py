@@ -1,34 +1,67 @@
-"""Memory of an activation in training: what is kept, and what the compiler needs."""
+"""Memory of an activation in training, and costs of any compiled program."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterable
+from functools import partial
+from itertools import product
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
-from apalu_jax.benchmarks import BenchmarkError, Result, to_result
-from apalu_jax.benchmarks.functions import FUNCTIONS, Function, Params, chosen
+from apalu_jax.benchmarks import (
+    BenchmarkError,
+    Progress,
+    Result,
+    Row,
+    quiet,
+    ratios,
+    to_result,
+)
+from apalu_jax.benchmarks.functions import FUNCTIONS, Function, Params, choose, to_spec
 
-__all__ = ("Regime", "bytes_kept", "measure", "temporary")
+__all__ = (
+    "ORDERS",
+    "REGIMES",
+    "Costs",
+    "Regime",
+    "bytes_saved",
+    "compiled_costs",
+    "cost_row",
+    "measure",
+    "temporary",
+)
 
 Regime: TypeAlias = Literal["unrolled", "scan", "remat"]
 
-_REGIMES: dict[Regime, str] = {
+REGIMES: dict[Regime, str] = {
     "unrolled": "unrolled",
     "scan": "scan",
     "remat": "scan with remat",
 }
-_ORDERS = {"before": "`act(h) @ w`", "after": "`act(h @ w)`"}
+ORDERS: dict[str, str] = {"before": "act(h) @ w", "after": "act(h @ w)"}
+
+_KEPT = {dtype: f"kept_{dtype}" for dtype in ("float32", "bfloat16")}
+_COLUMNS = {
+    "function": "{function}",
+    **{f"saved, {dtype}": f"{{{key}:.3g}}" for dtype, key in _KEPT.items()},
+    **{
+        f"{way}, `{block}`": f"{{{regime}_{order}:.1f}} "
+        f"({{{regime}_{order}_to_relu:.2f}}x"
+        + (f", {{{regime}_{order}_to_gelu:.2f}}x gelu)" if way == "unrolled" else ")")
+        for regime, way in REGIMES.items()
+        for order, block in ORDERS.items()
+    },
+}
 _NOTES = (
-    "Kept: bytes per element of x in the arrays of its size that `jax.vjp` of the "
+    "Saved: bytes per element of x in the arrays of its size that `jax.vjp` of the "
     "jitted activation holds for the backward pass, x itself included if held.",
     "The others: temporary memory of the compiled gradient of {blocks} blocks, in "
-    "float32 activations of {rows} x {width}, and its ratio to relu's; where blocks "
-    "are unrolled, also to gelu's. A block is `act(h) @ w` or `act(h @ w)`; the "
-    "gradient is of the weights and of the parameters of each block's activation.",
-    "Unrolled: the blocks are written out. Scan: `jax.lax.scan` runs them. With "
-    "remat: `jax.checkpoint` is around the block that is scanned.",
+    "float32 activations of {rows} x {width}, and its ratio to relu's; for unrolled "
+    "blocks also to gelu's. The gradient is for the weights and the parameters of each "
+    "block's activation. Blocks are unrolled by a Python loop, or run by "
+    "`jax.lax.scan`; with remat, `jax.checkpoint` is around each.",
 )
 
 
@@ -37,75 +70,52 @@ def measure(
     width: int = 512,
     blocks: int = 8,
     functions: Iterable[str] | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = quiet,
 ) -> Result:
-    """Measures every activation; compiles, and computes next to nothing.
+    """Measure every activation, relu and gelu, the references, in any case.
 
-    Args:
-      rows: Rows of the activations of the blocks.
-      width: Their columns.
-      blocks: How many blocks are differentiated.
-      functions: Names in :data:`~apalu_jax.benchmarks.functions.FUNCTIONS`, all if left
-        out; relu and gelu, which the others are compared with, come first in any case.
-      progress: Called with a line on what is measured next.
-
-    Returns:
-      A result; see :mod:`apalu_jax.benchmarks`.
-
-    Raises:
-      BenchmarkError: If a function is unknown, or as :func:`temporary`.
+    It compiles gradients of blocks with activations of `rows` x `width`, and computes
+    next to nothing.
     """
-    table: dict[str, dict[str, Any]] = {}
-    keys = [f"{regime}_{order}" for regime in _REGIMES for order in _ORDERS]
-    for name in chosen(functions, "relu", "gelu"):
-        if progress:
-            progress(name)
-        function = FUNCTIONS[name]
-        row = table[name] = {"function": name}
-        for dtype in (jnp.float32, jnp.bfloat16):
-            row[f"kept_{jnp.dtype(dtype).name}"] = bytes_kept(function, dtype)
-        for regime in _REGIMES:
-            for order in _ORDERS:
-                row[f"{regime}_{order}"] = temporary(
-                    function,
-                    rows,
-                    width,
-                    blocks,
-                    regime=regime,
-                    before=order == "before",
-                )
-    for row in table.values():
-        for key in keys:
-            row[f"{key}_to_relu"] = row[key] / table["relu"][key]
-            row[f"{key}_to_gelu"] = row[key] / table["gelu"][key]
+    found: dict[str, dict[str, float]] = {}
+    for name in choose(functions, "relu", "gelu"):
+        progress(name)
+        needed = partial(temporary, FUNCTIONS[name], rows, width, blocks)
+        found[name] = {
+            f"{regime}_{order}": needed(regime=regime, before=order == "before")
+            for regime, order in product(REGIMES, ORDERS)
+        }
+    table: list[Row] = [
+        {
+            "function": name,
+            **{
+                key: bytes_saved(FUNCTIONS[name], dtype) for dtype, key in _KEPT.items()
+            },
+            **row,
+            **ratios(row, found["relu"], "relu"),
+            **ratios(row, found["gelu"], "gelu"),
+        }
+        for name, row in found.items()
+    ]
     notes = [note.format(rows=rows, width=width, blocks=blocks) for note in _NOTES]
-    return to_result("memory", _columns(), list(table.values()), notes)
+    return to_result("memory", _COLUMNS, table, notes)
 
 
-def bytes_kept(function: Function, dtype: Any, size: int = 2**12) -> float:
-    """Bytes per element that stay between the forward and the backward pass.
+def bytes_saved(function: Function, dtype: DTypeLike, size: int = 2**12) -> float:
+    """Bytes per element of ``x`` that are saved for the backward pass.
 
-    Args:
-      function: The activation.
-      dtype: Of ``x``.
-      size: Elements of ``x``, a multiple of 16, which is the number of its channels.
-
-    Returns:
-      Bytes of the distinct arrays of ``size`` elements, by ``size``.
-
-    Examples:
-      >>> bytes_kept(FUNCTIONS["apalu"], jnp.float32)
-      4.0
+    They are those of the distinct arrays of as many elements as ``x`` has, 16 of them
+    in a row.
     """
     x = jnp.linspace(-3, 3, size, dtype=dtype).reshape(-1, 16)
     _, pull = jax.vjp(jax.jit(function.call), x, function.params(16))
-    # One buffer may stand at several places.
-    large: dict[int, int] = {
+    # Two leaves may share one buffer.
+    large = {
         v.unsafe_buffer_pointer(): v.nbytes
         for v in jax.tree.leaves(pull)
         if v.size == size
     }
-    return sum(large.values()) / size
+    return float(sum(large.values()) / size)
 
 
 def temporary(
@@ -119,20 +129,9 @@ def temporary(
 ) -> float:
     """Temporary memory of a compiled gradient, in activations of ``rows x width``.
 
-    Args:
-      function: The activation.
-      rows: Rows of the input.
-      width: Columns of the input and of every weight.
-      blocks: How many blocks there are.
-      regime: Whether the blocks are written out, :func:`jax.lax.scan` runs them, or
-        it runs them with :func:`jax.checkpoint` around each.
-      before: Whether the activation comes before the product or after it.
-
-    Returns:
-      A number of float32 activations.
-
-    Raises:
-      BenchmarkError: If the platform's compiler does not tell its memory.
+    The blocks are run by a Python loop, by :func:`jax.lax.scan`, or by that with
+    :func:`jax.checkpoint` around each; the activation comes before the product or
+    after it.
     """
 
     def block(h: Array, layer: tuple[Array, Params]) -> tuple[Array, None]:
@@ -145,33 +144,46 @@ def temporary(
             for i in range(blocks):
                 h, _ = block(h, jax.tree.map(lambda leaf, i=i: leaf[i], layers))
         else:
-            # A scan keeps the two passes apart, so that no barrier need do it.
+            # A scan keeps the two passes apart: no barrier against CSE need do it.
             remat = jax.checkpoint(block, prevent_cse=False)
             h, _ = jax.lax.scan(remat if regime == "remat" else block, x, layers)
         return jnp.sum(h * h)
 
-    def spec(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-    params = {k: spec(blocks, *v.shape) for k, v in function.params(width).items()}
-    layers = spec(blocks, width, width), params
-    compiled = jax.jit(jax.grad(loss)).lower(layers, spec(rows, width)).compile()
-    analysis = compiled.memory_analysis()
-    if analysis is None:
-        raise BenchmarkError("`memory` must run on a platform that analyses memory.")
-    size: int = analysis.temp_size_in_bytes
-    return size / (4 * rows * width)
+    layers = to_spec(blocks, width, width), function.specs(width, (blocks,))
+    compiled = jax.jit(jax.grad(loss)).lower(layers, to_spec(rows, width)).compile()
+    return compiled_costs(compiled).temporary / (4 * rows * width)
 
 
-def _columns() -> dict[str, str]:
-    columns = {
-        "function": "{function}",
-        "kept, float32": "{kept_float32:.3g}",
-        "kept, bfloat16": "{kept_bfloat16:.3g}",
+class Costs(NamedTuple):
+    """Bytes accessed, bytes of temporary memory, and number of transcendentals.
+
+    The body of a scan counts once. Temporary memory is besides arguments and results.
+    Transcendentals are exponentials, tangents and the like, divisions not among them.
+    """
+
+    bytes: float
+    temporary: float
+    transcendentals: float
+
+
+def compiled_costs(compiled: jax.stages.Compiled) -> Costs:
+    """Costs of a program; a BenchmarkError if the platform's compiler counts none."""
+    costs, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    if not costs or "bytes accessed" not in costs or memory is None:
+        raise BenchmarkError("the platform must report the costs of compiled programs.")
+    return Costs(
+        bytes=costs["bytes accessed"],
+        temporary=float(memory.temp_size_in_bytes),
+        # A program without any leaves the name out.
+        transcendentals=costs.get("transcendentals", 0.0),
+    )
+
+
+def cost_row(costs: Costs, relu: Costs | None = None) -> dict[str, float]:
+    """Bytes and memory as a row has them, with the ratios to ReLU's if given."""
+    row = {"bytes": costs.bytes, "temporary": costs.temporary}
+    megabytes = {
+        "megabytes": costs.bytes / 1e6,
+        "temporary_megabytes": costs.temporary / 1e6,
     }
-    for regime, way in _REGIMES.items():
-        for order, block in _ORDERS.items():
-            key = f"{regime}_{order}"
-            gelu = f", {{{key}_to_gelu:.2f}}x gelu" if regime == "unrolled" else ""
-            columns[f"{way}, {block}"] = f"{{{key}:.1f}} ({{{key}_to_relu:.2f}}x{gelu})"
-    return columns
+    return row | (ratios(row, relu._asdict(), "relu") if relu else {}) | megabytes

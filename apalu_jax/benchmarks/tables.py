@@ -1,81 +1,80 @@
-"""Tables of results: as text cells, in Markdown, and kept up to date in a README."""
+"""Tables of results: as text cells, in Markdown, and kept up to date in a page."""
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from apalu_jax import _readme
-from apalu_jax.benchmarks import BenchmarkError, Result, read_result
+from apalu_jax.benchmarks import BenchmarkError, Result, Row, plain, read_result
 
-__all__ = ("cells", "remarks", "render", "select", "update_readme", "widen")
+__all__ = ("cells", "pivot", "remarks", "render", "select", "summarize", "update_page")
 
-# Tables in a README that other commands fill.
+# Tables of README.md that other commands fill.
 _ELSEWHERE = ("verdicts", "contexts")
 
 
-class _Wide(NamedTuple):
-    by: tuple[str, ...]  # what a row of the short form has in common
-    across: str  # head of the column
-    cells: tuple[str, ...]  # joined, without those that the row lacks
+class _Pivot(NamedTuple):
+    """The short form of a long table."""
+
+    by: tuple[str, ...]  # names of the values that the rows of a line share
+    across: str  # format of a column's head
+    cell: str
     note: str
 
 
-_WIDE = {
-    "ops": _Wide(
+_PIVOTS = {
+    "ops": _Pivot(
         ("dtype", "mode", "function", "framework"),
         "{size:,}",
-        ("{microseconds:,.0f} ({to_copy:.2f}x)",),
+        "{microseconds:,.0f} ({to_copy:.2f}x)",
         "Per number of elements: the median in µs, and its ratio to that of the copy.",
     ),
-    "step": _Wide(
+    "step": _Pivot(
         ("dtype", "function"),
         "{network}",
-        ("{bytes_to_relu:.3f}", "{temporary_to_relu:.3f}", "{time_to_relu:.2f}"),
+        "{bytes_to_relu:.3f} / {temporary_to_relu:.3f} / {time_to_relu:.2f}",
         "Per network: bytes accessed / temporary memory / time, each over relu's.",
     ),
-    "tpu": _Wide(
+    "tpu": _Pivot(
         ("topology", "dtype", "function"),
         "{what}, {mode}",
-        (
-            "{bytes_to_floor:.3f}",
-            "{bytes_to_relu:.3f}",
-            "{transcendentals:.2f}",
-            "{temporary_to_relu:.3f}",
-        ),
+        "{bytes_to_floor:.3f} / {bytes_to_relu:.3f} / {transcendentals:.2f} / "
+        "{temporary_to_relu:.3f}",
         "Per operation: bytes accessed over the floor / transcendentals. Per network: "
         "bytes accessed over relu's / transcendentals / temporary memory over relu's.",
     ),
 }
 
+# Title, benchmark, format, and the values that select each row; what costs APALU more
+# than gelu comes first.
+_SUMMARY = (
+    ("time to compile 8 / 32 / 128 sites on CPU, over gelu's",
+     "compile", "{compile_to_gelu:.1f}", "chain of 8", "chain of 32", "chain of 128"),
+    ("time forward and backward on CPU, 2^20 elements in float32, over a copy's",
+     "ops", "{to_copy:.1f}", "float32, both, 1048576, jax"),
+    ("time of a training step on CPU, mlp / mobilenet / transformer, over relu's",
+     "step", "{time_to_relu:.2f}", "mlp", "mobilenet", "transformer"),
+    ("temporary memory of the same steps, over relu's",
+     "step", "{temporary_to_relu:.2f}", "mlp", "mobilenet", "transformer"),
+    ("bytes accessed by a step of MobileNet on TPU v5e / v6e, over relu's",
+     "tpu", "{bytes_to_relu:.2f}", "v5e:2x2, mobilenet", "v6e:2x2, mobilenet"),
+    ("bytes saved per element for the backward pass, float32 / bfloat16",
+     "memory", "{kept_float32:.0f} / {kept_bfloat16:.0f}", ""),
+    ("worst error in float32, value / slope, in ulp (results not finite)", "accuracy",
+     "{worst_ulp:.3g} ({not_finite:,})", "float32, value", "float32, slope"),
+)  # fmt: skip
+_SUMMARIZED = ("gelu", "textbook APALU", "apalu")
+
 
 def cells(result: Result) -> list[list[str]]:
-    """The table's rows as text, in the order of the columns.
-
-    Args:
-      result: See :mod:`apalu_jax.benchmarks`.
-
-    Returns:
-      A list per row; a dash where the row lacks what the column shows.
-
-    Examples:
-      >>> cells({"columns": {"n": "{n:.1f}"}, "rows": [{"n": 2}, {}]})
-      [['2.0'], ['-']]
-    """
-    return [
-        [_cell(template, row) for template in result["columns"].values()]
-        for row in result["rows"]
-    ]
+    """Text of the rows in the order of the columns; a dash for absent values."""
+    formats = result["columns"].values()
+    return [[_fill(cell, row) for cell in formats] for row in result["rows"]]
 
 
 def remarks(result: Result) -> list[str]:
-    """The notes, and a last line that says where, with what and when it was measured.
-
-    Args:
-      result: See :mod:`apalu_jax.benchmarks`.
-
-    Returns:
-      Lines of Markdown.
-    """
+    """The notes, and a last line with the setting, as lines of Markdown."""
     setting = result["setting"]
     versions = ", ".join(f"{k} {v}" for k, v in setting["versions"].items())
     source = (
@@ -86,133 +85,101 @@ def remarks(result: Result) -> list[str]:
 
 
 def render(result: Result) -> str:
-    """The table and its remarks in Markdown.
-
-    Args:
-      result: See :mod:`apalu_jax.benchmarks`.
-
-    Returns:
-      Markdown without a last line break.
-
-    Examples:
-      >>> setting = {"platform": "cpu", "machine": "m", "date": "d", "versions": {}}
-      >>> result = {"benchmark": "b", "notes": [], "setting": setting}
-      >>> print(render(result | {"columns": {"n": "{n}"}, "rows": [{"n": 2}]}))
-      | n |
-      | --- |
-      | 2 |
-      <BLANKLINE>
-      - `apalu bench b` on cpu (m), d; .
-    """
-    heads = list(result["columns"])
-    lines = [heads, ["---"] * len(heads), *cells(result)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return table + "\n\n" + "\n".join(f"- {line}" for line in remarks(result))
+    """The table and its remarks in Markdown, without a last line break."""
+    return _markdown([list(result["columns"]), *cells(result)], remarks(result))
 
 
 def select(result: Result, values: Collection[str]) -> Result:
-    """The part of a result whose rows hold certain values.
-
-    Args:
-      result: See :mod:`apalu_jax.benchmarks`.
-      values: All of them must be among the values of a row, whatever their names.
-
-    Returns:
-      A result.
-
-    Raises:
-      BenchmarkError: If no row holds them.
-
-    Examples:
-      >>> rows = [{"dtype": "float32", "mode": "forward"}, {"dtype": "bfloat16"}]
-      >>> select({"rows": rows}, ["bfloat16"])
-      {'rows': [{'dtype': 'bfloat16'}]}
-    """
+    """The rows that hold all of some values, whatever the names of these."""
     rows = [row for row in result["rows"] if {*values} <= {*map(str, row.values())}]
     if not rows:
         raise BenchmarkError(
             f"`values` must be those of a row, got {', '.join(values) or 'no rows'}."
         )
-    return result | {"rows": rows}
+    return {**result, "rows": rows}
 
 
-def widen(result: Result) -> Result:
-    """The short form of a long table: rows that differ in one thing become columns.
-
-    Args:
-      result: See :mod:`apalu_jax.benchmarks`.
-
-    Returns:
-      Of ``ops`` a result with a column for each size, of ``step`` for each network,
-      of ``tpu`` for each thing compiled; of others the same result.
-
-    Examples:
-      >>> row = {"dtype": "float32", "function": "relu", "bytes_to_relu": 1.0}
-      >>> rows = [row | {"network": "mlp"}, row | {"network": "mobilenet"}]
-      >>> cells(widen({"benchmark": "step", "rows": rows, "notes": []}))
-      [['float32', 'relu', '1.000', '1.000']]
-    """
-    if result["benchmark"] not in _WIDE:
+def pivot(result: Result) -> Result:
+    """The short form of a long table: rows that differ in one thing become columns."""
+    if result["benchmark"] not in _PIVOTS:
         return result
-    wide = _WIDE[result["benchmark"]]
-    rows: dict[tuple[str, ...], dict[str, str]] = {}
-    columns = {k: f"{{{k}}}" for k in wide.by}
+    by, across, cell, note = _PIVOTS[result["benchmark"]]
+    lines: dict[tuple[str | float, ...], Row] = {}
+    columns = plain(*by)
     for row in result["rows"]:
-        line = rows.setdefault(
-            tuple(row[k] for k in wide.by), {k: row[k] for k in wide.by}
-        )
-        head = _cell(wide.across, row)
-        cell = columns.setdefault(head, f"{{at_{len(columns)}}}")
-        parts = (_cell(part, row) for part in wide.cells)
-        line[cell.strip("{}")] = " / ".join(part for part in parts if part != "-")
-    return result | {
-        "columns": columns,
-        "rows": list(rows.values()),
-        "notes": [wide.note, *result["notes"]],
-    }
+        shared = {name: row[name] for name in by}
+        line = lines.setdefault(tuple(shared.values()), shared)
+        column = columns.setdefault(across.format(**row), f"{{at_{len(columns)}}}")
+        line[column.strip("{}")] = _fill(cell, row)
+    notes = [note, *result["notes"]]
+    return {**result, "columns": columns, "rows": [*lines.values()], "notes": notes}
 
 
-def update_readme(readme: Path, results: Path, *, check: bool = False) -> bool:
-    """Puts the tables of results into a Markdown file.
+def summarize(results: Mapping[str, Result]) -> str:
+    """A table of few lines from the results of several benchmarks, in Markdown."""
+    lines = [["", *_SUMMARIZED]]
+    for title, benchmark, cell, *selections in _SUMMARY:
+        lines.append([title])
+        for function in _SUMMARIZED:
+            found = []
+            for selection in selections:
+                values = {function, *filter(None, selection.split(", "))}
+                rows = results[benchmark]["rows"]
+                found += [r for r in rows if values <= {*map(str, r.values())}]
+            lines[-1].append(" / ".join(_fill(cell, row) for row in found) or "-")
+    sources: dict[str, list[str]] = {}
+    for name, result in results.items():
+        setting = result["setting"]
+        where = f"{setting['platform']} ({setting['machine']})"
+        jax = setting["versions"]["jax"]
+        sources.setdefault(f"{where}, jax {jax}", []).append(name)
+    return _markdown(
+        lines, [f"`apalu bench` {', '.join(v)}: {k}." for k, v in sources.items()]
+    )
 
-    What stands between the lines ``<!-- table: NAME -->`` and ``<!-- end -->`` is
-    replaced by the table of ``NAME.json``. Values after the name, as in
-    ``<!-- table: ops both float32 -->``, choose the rows that hold them all. Long
-    tables are shown in their short form.
 
-    Args:
-      readme: The file; written only if something differs.
-      results: Folder of the results.
-      check: Whether to leave the file as it is.
+def update_page(page: Path, results: Path, *, check: bool = False) -> bool:
+    """Put the tables of results into a Markdown file; true if something differed.
 
-    Returns:
-      Whether something differed.
-
-    Raises:
-      BenchmarkError: If the file marks no table, or one without a result or rows.
+    The lines between ``<!-- table: NAME -->`` and ``<!-- end -->`` are replaced by the
+    table of ``NAME.json``, in its short form. Values after the name, as in
+    ``<!-- table: ops both float32 -->``, choose the rows that hold them all. The name
+    ``cost`` stands for :func:`summarize`. With `check` the file stays as it is.
     """
+
+    def read(name: str) -> Result:
+        path = results / f"{name}.json"
+        if not path.is_file():
+            raise BenchmarkError(f"{page} needs {path}, which is missing.")
+        return read_result(path)
 
     def table(name: str, values: list[str]) -> str | None:
         if name in _ELSEWHERE:
             return None
-        path = results / f"{name}.json"
-        if not path.is_file():
-            raise BenchmarkError(
-                f"{readme} marks the table {name}, but {path} is missing."
-            )
-        return render(widen(select(read_result(path), values)))
+        if name == "cost":
+            return summarize({name: read(name) for _, name, *_ in _SUMMARY})
+        return render(pivot(select(read(name), values)))
 
-    differs = _readme.fill(readme, table, check=check)
+    differs = _readme.fill(page, table, check=check)
     if differs is None:
         raise BenchmarkError(
-            f"{readme} must mark a table by the lines <!-- table: NAME --> and "
+            f"{page} must mark a table by the lines <!-- table: NAME --> and "
             "<!-- end -->."
         )
     return differs
 
 
-def _cell(template: str, row: dict[str, object]) -> str:
-    try:
-        return template.format(**row)
-    except KeyError:
-        return "-"
+def _fill(template: str, row: Row) -> str:
+    """A cell, without those of its parts, between slashes, that the row lacks."""
+    parts = []
+    for part in template.split(" / "):
+        with contextlib.suppress(KeyError):
+            parts.append(part.format(**row))
+    return " / ".join(parts) or "-"
+
+
+def _markdown(lines: Sequence[Sequence[str]], notes: Iterable[str]) -> str:
+    head, *body = lines
+    table = [head, ["---"] * len(head), *body]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in table)
+    return text + "\n\n" + "\n".join(f"- {note}" for note in notes)

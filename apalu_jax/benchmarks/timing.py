@@ -1,48 +1,62 @@
-"""Timing of operations, interleaved in many short bursts, on the host or a device.
+"""Timing of operations in many short batches, interleaved with each other.
 
-On CPU a call is timed from the host until its result is ready, with what JAX costs. An
-accelerator would show little else: there a compiled loop runs the operation many times.
+On CPU a call is timed from the host until its result is ready, with the cost of JAX's
+dispatch. On an accelerator that cost would hide a short operation: there a compiled
+loop runs it many times.
 """
 
 import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
+
+from apalu_jax._trees import PyTree
 
 __all__ = (
-    "Burst",
-    "burst",
+    "TimedBatch",
     "copies",
     "interleave",
     "iterations",
     "looped",
     "on_device",
     "quartiles",
+    "timed",
+    "timed_batch",
+    "warmup",
 )
 
-Burst: TypeAlias = Callable[[], list[float]]
+TimedBatch: TypeAlias = Callable[[], list[float]]
 """Runs something a few times and returns the seconds of each."""
 
+Operation: TypeAlias = Callable[..., PyTree]
 Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
-ROUNDS = 5  # at least
-PAUSE = 0.002  # seconds, in which the threads of the burst before stop spinning
+# Fewer samples than five have no meaningful quartiles.
+MIN_ROUNDS = 5
+# Seconds between batches. Threads of the last one spin before they sleep (libgomp's,
+# which PyTorch uses, as GOMP_SPINCOUNT says) and would take cores from the next.
+PAUSE = 0.002
 
-# Calls of a burst: as many as move TRAFFIC bytes, within LIMITS.
+# Calls of a batch: as many as move TRAFFIC bytes, within LIMITS. On two cores that is
+# 4 ms (a copy, at 17 GB/s) to 13 ms (the textbook APALU with its gradients, at 5 GB/s):
+# long beside PAUSE, short beside the drift of a machine that others use too.
 TRAFFIC = 2**26
 LIMITS = 3, 20
-# On a device that is a loop, whose traffic hides the start of the program.
+# On a device: a loop of some 10 ms at 3 TB/s (an H100), whose start of about 10 us is
+# then below 1 %.
 LOOP_TRAFFIC = 2**35
 LOOP_LIMITS = 16, 1000
-# Bytes of a loop's inputs, four times a cache of 128 MiB, if so many copies reach them.
+# Bytes of a loop's inputs: four times a last-level cache of 128 MiB, if as many copies
+# as MAX_COPIES reach it; more copies would take longer to make than to time.
 ROTATED = 2**29
-MOST_COPIES = 256
+MAX_COPIES = 256
 
 
 def on_device() -> bool:
@@ -51,95 +65,64 @@ def on_device() -> bool:
 
 
 def copies(size: int) -> int:
-    """Number of inputs of so many bytes that leaves the cache of a device.
-
-    Args:
-      size: Bytes of the inputs of one call.
-
-    Returns:
-      Their number; 1 on CPU, where every call gets the same.
-
-    Examples:
-      >>> copies(2**20)
-      1
-    """
-    return min(max(ROTATED // size, 2), MOST_COPIES) if on_device() else 1
+    """Number of inputs of `size` bytes that exceed a device's cache; 1 on CPU."""
+    return min(max(ROTATED // size, 2), MAX_COPIES) if on_device() else 1
 
 
 def iterations(size: int) -> int:
-    """Number of calls in a burst of an operation that moves so many bytes.
-
-    Args:
-      size: Bytes that one call reads and writes at least.
-
-    Returns:
-      Calls of a burst.
-
-    Examples:
-      >>> iterations(2**20), iterations(2**24), iterations(2**28)
-      (20, 4, 3)
-    """
+    """Number of calls in a batch of an operation that moves `size` bytes at least."""
     traffic, limits = (LOOP_TRAFFIC, LOOP_LIMITS) if on_device() else (TRAFFIC, LIMITS)
     return int(np.clip(traffic // size, *limits))
 
 
-def burst(operation: Callable[..., Any], inputs: Sequence[Any], count: int) -> Burst:
-    """A burst of an operation, compiled, in the way of the platform.
+def warmup(count: int) -> int:
+    """Number of calls before a batch of `count` that do not count.
 
-    Args:
-      operation: Takes arrays, or pytrees of them, and returns such.
-      inputs: Its arguments, as a tuple for every copy.
-      count: See :func:`iterations`.
+    They find threads asleep and the cache full of another operation's data.
+    """
+    return math.ceil(count / 4)
 
-    Returns:
-      On CPU a function that gives the seconds of ``count`` calls with the first copy;
-      on an accelerator the mean of a loop over all copies, in a list of one.
 
-    Examples:
-      >>> len(burst(jnp.negative, [(jnp.ones(8),)], count=4)())
-      4
+def timed_batch(
+    operation: Operation, inputs: Sequence[tuple[PyTree, ...]], count: int
+) -> TimedBatch:
+    """Compile an operation, and return its batch of `count` calls.
+
+    The inputs are its arguments, a tuple for every copy. On CPU the batch gives the
+    seconds of calls with the first copy; on an accelerator the mean of a loop over all
+    copies, in a list of one.
     """
     if on_device():
         loop = jax.jit(looped(operation, count))
         stacks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)
-        jax.block_until_ready(loop(*stacks))
-        return lambda: [_seconds(loop, stacks) / count]
-    call = jax.jit(operation)
+        run = partial(_finish, loop, stacks)
+        run()
+        return lambda: [timed(run)[0] / count]
+    call = partial(_finish, jax.jit(operation), inputs[0])
 
     def calls() -> list[float]:
-        # The first ones find threads asleep and the cache full of another's data.
-        unheeded = math.ceil(count / 4)
-        return [_seconds(call, inputs[0]) for _ in range(unheeded + count)][unheeded:]
+        for _ in range(warmup(count)):
+            call()
+        return [timed(call)[0] for _ in range(count)]
 
     calls()
     return calls
 
 
-def looped(operation: Callable[..., Any], count: int) -> Callable[..., Any]:
-    """The operation run many times over rotated inputs, to be compiled as one program.
+def looped(operation: Operation, count: int) -> Operation:
+    """The operation run `count` times over rotated inputs, for one compiled program.
 
+    It takes the arguments with an axis of copies in front, and returns the last result.
     The slice depends on the index of the loop, so XLA cannot move the operation out of
     it, and fuses it as a read of that part of the stack. Nothing reads a result before
     the next overwrites it in place; a stack of results would be a write that not every
     operation can be fused with.
-
-    Args:
-      operation: See :func:`burst`.
-      count: How often.
-
-    Returns:
-      A function of the arguments, the first axis of their arrays counting the copies,
-      that returns the last result.
-
-    Examples:
-      >>> looped(jnp.negative, 3)(jnp.arange(2.0))
-      Array(-0., dtype=float32)
     """
 
-    def loop(*stacks: Any) -> Any:
+    def loop(*stacks: PyTree) -> PyTree:
         length = jax.tree.leaves(stacks)[0].shape[0]
 
-        def step(i: Any, _: Any) -> Any:
+        def step(i: Array | int, _: PyTree) -> PyTree:
             at = partial(lax.dynamic_index_in_dim, index=i % length, keepdims=False)
             return operation(*jax.tree.map(at, stacks))
 
@@ -150,25 +133,18 @@ def looped(operation: Callable[..., Any], count: int) -> Callable[..., Any]:
     return loop
 
 
-def interleave(bursts: Mapping[Key, Burst], budget: float) -> dict[Key, list[float]]:
-    """Times all by turns, so that a drift of the machine meets all alike.
+def interleave(
+    batches: Mapping[Key, TimedBatch], budget: float
+) -> dict[Key, list[float]]:
+    """Run all batches in turns, so that a drift of the machine affects all alike.
 
-    Args:
-      bursts: What is timed.
-      budget: Seconds for each of them on average; exceeded where five rounds take more.
-
-    Returns:
-      Seconds of every run.
-
-    Examples:
-      >>> interleave({"a": lambda: [1.0], "b": lambda: [2.0]}, budget=0)
-      {'a': [1.0, 1.0, 1.0, 1.0, 1.0], 'b': [2.0, 2.0, 2.0, 2.0, 2.0]}
+    Each takes `budget` seconds on average, or five rounds if these take more.
     """
-    samples: dict[Key, list[float]] = {key: [] for key in bursts}
-    stop = time.perf_counter() + budget * len(bursts)
+    samples: dict[Key, list[float]] = {key: [] for key in batches}
+    stop = time.perf_counter() + budget * len(batches)
     rounds = 0
-    while rounds < ROUNDS or time.perf_counter() < stop:
-        for key, run in bursts.items():
+    while rounds < MIN_ROUNDS or time.perf_counter() < stop:
+        for key, run in batches.items():
             time.sleep(PAUSE)
             samples[key] += run()
         rounds += 1
@@ -176,23 +152,18 @@ def interleave(bursts: Mapping[Key, Burst], budget: float) -> dict[Key, list[flo
 
 
 def quartiles(samples: Sequence[float]) -> dict[str, float]:
-    """The three quartiles, under the names that rows of results use.
-
-    Args:
-      samples: Seconds.
-
-    Returns:
-      ``lower``, ``median`` and ``upper``.
-
-    Examples:
-      >>> quartiles([1.0, 2.0, 3.0, 4.0, 5.0])
-      {'lower': 2.0, 'median': 3.0, 'upper': 4.0}
-    """
-    values = map(float, np.quantile(samples, (0.25, 0.5, 0.75)))
-    return dict(zip(("lower", "median", "upper"), values, strict=True))
+    """Quartiles of seconds by their names in rows, and their spread over the median."""
+    lower, median, upper = map(float, np.quantile(samples, (0.25, 0.5, 0.75)))
+    spread = (upper - lower) / median
+    return {"lower": lower, "median": median, "upper": upper, "spread": spread}
 
 
-def _seconds(call: Callable[..., Any], inputs: Sequence[Any]) -> float:
+def timed(call: Callable[[], Value]) -> tuple[float, Value]:
+    """Seconds that a call takes, and its value."""
     start = time.perf_counter()
+    value = call()
+    return time.perf_counter() - start, value
+
+
+def _finish(call: Operation, inputs: Sequence[PyTree]) -> None:
     jax.block_until_ready(call(*inputs))
-    return time.perf_counter() - start

@@ -83,14 +83,11 @@ def test_operations_have_a_line_each_over_size(rooflines):
 def test_legend_of_the_operations(rooflines):
     (legend,) = rooflines.legends
     labels = [text.get_text() for text in legend.get_texts()]
-    assert labels == ["copy", "relu", "apalu", "jax", "torch eager"]
     lines = {line.get_label(): line for line in rooflines.axes[0].lines}
-    colour = {label: to_hex(line.get_color()) for label, line in lines.items()}
-    assert colour["relu, jax"] == colour["relu, torch eager"] != colour["apalu, jax"]
-    for label, handle in zip(labels[1:3], legend.get_lines()[1:], strict=False):
-        assert to_hex(handle.get_color()) == colour[f"{label}, jax"]
+    assert labels == list(lines)
+    color = {label: to_hex(line.get_color()) for label, line in lines.items()}
+    assert color["relu, jax"] == color["relu, torch eager"] != color["apalu, jax"]
     styles = [lines[f"apalu, {w}"].get_linestyle() for w in ("jax", "torch eager")]
-    assert styles == [line.get_linestyle() for line in legend.get_lines()[3:]]
     assert styles[0] != styles[1]
 
 
@@ -165,7 +162,7 @@ def test_tpu_has_a_line_of_panels_for_each_thing_compiled():
     [
         ("accuracy", [{}], "`result` must be of one of ops, step, .*got 'accuracy'"),
         ("ops", [], "`result` must have rows"),
-        ("memory", [{"function": "relu"}], "must tell 'unrolled_before_to_relu' in"),
+        ("memory", [{"function": "relu"}], "must have 'unrolled_before_to_relu' in"),
     ],
 )
 def test_a_result_without_a_figure_raises(benchmark, rows, message):

@@ -1,6 +1,7 @@
 """The commands `apalu bench`, on small results."""
 
 import json
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -8,15 +9,7 @@ import jax
 import pytest
 from typer.testing import CliRunner
 
-from apalu_jax.benchmarks import (
-    BenchmarkError,
-    compile,
-    memory,
-    ops,
-    tables,
-    to_result,
-    write_result,
-)
+from apalu_jax.benchmarks import compile, memory, ops, to_result, write_result
 from apalu_jax.cli import app
 
 ROW = {
@@ -29,18 +22,19 @@ ROW = {
     "to_copy": 2.0,
     "gigabytes_per_second": 5.0,
 }
+PAGE = Path("notebooks", "results", "bench", "README.md")
 OPS = to_result("ops", {"n": "{size}"}, [ROW, ROW | {"dtype": "bfloat16"}], [])
 
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """A folder with a README and room for results, and small benchmarks."""
+    """A folder with a page of tables and room for results, and a small benchmark."""
     monkeypatch.chdir(tmp_path)
     result = to_result("memory", {"n": "{n:.1f}", "m": "{m}"}, [{"n": 2}], ["a note"])
     monkeypatch.setattr(memory, "measure", lambda progress=None: result)
-    (tmp_path / "notebooks" / "results" / "bench").mkdir(parents=True)
+    (tmp_path / PAGE).parent.mkdir(parents=True)
     text = "before\n<!-- table: memory -->\nold\n<!-- end -->\nafter\n<!-- end -->\n"
-    (tmp_path / "README.md").write_text(text)
+    (tmp_path / PAGE).write_text(text)
     return tmp_path
 
 
@@ -48,7 +42,7 @@ def invoke(*args):
     return CliRunner().invoke(app, ["bench", *args])
 
 
-def test_the_way_from_a_measurement_to_the_readme(small):
+def test_a_measurement_is_printed_written_and_put_into_the_page(small):
     done = invoke("memory", "--out", "notebooks/results/bench/memory.json")
     assert done.exit_code == 0
     assert "2.0" in done.stdout
@@ -57,11 +51,11 @@ def test_the_way_from_a_measurement_to_the_readme(small):
     assert result == memory.measure()
     assert result["setting"]["versions"]["jax"] == jax.__version__
 
-    old = Path("README.md").read_text()
+    old = PAGE.read_text()
     assert invoke("tables", "--check").exit_code == 1
-    assert Path("README.md").read_text() == old
+    assert PAGE.read_text() == old
     assert invoke("tables").exit_code == 0
-    new = Path("README.md").read_text()
+    new = PAGE.read_text()
     assert "| n | m |\n| --- | --- |\n| 2.0 | - |\n\n- a note\n" in new
     assert "old" not in new
     assert new.startswith("before\n<!-- table: memory -->\n")
@@ -70,24 +64,42 @@ def test_the_way_from_a_measurement_to_the_readme(small):
 
 
 @pytest.mark.parametrize(
-    ("readme", "message"),
+    ("text", "message"),
     [
-        ("nothing", "README.md must mark a table"),
-        ("<!-- table: other -->\n<!-- end -->", "README.md marks the table other"),
+        ("nothing", "must mark a table"),
+        ("<!-- table: other -->\n<!-- end -->", "needs notebooks.*other.json, which"),
+        ("<!-- table: cost -->\n<!-- end -->", "needs notebooks.*compile.json, which"),
     ],
 )
-def test_a_readme_that_cannot_be_updated(small, readme, message):
-    Path("README.md").write_text(readme)
-    with pytest.raises(BenchmarkError, match=message):
-        tables.update_readme(Path("README.md"), Path("notebooks/results/bench"))
+def test_a_page_that_cannot_be_updated(small, text, message):
+    PAGE.write_text(text)
     done = invoke("tables")
     assert done.exit_code == 2
-    assert done.stderr.startswith(f"apalu: {message}")
+    assert re.match(f"apalu: {PAGE} {message}", done.stderr)
     assert done.stderr.count("\n") == 1
 
 
-def test_no_readme_and_no_folder_are_one_line_and_status_1(small):
-    Path("README.md").unlink()
+def test_pages_are_chosen(small):
+    write_result(OPS, PAGE.with_name("ops.json"))
+    text = "<!-- table: ops both float32 -->\n<!-- end -->\n<!-- table: verdicts -->\n"
+    pages = [Path(name) for name in ("one.md", "other.md")]
+    for page in pages:
+        page.write_text(f"{text}untouched\n<!-- end -->\n")
+    done = invoke("tables", "one.md")
+    assert done.stdout == "wrote one.md\n"
+    new = pages[0].read_text()
+    assert "| float32 | both | apalu | jax | 2 (2.00x) |\n" in new
+    assert "bfloat16" not in new
+    assert new.startswith("<!-- table: ops both float32 -->\n")
+    assert "untouched" in new
+    done = invoke("tables", "--check", "one.md", "other.md")
+    assert done.exit_code == 1
+    assert done.stdout == "one.md is up to date\n"
+    assert done.stderr == "other.md differs: run `apalu bench tables other.md`\n"
+
+
+def test_no_page_and_no_folder_are_one_line_and_status_1(small):
+    PAGE.unlink()
     for args in (("tables",), ("memory", "--out", "absent/memory.json")):
         done = invoke(*args)
         assert done.exit_code == 1
@@ -124,22 +136,20 @@ def test_operations_are_chosen_by_options(measured):
 
 def test_without_options_the_benchmark_chooses(measured):
     assert invoke("ops").exit_code == 0
-    assert measured == {"sizes": ops.SIZES, "dtypes": ops.DTYPES, "functions": None}
+    assert measured == {}
 
 
 @pytest.mark.parametrize(
-    ("args", "sites", "repetitions", "functions"),
+    ("args", "options"),
     [
-        ((), compile.SITES, compile.REPETITIONS, None),
+        ((), {}),
         (
             ("--sites", "1,2^3", "--repetitions", "2", "--function", "relu"),
-            *([1, 8], 2, ["relu"]),
+            {"sites": [1, 8], "repetitions": 2, "functions": ["relu"]},
         ),
     ],
 )
-def test_chains_are_chosen_by_options(
-    small, monkeypatch, args, sites, repetitions, functions
-):
+def test_chains_are_chosen_by_options(small, monkeypatch, args, options):
     asked = {}
 
     def measure(progress, **options):
@@ -149,11 +159,7 @@ def test_chains_are_chosen_by_options(
 
     monkeypatch.setattr(compile, "measure", measure)
     assert invoke("compile", *args).exit_code == 0
-    assert asked == {
-        "sites": sites,
-        "repetitions": repetitions,
-        "functions": functions,
-    }
+    assert asked == options
     done = invoke("compile", "--sites=0")
     assert done.stderr.startswith("apalu: `sites` must be such as ")
 
@@ -162,7 +168,7 @@ def test_chains_are_chosen_by_options(
 def test_functions_are_chosen_by_name(small, monkeypatch, name):
     asked = []
 
-    def measure(*, functions, progress):
+    def measure(*, functions=None, progress):
         progress("a line")
         asked.append(functions)
         return OPS
@@ -175,7 +181,7 @@ def test_functions_are_chosen_by_name(small, monkeypatch, name):
 
 
 @pytest.mark.parametrize("sizes", ["", "2^", "2**12", "0", "-1", "1,,2", "1.5"])
-def test_sizes_that_are_none(measured, sizes):
+def test_sizes_that_cannot_be_parsed(measured, sizes):
     done = invoke("ops", f"--sizes={sizes}")
     assert done.exit_code == 2
     assert done.stderr == (
@@ -191,14 +197,14 @@ def test_an_unknown_function_is_one_line_and_status_2():
     assert done.stderr.count("\n") == 1
 
 
-def test_a_missing_folder_is_told_before_measuring(measured):
+def test_a_missing_folder_is_reported_before_measuring(measured):
     done = invoke("ops", "--sizes", "8", "--out", "absent/ops.json")
     assert done.exit_code == 1
     assert done.stderr == "apalu: absent must be a folder, to write absent/ops.json.\n"
     assert measured == {}
 
 
-def test_a_result_is_written_whole_or_not_at_all(measured, monkeypatch):
+def test_a_result_is_written_atomically(measured, monkeypatch):
     path = Path("ops.json")
     write_result(OPS, path)
     before = path.read_text()
@@ -243,13 +249,3 @@ def test_a_file_that_is_absent_has_status_1(small):
     done = invoke("plot", "absent.json")
     assert done.exit_code == 1
     assert "absent.json" in done.stderr
-
-
-def test_readme_shows_operations_across_sizes(small):
-    write_result(OPS, Path("notebooks", "results", "bench", "ops.json"))
-    Path("README.md").write_text("<!-- table: ops both float32 -->\n<!-- end -->\n")
-    assert invoke("tables").exit_code == 0
-    new = Path("README.md").read_text()
-    assert "| float32 | both | apalu | jax | 2 (2.00x) |\n" in new
-    assert "bfloat16" not in new
-    assert new.startswith("<!-- table: ops both float32 -->\n")

@@ -1,15 +1,15 @@
 """Compilation for TPUs, which needs libtpu and no TPU."""
 
-import sys
 from functools import partial
 from importlib.util import find_spec
+from multiprocessing import spawn
 
 import jax
 import pytest
 
 from apalu_jax.benchmarks import BenchmarkError, tpu
-from apalu_jax.benchmarks.networks import LARGE, MLP, Network, Transformer
-from apalu_jax.benchmarks.ops import MODES
+from apalu_jax.benchmarks.ops import DTYPES, MODES
+from apalu_jax.benchmarks.step import LARGE, MLP, Network, Transformer
 
 needs_libtpu = pytest.mark.skipif(
     find_spec("libtpu") is None, reason="the compiler for TPUs, libtpu, is missing"
@@ -18,15 +18,27 @@ NETWORKS = {
     "mlp": Network(partial(MLP, width=128), (256, 128)),
     "transformer": Network(partial(Transformer, depth=3), (4, 32, 128)),
 }
+FUNCTIONS = ["gelu", "textbook APALU", "apalu"]
 
 
-@pytest.fixture(scope="module")
-def result():
-    # This fixture outlives `flax_promotion`, which is for the same.
-    with jax.numpy_dtype_promotion("standard"):
-        return tpu.measure(
-            ["v5e:2x2"], ["gelu", "textbook APALU", "apalu"], NETWORKS, size=2**20
-        )
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((("bfloat16",), ("mlp",)), id="few"),
+        pytest.param((DTYPES, tuple(NETWORKS)), id="all", marks=pytest.mark.slow),
+    ],
+)
+def result(request):
+    """A measurement in some dtypes and of some networks."""
+    dtypes, titles = request.param
+    networks = {title: NETWORKS[title] for title in titles}
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tpu, "DTYPES", dtypes)
+        result = tpu.measure(["v5e:2x2"], FUNCTIONS, networks, 2**20, said.append)
+    assert said[0] == f"v5e:2x2, operation, {dtypes[0]}, forward, relu"
+    assert said[-1] == f"v5e:2x2, {titles[-1]}"
+    return result
 
 
 @needs_libtpu
@@ -36,22 +48,25 @@ def test_operations_are_compared_with_the_floor(result):
         for row in result["rows"]
         if row["what"] == "operation"
     }
-    assert len(rows) == 4 * 2 * 3
+    dtypes = {dtype for _, dtype, _ in rows}
+    assert len(rows) == 4 * len(dtypes) * 3
     for (function, dtype, mode), row in rows.items():
         floor = MODES[mode] * 2**20 * (4 if dtype == "float32" else 2)
         assert row["bytes_to_floor"] == row["bytes"] / floor
         if function == "apalu":
             assert row["bytes_to_floor"] < 1.01
             assert row["transcendentals"] == 1
-    assert rows["relu", "float32", "backward"]["transcendentals"] == 0
+    assert rows["relu", "bfloat16", "backward"]["transcendentals"] == 0
     # It keeps several arrays, and a second exponential for its other branch.
-    assert rows["textbook APALU", "float32", "backward"]["bytes_to_floor"] > 2
-    assert rows["textbook APALU", "float32", "forward"]["transcendentals"] == 2
+    assert rows["textbook APALU", "bfloat16", "backward"]["bytes_to_floor"] > 2
+    assert rows["textbook APALU", "bfloat16", "forward"]["transcendentals"] == 2
 
 
 @needs_libtpu
 def test_steps_are_compared_with_relu(result):
-    for title in NETWORKS:
+    titles = {row["what"] for row in result["rows"]} - {"operation"}
+    assert "mlp" in titles
+    for title in titles:
         rows = {r["function"]: r for r in result["rows"] if r["what"] == title}
         assert list(rows) == ["relu", "gelu", "textbook APALU", "apalu"]
         assert rows["relu"]["transcendentals"] == 0
@@ -66,9 +81,8 @@ def test_steps_are_compared_with_relu(result):
 
 @pytest.mark.slow
 @needs_libtpu
-@pytest.mark.usefixtures("flax_promotion")
 def test_mobilenet_stores_no_result_of_an_activation():
-    """Whether XLA does hangs on a single operation more in the rule."""
+    """A single operation more in the rule makes XLA store it."""
     networks = {"mobilenet": LARGE["mobilenet"]}
     rows = tpu.measure(["v5e:2x2"], ["apalu"], networks, size=2**20)["rows"]
     apalu = rows[-1]
@@ -84,6 +98,7 @@ def test_result_names_the_compiler_and_the_chip(result):
     assert "libtpu" in result["setting"]["versions"]
     assert "in rows of 512" in result["notes"][1]
     assert "mlp 256 x 128" in result["notes"][2]
+    assert result["setting"]["versions"]["jax"] == jax.__version__
     assert jax.default_backend() == "cpu"
 
 
@@ -93,7 +108,7 @@ def test_unknown_topologies_are_refused():
         tpu.measure(["v9:1"], [], {})
 
 
-def test_missing_libtpu_and_wrong_arguments_are_told(monkeypatch):
+def test_missing_libtpu_and_wrong_arguments_raise(monkeypatch):
     with pytest.raises(BenchmarkError, match="`functions` must be of 'relu'"):
         tpu.measure(functions=["mish"])
     with pytest.raises(BenchmarkError, match="`size` must be .* of 512, got 100"):
@@ -105,12 +120,12 @@ def test_missing_libtpu_and_wrong_arguments_are_told(monkeypatch):
 
 @pytest.mark.usefixtures("flax_promotion")
 def test_elements_are_those_of_all_sites_and_one_block():
-    assert tpu._elements(NETWORKS["mlp"]) == 3 * 256 * 128
-    assert tpu._elements(NETWORKS["transformer"]) == 4 * 32 * 4 * 128
+    assert tpu.count_elements(NETWORKS["mlp"]) == 3 * 256 * 128
+    assert tpu.count_elements(NETWORKS["transformer"]) == 4 * 32 * 4 * 128
 
 
-def test_a_process_that_dies_is_told(monkeypatch):
+def test_a_process_that_dies_is_reported(monkeypatch):
     monkeypatch.setattr(tpu, "find_spec", lambda name: True)
-    monkeypatch.setattr(sys, "executable", "false")
-    with pytest.raises(BenchmarkError, match="process ended with 1"):
+    monkeypatch.setattr(spawn, "_python_exe", b"false")
+    with pytest.raises(BenchmarkError, match="compiler for TPUs: its process ended"):
         tpu.measure()
