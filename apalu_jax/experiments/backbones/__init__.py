@@ -45,23 +45,18 @@ def attach(fold: Splits, options: Options, data_dir: Path | None = None) -> Spli
         else features.feature_maps(network, images)
     )
     ends = np.cumsum([len(split["inputs"]) for split in fold])
-    starts = [0, *ends[:-1]]
 
-    def attached(split: Batch, start: int, end: int) -> Batch:
-        return {**split, **{name: array[start:end] for name, array in made.items()}}
+    def attached(split: Batch, end: int) -> Batch:
+        own = slice(end - len(split["inputs"]), end)
+        return {**split, **{name: array[own] for name, array in made.items()}}
 
-    return Splits(*map(attached, fold, starts, ends))
+    return Splits(*map(attached, fold, ends))
 
 
 def label(options: Options, data_dir: Path | None = None) -> str:
-    """Describes the network, e.g. "VGG, width 1/4, relu, random weights".
+    """Describes the network in one line, e.g. "VGG16, width 1/4, relu, random weights".
 
-    Args:
-      options: As of :func:`attach`.
-      data_dir: Likewise.
-
-    Returns:
-      One line; it includes the accuracy of a network that was trained here.
+    It includes the accuracy of a network that was trained here.
     """
     config = convert(options, FeatureConfig, "backbone")
     return weights.load(config.backbone, data_dir).label

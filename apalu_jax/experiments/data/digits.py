@@ -1,14 +1,18 @@
 """Handwritten digits of 8 x 8 pixels; scikit-learn brings them along."""
 
 import hashlib
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.downloads import Source
-from apalu_jax.experiments.data.splits import Dataset, stratified_splits
+from apalu_jax.experiments.data.splits import (
+    Dataset,
+    Splits,
+    labeled,
+    split_stratified,
+)
 
 __all__ = ("SOURCE", "load")
 
@@ -34,7 +38,7 @@ def load(
 
     Args:
       data_dir: Not needed.
-      unit: There is only ``""``.
+      unit: Only ``""``.
       test_share: Share of the test split, in (0, 1).
       validation_share: Share of the validation split, in (0, 1).
 
@@ -60,11 +64,16 @@ def load(
         raise ExperimentError(
             f"scikit-learn's digits have SHA-256 {actual}, expected {_SHA256}."
         )
-    fold = partial(
-        stratified_splits,
+    inputs, targets, n = (
         np.float32(1 / 16) * pixels,
         labels.astype(np.int32),
-        validation_share=validation_share,
-        test_share=test_share,
+        len(labels),
     )
+    n_test, n_validation = round(test_share * n), round(validation_share * n)
+
+    def fold(seed: int) -> Splits:
+        rest, test = split_stratified(np.arange(n), targets, seed, second=n_test)
+        train, held_out = split_stratified(rest, targets, seed, second=n_validation)
+        return Splits(*(labeled(inputs, targets, i) for i in (train, held_out, test)))
+
     return Dataset(outputs=10, splits=fold)

@@ -10,10 +10,10 @@ from flax import linen as nn
 from apalu_jax.experiments.schema import Options, construct, lookup
 from apalu_jax.experiments.tasks.base import Task
 from apalu_jax.experiments.tasks.classification import Classification
+from apalu_jax.experiments.tasks.detection import Reconstruction
 from apalu_jax.experiments.tasks.distillation import Distillation
 from apalu_jax.experiments.tasks.likelihood import Likelihood
 from apalu_jax.experiments.tasks.one_class import OneClass
-from apalu_jax.experiments.tasks.reconstruction import Reconstruction
 from apalu_jax.experiments.tasks.regression import Regression
 
 __all__ = ("TASKS", "Task", "build")
