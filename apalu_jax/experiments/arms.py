@@ -68,8 +68,8 @@ _APALU = partial(
     positive=True,
 )
 
-# Gains of elu, gelu and silu are numerical integrals of E f(z)^2, in closed form for the
-# others; tests/experiments/test_models.py checks every one by quadrature.
+# The gains of elu, gelu and silu are numerical integrals, the others closed forms;
+# tests/experiments/test_models.py checks every one by quadrature.
 _GELU_GAIN = 1.5335304
 
 ARMS: Mapping[str, Arm] = {

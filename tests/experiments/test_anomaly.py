@@ -14,11 +14,10 @@ from apalu_jax.experiments.data import (
     anomaly,
     cifar10,
     downloads,
+    images,
     magnetic_tile,
     mnist,
     mvtec,
-    pictures,
-    squares,
 )
 from apalu_jax.experiments.data.images import LabeledImages
 
@@ -89,14 +88,7 @@ def test_squares_need_no_files(folder):
         load("", size=64).splits(0).test["inputs"], fold.test["inputs"]
     )
     assert data.verify("anomaly") == []
-    assert (
-        len(
-            load("squares", train=6, validation=2)
-            .splits(0)
-            .train["inputs"]
-        )
-        == 6
-    )
+    assert len(load("squares", train=6, validation=2).splits(0).train["inputs"]) == 6
 
 
 def tile_archive():

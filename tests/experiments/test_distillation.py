@@ -9,8 +9,7 @@ from msgspec.structs import replace
 
 from apalu_jax.experiments import ExperimentError, models, specs, tasks
 from apalu_jax.experiments.arms import ARMS
-from apalu_jax.experiments.models.vgg import narrowed
-from apalu_jax.experiments.models.vgg import scaled
+from apalu_jax.experiments.models.vgg import narrowed, scaled
 from apalu_jax.experiments.report import figures
 from apalu_jax.experiments.tasks import distillation
 

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from apalu_jax.experiments import ExperimentError, data, models, specs, tasks
 from apalu_jax.experiments.arms import ARMS
-from apalu_jax.experiments.data import images as image_data, mnist, one_class
+from apalu_jax.experiments.data import images as image_data
+from apalu_jax.experiments.data import mnist, one_class
 from apalu_jax.experiments.data.images import LabeledImages
 from apalu_jax.experiments.data.one_class import OneClassImages
 

@@ -82,11 +82,7 @@ def load(options: Options, data_dir: Path | None = None, unit: str = "") -> Data
 def verify(name: str, data_dir: Path | None = None) -> list[Path]:
     """Checks that a data set is here and sound, without downloading.
 
-    Returns:
-      Its files; empty for a set that a library brings along.
-
-    Raises:
-      ExperimentError: A file is missing or damaged.
+    The result, its files, is empty for a set that a library brings along.
     """
     wanted = downloads.choose(source(name), data_dir)
     if not wanted:
@@ -95,13 +91,5 @@ def verify(name: str, data_dir: Path | None = None) -> list[Path]:
 
 
 def download(name: str, data_dir: Path | None = None) -> list[Path]:
-    """Downloads what is missing of a data set, from its official source.
-
-    Returns:
-      Its files; empty for a set that a library brings along.
-
-    Raises:
-      ExperimentError: A file has no official source, cannot be downloaded, or is
-        damaged.
-    """
+    """Downloads the missing files of a data set; returns all as :func:`verify` does."""
     return [downloads.fetch(file, data_dir) for file in source(name).files]

@@ -22,10 +22,7 @@ from apalu_jax.experiments.storage import cached_array
 
 __all__ = ("SOURCE", "load", "read")
 
-_OFFICIAL = listed(
-    "cifar10/cifar-10-binary.tar.gz",
-    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-)
+_OFFICIAL = listed("cifar10/cifar-10-binary.tar.gz")
 _JPEG = listed("cifar10_jpeg/cifar10_jpeg.npz")
 
 SOURCE = Source(

@@ -2,8 +2,8 @@
 
 A file is taken from the first of these that holds it: the given folder, the folder that
 ``$APALU_DATA_DIR`` names, the user's cache. Otherwise it is downloaded into the cache
-from its official source, if it has one. Its SHA-256 is checked every time; those of all
-files are in SHA256SUMS, which ``sha256sum -c`` reads in a data folder.
+from its official source, if it has one. Its SHA-256 is checked every time. Those of all
+files are in registry.txt, in the format of :func:`pooch.Pooch.load_registry`.
 """
 
 import os
@@ -26,8 +26,7 @@ __all__ = (
 )
 
 _TIMEOUT_S = 60
-_SUMS = Path(__file__).with_name("SHA256SUMS").read_text(encoding="utf-8")
-_SHA256 = {path: digest for digest, path in map(str.split, _SUMS.splitlines())}
+_REGISTRY = Path(__file__).with_name("registry.txt").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +66,11 @@ class Source:
     note: str = ""
 
 
-def listed(path: str, url: str | None = None) -> File:
-    """Declares a file of SHA256SUMS."""
-    return File(path=path, sha256=_SHA256[path], url=url)
+def listed(path: str) -> File:
+    """Looks up a file in registry.txt."""
+    rows = (line.split() for line in _REGISTRY.splitlines())
+    (row,) = (row for row in rows if row[0] == path)
+    return File(path=path, sha256=row[1], url=row[2] if len(row) > 2 else None)
 
 
 def cache_dir() -> Path:

@@ -13,11 +13,8 @@ from apalu_jax.experiments.data.splits import Dataset
 
 __all__ = ("SOURCE", "load", "read")
 
-# The authors' own address does not serve the files any more.
-_MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-
 _OFFICIAL = tuple(
-    listed(f"mnist/{name}-ubyte.gz", f"{_MIRROR}{name}-ubyte.gz")
+    listed(f"mnist/{name}-ubyte.gz")
     for name in (
         "train-images-idx3",
         "train-labels-idx1",

@@ -16,24 +16,6 @@ from apalu_jax.experiments.data.splits import Batch, Dataset, Splits
 
 __all__ = ("SOURCE", "load")
 
-_ETT = (
-    "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/"
-    "1d16c8f4f943005d613b5bc962e9eeb06058cf07/ETT-small/"
-)
-_BROWNLEE = (
-    "https://raw.githubusercontent.com/jbrownlee/Datasets/"
-    "d20fcb6402ae34e653d4513b00f39257bb37ed7f/"
-)
-
-
-def _file(name: str, url: str | None = None) -> File:
-    return listed(f"time_series/{name}.csv", url)
-
-
-_SAMSUNG = _file("samsung_005930_KS_daily")
-_GOOGLE = _file("google_daily")
-_US_STOCKS = _file("us_stocks_adjclose_2007_2016")
-
 
 class _Series(NamedTuple):
     """A column of a file, or the logarithmic returns of such prices."""
@@ -43,26 +25,23 @@ class _Series(NamedTuple):
     returns: bool = False
 
 
+def _series(stem: str, column: str, returns: bool = False) -> _Series:
+    return _Series(listed(f"time_series/{stem}.csv"), column, returns)
+
+
 _SERIES: Mapping[str, _Series] = {
-    "samsung-returns": _Series(_SAMSUNG, "Adj Close", returns=True),
-    "samsung-prices": _Series(_SAMSUNG, "Adj Close"),
-    "google-returns": _Series(_GOOGLE, "Adj Close", returns=True),
-    "google-prices": _Series(_GOOGLE, "Adj Close"),
-    "apple-returns": _Series(_US_STOCKS, "AAPL", returns=True),
-    "sp500-returns": _Series(_US_STOCKS, "GSPC", returns=True),
-    "vix": _Series(_file("vix_daily_2007_2016"), "VIX.Close"),
-    "etth1": _Series(_file("ETTh1", f"{_ETT}ETTh1.csv"), "OT"),
-    "etth2": _Series(_file("ETTh2", f"{_ETT}ETTh2.csv"), "OT"),
-    "sunspots": _Series(
-        _file("monthly_sunspots", f"{_BROWNLEE}monthly-sunspots.csv"), "Sunspots"
-    ),
-    "airline": _Series(
-        _file("airline_passengers", f"{_BROWNLEE}airline-passengers.csv"), "Passengers"
-    ),
-    "temperature": _Series(
-        _file("daily_min_temperatures", f"{_BROWNLEE}daily-min-temperatures.csv"),
-        "Temp",
-    ),
+    "samsung-returns": _series("samsung_005930_KS_daily", "Adj Close", returns=True),
+    "samsung-prices": _series("samsung_005930_KS_daily", "Adj Close"),
+    "google-returns": _series("google_daily", "Adj Close", returns=True),
+    "google-prices": _series("google_daily", "Adj Close"),
+    "apple-returns": _series("us_stocks_adjclose_2007_2016", "AAPL", returns=True),
+    "sp500-returns": _series("us_stocks_adjclose_2007_2016", "GSPC", returns=True),
+    "vix": _series("vix_daily_2007_2016", "VIX.Close"),
+    "etth1": _series("ETTh1", "OT"),
+    "etth2": _series("ETTh2", "OT"),
+    "sunspots": _series("monthly_sunspots", "Sunspots"),
+    "airline": _series("airline_passengers", "Passengers"),
+    "temperature": _series("daily_min_temperatures", "Temp"),
 }
 
 SOURCE = Source(

@@ -47,14 +47,7 @@ _TABLES: Mapping[str, _Table] = {
     "wine": _table("wine_quality_red", 11),
     "yacht": _table("yacht_hydrodynamics", 6),
     # The text column after the target is left out.
-    "california": _Table(
-        listed(
-            "regression/california_housing.csv",
-            "https://raw.githubusercontent.com/ageron/handson-ml2/"
-            "1e2115277b50f6c584cd668fa30e3af309a5b136/datasets/housing/housing.csv",
-        ),
-        8,
-    ),
+    "california": _table("california_housing", 8),
 }
 
 _SPLITS = listed("regression/gal_splits.npz")

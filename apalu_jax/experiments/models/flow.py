@@ -72,28 +72,21 @@ class Coupling(nn.Module):
     clamp: float
 
     @nn.compact
-    def __call__(self, inputs: Array, *, inverse: bool = False) -> tuple[Array, Array]:
-        """Maps x to y, or y to x if ``inverse``; and returns log |det dy/dx| [n]."""
+    def __call__(self, inputs: Array) -> tuple[Array, Array]:
+        """Maps x [n, d] to y, within +-1e6, and returns log |det dy/dx| [n]."""
         half, other = inputs.shape[-1] // 2, -(-inputs.shape[-1] // 2)
         of_first, of_second = (
             Subnet(self.activation, self.gain, self.width, 2 * n, self.start, name=name)
             for n, name in ((other, "first"), (half, "second"))
         )
         first, second = inputs[..., :half], inputs[..., half:]
-        if inverse:
-            log_1, shift_1 = self._split(of_first(first))
-            second = (second - shift_1) * jnp.exp(-log_1)
-            log_2, shift_2 = self._split(of_second(second))
-            first = (first - shift_2) * jnp.exp(-log_2)
-        else:
-            log_2, shift_2 = self._split(of_second(second))
-            first = jnp.exp(log_2) * first + shift_2
-            log_1, shift_1 = self._split(of_first(first))
-            second = jnp.exp(log_1) * second + shift_1
+        log_2, shift_2 = self._split(of_second(second))
+        first = jnp.exp(log_2) * first + shift_2
+        log_1, shift_1 = self._split(of_first(first))
+        second = jnp.exp(log_1) * second + shift_1
         outputs = jnp.concatenate([first, second], axis=-1)
-        if not inverse:
-            outputs = jnp.clip(outputs, -_LIMIT, _LIMIT)
-        return outputs, log_1.sum(axis=-1) + log_2.sum(axis=-1)
+        logarithm = log_1.sum(axis=-1) + log_2.sum(axis=-1)
+        return jnp.clip(outputs, -_LIMIT, _LIMIT), logarithm
 
     def _split(self, both: Array) -> tuple[Array, Array]:
         """The logarithm of the scale, and the shift."""
@@ -119,28 +112,16 @@ class Flow(nn.Module):
     start: Start = "identity"
     clamp: float = 3.0
 
+    @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> tuple[Array, Array]:
         """Maps features x [n, d] to z [n, d] and log |det dz/dx| [n]."""
         x, total = inputs, jnp.zeros(inputs.shape[:-1], inputs.dtype)
+        options = self.activation, self.gain, self.width, self.start, self.clamp
         for i in range(self.blocks):
-            order = permutation(i, x.shape[-1])
-            x, logarithm = self._coupling(i, x[..., order], inverse=False)
+            x = x[..., permutation(i, x.shape[-1])]
+            x, logarithm = Coupling(*options, name=f"block{i}")(x)
             total += logarithm
         return x, total
-
-    def inverse(self, outputs: Array) -> Array:
-        """Maps z back to features, both [n, d]."""
-        x = outputs
-        for i in reversed(range(self.blocks)):
-            order = permutation(i, x.shape[-1])
-            x, _ = self._coupling(i, x, inverse=True)
-            x = x[..., np.argsort(order)]
-        return x
-
-    @nn.compact
-    def _coupling(self, i: int, x: Array, inverse: bool) -> tuple[Array, Array]:
-        options = self.activation, self.gain, self.width, self.start, self.clamp
-        return Coupling(*options, name=f"block{i}")(x, inverse=inverse)
 
 
 def permutation(block: int, dims: int) -> NDArray[np.int64]:

