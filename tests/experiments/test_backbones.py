@@ -1,5 +1,9 @@
 """Frozen networks, and what is made of images with them."""
 
+import io
+import zipfile
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +28,7 @@ TINY = {"width": 1 / 64, "kind": "feature_maps"}
 def cache(tmp_path, monkeypatch):
     """An empty cache, on disk and in the process."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    features._memory.clear()
+    features._remembered.cache_clear()
     weights.load.cache_clear()
     return tmp_path / "cache" / "apalu_jax"
 
@@ -109,7 +113,7 @@ def test_the_network_is_given_scaled_channels(two_blocks):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_images_are_computed_once(two_blocks, monkeypatch, cache):
+def test_images_are_computed_once(two_blocks, monkeypatch):
     counts, network = [], weights.load(BackboneConfig())
     original = features._in_chunks
 
@@ -126,40 +130,13 @@ def test_images_are_computed_once(two_blocks, monkeypatch, cache):
     more = features.pooled(network, view, x)
     assert counts == [3, 1]
     assert np.array_equal(more[:3], first)
-    # In another process they are read; by another view they are computed.
-    features._memory.clear()
-    assert np.array_equal(features.pooled(network, view, x[:3]), first)
-    assert counts == [3, 1]
+    # With other options or another network they are computed.
     features.pooled(network, FeatureConfig(kind="pooled", scales=2), x)
     features.pooled(weights.load(BackboneConfig(seed=1)), view, x)
     assert counts == [3, 1, 4, 4]
-
-
-def test_damaged_cache_is_computed_anew(two_blocks, cache):
-    network, view, x = (
-        weights.load(BackboneConfig()),
-        FeatureConfig(kind="pooled", scales=1),
-        pictures(),
-    )
-    first = features.pooled(network, view, x)
-    (path,) = (cache / "features").iterdir()
-    content = path.read_bytes()
-    for damaged in (content[:-1] + bytes([content[-1] ^ 1]), content[:50], b""):
-        path.write_bytes(damaged)
-        features._memory.clear()
-        assert np.array_equal(features.pooled(network, view, x), first)
-        assert path.read_bytes() == content
-
-
-def test_what_is_remembered_is_limited(two_blocks, monkeypatch):
-    monkeypatch.setattr(features, "_REMEMBERED_BYTES", 0)
-    network, view = (
-        weights.load(BackboneConfig()),
-        FeatureConfig(kind="pooled", scales=1),
-    )
-    for seed in range(3):
-        features.pooled(network, view, pictures(seed=seed))
-    assert sum(len(rows) for rows in features._memory.values()) == 3
+    # By then the first ones are forgotten: the memory is limited.
+    assert np.array_equal(features.pooled(network, view, x), more)
+    assert counts == [3, 1, 4, 4, 4]
 
 
 def test_random_weights_are_xavier_uniform_and_by_seed():
@@ -234,28 +211,106 @@ def test_a_file_gives_what_pytorch_gives(name, tmp_path):
     np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5)
 
 
-def test_files_that_do_not_fit_are_named(tmp_path):
-    path = tmp_path / "weights.npz"
-    options = BackboneConfig(network="alexnet", weights=str(path), width=1 / 64)
+def packed(path, array):
+    """A file whose array 6 has a header of this shape, and no content."""
+    file(path, "alexnet", features_6_weight=None)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("features.6.weight.npy", array)
 
-    def refused(message):
-        with pytest.raises(ExperimentError, match=f"^{message}"):
-            weights.load(options)
 
-    refused(rf"`weights` must be random, cifar10 or the path.*{path} cannot be read")
-    path.write_bytes(b"no archive")
-    refused(r"`weights` must be random, cifar10 or the path")
+def huge():
+    header = {"descr": "<f4", "fortran_order": False, "shape": (10**7, 10**5)}
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, header)
+    return out.getvalue()
+
+
+def bomb(path):
+    """A small file with 80 MB of zeros."""
+    file(path, "alexnet", features_6_weight=None)
+    out = io.BytesIO()
+    np.save(out, np.zeros((20_000, 1000), "f4"))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("features.6.weight.npy", out.getvalue())
+
+
+def single(path):
     with path.open("wb") as out:
         np.save(out, np.zeros(3))
-    refused(r"`weights` must be random, cifar10 or the path")
-    file(path, "alexnet", features_6_weight=None)
-    refused(f"{path}: the array features.6.weight is missing")
-    file(path, "alexnet", features_8_bias=np.zeros(5, "f4"))
-    refused(rf"{path}: features.8.bias must be of a float type and shape \(4,\), got")
-    file(path, "alexnet", features_8_bias=np.zeros(4, "i4"))
-    refused(rf"{path}: features.8.bias must be of a float type .* got int32")
-    file(path, "alexnet", features_0_weight=np.array([None, "object"]))
-    refused(r"`weights` must be .*cannot be read: Object arrays cannot be loaded")
+
+
+def cut(path, end):
+    file(path, "alexnet")
+    path.write_bytes(path.read_bytes()[:end])
+
+
+def flipped(path):
+    file(path, "alexnet")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 255
+    path.write_bytes(content)
+
+
+def changed(**changes):
+    return lambda path: file(path, "alexnet", **changes)
+
+
+UNREADABLE = "`weights` must be random, cifar10 or the path of an .npz file; {path} "
+UNREADABLE += "cannot be read: "
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, UNREADABLE + ".*No such file"),
+        (lambda path: path.mkdir(), UNREADABLE + ".*Is a directory"),
+        (lambda path: path.write_bytes(b""), UNREADABLE),
+        (lambda path: path.write_bytes(b"no archive"), UNREADABLE),
+        (single, UNREADABLE + "it is a single array without a name"),
+        (partial(cut, end=-100), UNREADABLE + "File is not a zip file"),
+        (partial(cut, end=1000), UNREADABLE + "File is not a zip file"),
+        (flipped, UNREADABLE + "Bad CRC-32"),
+        (
+            changed(features_0_weight=np.array([None, "object"])),
+            UNREADABLE + "Object arrays cannot be loaded",
+        ),
+        (partial(packed, array=huge()), UNREADABLE),
+        (partial(packed, array=b""), "{path}: features.6.weight must be of a float"),
+        (partial(packed, array=b"PK"), "{path}: features.6.weight must be of a float"),
+        (bomb, r"{path}: features.6.weight must have shape \(.*\), got 80000128 bytes"),
+        (
+            changed(features_6_weight=None),
+            "{path}: the array features.6.weight is missing",
+        ),
+        (
+            changed(features_8_bias=np.zeros(5, "f4")),
+            r"{path}: features.8.bias must be of a float type and shape \(4,\), got",
+        ),
+        (
+            changed(features_8_bias=np.zeros(4, "i4")),
+            "{path}: features.8.bias must be of a float type .* got int32",
+        ),
+        (
+            changed(features_8_bias=np.zeros(4, "c8")),
+            "{path}: features.8.bias must be of a float type .* got complex64",
+        ),
+        (
+            changed(features_8_bias=np.array([0, np.nan, 0, 0], "f4")),
+            "{path}: features.8.bias must be finite in float32, got NaN or infinity",
+        ),
+        (
+            changed(features_8_bias=np.array([0, 1e300, 0, 0])),
+            "{path}: features.8.bias must be finite in float32",
+        ),
+    ],
+)
+def test_files_that_do_not_fit_are_named(tmp_path, make, message):
+    path = tmp_path / "weights.npz"
+    make(path)
+    options = BackboneConfig(network="alexnet", weights=str(path), width=1 / 64)
+    with pytest.raises(ExperimentError, match="^" + message.format(path=path)) as got:
+        weights.load(options)
+    assert "\n" not in str(got.value)
 
 
 @pytest.fixture

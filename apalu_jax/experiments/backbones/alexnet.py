@@ -8,8 +8,6 @@ from jax import Array, lax
 
 from apalu_jax.experiments.arms import ActivationFactory
 
-__all__ = ("CHANNELS", "AlexNet")
-
 CHANNELS = (64, 192, 384, 256, 256)
 """Channels of the convolutions."""
 

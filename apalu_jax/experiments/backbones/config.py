@@ -4,8 +4,6 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-__all__ = ("BackboneConfig", "FeatureConfig")
-
 Count = Annotated[int, Meta(ge=1)]
 
 

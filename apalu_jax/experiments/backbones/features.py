@@ -21,8 +21,6 @@ from apalu_jax.experiments.backbones.weights import Network
 from apalu_jax.experiments.data.images import Images
 from apalu_jax.experiments.models.vgg import COMPARED
 
-__all__ = ("feature_maps", "pooled")
-
 # Pixels that the network is given at once.
 _CHUNK_PIXELS = 1 << 18
 
@@ -40,17 +38,8 @@ def pooled(
 ) -> NDArray[np.float32]:
     """Averages of the last map over its positions, from rotated and smaller images.
 
-    Args:
-      network: The network.
-      config: Rotations and scales.
-      images: uint8 [n, size, size, 3].
-
-    Returns:
-      [n, rotations, scales * channels], the largest scale first.
-
-    Raises:
-      ExperimentError: The images are too small for the network at so many scales, or
-        have another dtype or number of channels.
+    They are [n, rotations, scales * channels], the largest scale first, for ``images``
+    uint8 [n, size, size, 3].
     """
     _check_images(images)
     steps = [2**i for i in range(config.scales)]
@@ -75,18 +64,9 @@ def pooled(
 
 
 def feature_maps(network: Network, images: Images) -> dict[str, NDArray[np.float32]]:
-    """The maps of :data:`~apalu_jax.experiments.models.vgg.COMPARED`.
+    """The maps of :data:`.vgg.COMPARED` for ``images`` uint8 [n, size, size, 3].
 
-    Args:
-      network: VGG.
-      images: uint8 [n, size, size, 3].
-
-    Returns:
-      "tap3", "tap6", "tap9" and "tap12", [n, height, width, channels].
-
-    Raises:
-      ExperimentError: The network has fewer maps, or the images are too small for it or
-        have another dtype or number of channels.
+    They are "tap3", "tap6", "tap9" and "tap12", [n, height, width, channels].
     """
     _check_images(images)
     shapes = [each.shape[1:] for each in jax.eval_shape(network.maps, images[:1])]

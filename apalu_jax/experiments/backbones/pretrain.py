@@ -24,8 +24,6 @@ from apalu_jax.experiments.tasks.classification import Classification
 from apalu_jax.experiments.training import optimizers
 from apalu_jax.experiments.training.compiled import compile_training
 
-__all__ = ("TrainedNetwork", "train")
-
 _OPTIMIZER = {
     "name": "adam",
     "learning_rate": 2e-3,
@@ -55,13 +53,7 @@ class TrainedNetwork(NamedTuple):
 def train(
     module: nn.Module, options: BackboneConfig, data_dir: Path | None
 ) -> TrainedNetwork:
-    """Trains a network to classify by its last map, or takes it from the cache.
-
-    The last epoch counts.
-
-    Raises:
-      ExperimentError: CIFAR-10 is not here, or ``images`` does not fit.
-    """
+    """Trains a network to classify by its last map, or takes it from the cache."""
     dataset = data.load(
         {
             "name": "cifar10",

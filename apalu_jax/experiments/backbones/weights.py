@@ -35,8 +35,6 @@ from apalu_jax.experiments.models import vgg
 from apalu_jax.experiments.models.layers import scaled_normal
 from apalu_jax.experiments.tasks.base import Variables
 
-__all__ = ("Network", "load")
-
 
 class Network(NamedTuple):
     """A frozen network, from images to maps, with a label of one line.
@@ -51,15 +49,7 @@ class Network(NamedTuple):
     label: str
 
     def maps(self, images: Array) -> Sequence[Array]:
-        """Its maps, one for every convolution; traced by JAX and differentiable.
-
-        Args:
-          images: uint8, or of a float type with the same range, 0 to 255,
-            [n, height, width, 3].
-
-        Returns:
-          Maps [n, height, width, channels], float32.
-        """
+        """Its maps, one for every convolution, from images in the range 0 to 255."""
         mean, std = (v.reshape(1, 1, 1, -1) for v in (self.mean, self.std))
         x = (images.astype(jnp.float32) / 255 - mean) / std
         return self.module.apply(self.variables, x, train=False)  # type: ignore[return-value]

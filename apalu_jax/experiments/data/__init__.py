@@ -7,9 +7,9 @@ in first, ``unit`` the subset, e.g. a category, and the options are those of a s
 table ``data``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from types import ModuleType
 
 from apalu_jax.experiments.data import (
     anomaly,
@@ -29,15 +29,7 @@ from apalu_jax.experiments.schema import Options, construct, lookup
 __all__ = ("download", "load", "names", "source", "verify")
 
 
-class _Module(Protocol):
-    @property
-    def SOURCE(self) -> downloads.Source: ...
-
-    @property
-    def load(self) -> Callable[..., Dataset]: ...
-
-
-_MODULES: Mapping[str, _Module] = {
+_MODULES: Mapping[str, ModuleType] = {
     "anomaly": anomaly,
     "cifar10": cifar10,
     "digits": digits,

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
@@ -18,13 +17,12 @@ from apalu_jax.experiments.data import cifar10, magnetic_tile, mnist, mvtec
 from apalu_jax.experiments.data.downloads import Source
 from apalu_jax.experiments.data.images import Images, standardize_brightness
 from apalu_jax.experiments.data.one_class import (
+    Described,
     OneClassImages,
     against_rest,
     to_dataset,
 )
 from apalu_jax.experiments.data.splits import Dataset, Splits
-
-__all__ = ("SOURCE", "UNITS", "load")
 
 SOURCE = Source(
     title="Anomalies: MNIST, CIFAR-10, magnetic tiles, MVTec AD, synthetic squares",
@@ -32,8 +30,6 @@ SOURCE = Source(
     license="that of the set",
     note="the squares are synthetic",
 )
-
-_Read: TypeAlias = tuple[OneClassImages, str]
 
 
 def load(
@@ -46,29 +42,12 @@ def load(
     test: int | None = None,
     standardize: bool = False,
 ) -> Dataset:
-    """Loads one unit.
+    """Loads one unit, images resized to ``size``; see :func:`.one_class.to_dataset`.
 
-    Args:
-      data_dir: Folder to look in first.
-      unit: A key of :data:`UNITS`.
-      size: Height and width that all images are resized to.
-      train: Number of normal images in the training split; None for all that are left,
-        and for four squares.
-      validation: Size of the validation split, normal images, by seed.
-      test: Size of the test split, always the same images; None for all.
-      standardize: Whether brightness and contrast are equalized, see
-        :func:`~apalu_jax.experiments.data.images.standardize_brightness`. The good
-        screws of the test split are darker than all others, so that brightness alone
-        would detect them.
-
-    Returns:
-      Splits of ``{"inputs", "anomalous"}``, ``inputs`` uint8 [n, size, size, 3],
-      ``anomalous`` int32 [n]; for "tile" and the user's MVTec AD the test split has
-      ``"mask"`` too, uint8 0 or 1 [n, size, size].
-
-    Raises:
-      ExperimentError: There is no such unit, its files are missing or damaged, or a
-        size does not fit.
+    ``train`` is by default four of "squares". With ``standardize``, brightness and
+    contrast are equalized, see :func:`.images.standardize_brightness`: the good screws
+    of the test split are darker than all others, so that brightness alone would detect
+    them. Units "tile" and "mvtec-" have masks.
     """
     name = unit or "squares"
     if name not in UNITS:
@@ -95,7 +74,7 @@ def load(
     return replace(dataset, splits=fold)
 
 
-def _squares(data_dir: Path | None, size: int, normal: int = 8) -> _Read:
+def _squares(data_dir: Path | None, size: int, normal: int = 8) -> Described:
     """Makes white squares; eight more and eight circles of the same area are the test.
 
     A sanity check of a detector. The code of DifferNet (https://arxiv.org/abs/2008.12577)
@@ -127,16 +106,16 @@ def _shape(size: int, rng: np.random.Generator, circle: bool) -> Images:
     return gray[:, :, None].repeat(3, axis=2)
 
 
-def _digit(data_dir: Path | None, size: int, normal: int) -> _Read:
+def _digit(data_dir: Path | None, size: int, normal: int) -> Described:
     return against_rest(mnist.read(data_dir), normal, size, channels=3), ""
 
 
-def _photograph(data_dir: Path | None, size: int, normal: int) -> _Read:
+def _photograph(data_dir: Path | None, size: int, normal: int) -> Described:
     images, label = cifar10.read(data_dir)
     return against_rest(images, normal, size), label
 
 
-UNITS: Mapping[str, Callable[[Path | None, int], _Read]] = {
+UNITS: Mapping[str, Callable[[Path | None, int], Described]] = {
     "squares": _squares,
     "tile": magnetic_tile.read,
     "screw": mvtec.read,

@@ -20,8 +20,6 @@ from apalu_jax.experiments.data.images import (
 from apalu_jax.experiments.data.splits import Dataset
 from apalu_jax.experiments.storage import cached_array
 
-__all__ = ("SOURCE", "load", "read")
-
 _OFFICIAL = listed("cifar10/cifar-10-binary.tar.gz")
 _JPEG = listed("cifar10_jpeg/cifar10_jpeg.npz")
 

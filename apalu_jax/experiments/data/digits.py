@@ -1,11 +1,10 @@
 """Handwritten digits of 8 x 8 pixels; scikit-learn brings them along."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
-from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments.data import downloads
 from apalu_jax.experiments.data.downloads import Source
 from apalu_jax.experiments.data.splits import (
     Dataset,
@@ -13,8 +12,6 @@ from apalu_jax.experiments.data.splits import (
     labeled,
     split_stratified,
 )
-
-__all__ = ("SOURCE", "load")
 
 SOURCE = Source(
     title="Optical recognition of handwritten digits (the test split of the UCI set)",
@@ -34,20 +31,9 @@ def load(
     test_share: float = 0.15,
     validation_share: float = 0.15,
 ) -> Dataset:
-    """Loads the 1,797 images.
+    """Loads the 1,797 images, with stratified splits by seed.
 
-    Args:
-      data_dir: Not needed.
-      unit: Only ``""``.
-      test_share: Share of the test split, in (0, 1).
-      validation_share: Share of the validation split, in (0, 1).
-
-    Returns:
-      Random splits by seed, stratified. ``inputs`` are float32 in [0, 1], [n, 8, 8];
-      ``targets`` are the digits, int32.
-
-    Raises:
-      ExperimentError: scikit-learn brings another version of the data.
+    ``inputs`` are float32 in [0, 1], [n, 8, 8]; ``targets`` are the digits, int32.
 
     Examples:
       >>> fold = load().splits(0)
@@ -59,11 +45,8 @@ def load(
     images, digits = load_digits(return_X_y=True)
     pixels = images.reshape(-1, 8, 8).astype(np.uint8)
     labels = digits.astype(np.uint8)
-    actual = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
-    if actual != _SHA256:
-        raise ExperimentError(
-            f"scikit-learn's digits have SHA-256 {actual}, expected {_SHA256}."
-        )
+    content = pixels.tobytes() + labels.tobytes()
+    downloads.check_bundled("digits have", content, _SHA256)
     inputs, targets, n = (
         np.float32(1 / 16) * pixels,
         labels.astype(np.int32),

@@ -6,6 +6,7 @@ from its official source, if it has one. Its SHA-256 is checked every time. Thos
 files are in registry.txt, in the format of :func:`pooch.Pooch.load_registry`.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,6 @@ from pathlib import Path
 import pooch
 
 from apalu_jax.experiments import ExperimentError, storage
-
-__all__ = (
-    "File",
-    "Source",
-    "cache_dir",
-    "choose",
-    "fetch",
-    "find",
-    "folders",
-    "listed",
-)
 
 _TIMEOUT_S = 60
 _REGISTRY = Path(__file__).with_name("registry.txt").read_text(encoding="utf-8")
@@ -71,6 +61,15 @@ def listed(path: str) -> File:
     rows = (line.split() for line in _REGISTRY.splitlines())
     (row,) = (row for row in rows if row[0] == path)
     return File(path=path, sha256=row[1], url=row[2] if len(row) > 2 else None)
+
+
+def check_bundled(what: str, content: bytes, sha256: str) -> None:
+    """Checks data that scikit-learn brings along."""
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != sha256:
+        raise ExperimentError(
+            f"scikit-learn's {what} SHA-256 {actual}, expected {sha256}."
+        )
 
 
 def cache_dir() -> Path:

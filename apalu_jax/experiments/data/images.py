@@ -19,20 +19,6 @@ from apalu_jax.experiments.data.splits import (
 )
 from apalu_jax.experiments.storage import cached_array
 
-__all__ = (
-    "ImageFile",
-    "Images",
-    "LabeledImages",
-    "cached",
-    "decode",
-    "decode_masks",
-    "pool",
-    "read_image",
-    "resize",
-    "standardize_brightness",
-    "to_dataset",
-)
-
 Images: TypeAlias = NDArray[np.uint8]
 """[n, height, width, channels]."""
 

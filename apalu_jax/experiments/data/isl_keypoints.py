@@ -18,8 +18,6 @@ from apalu_jax.experiments.data.splits import (
     split_stratified,
 )
 
-__all__ = ("SOURCE", "load")
-
 SOURCE = Source(
     title="13 gestures of Indian Sign Language, 30 videos each, 30 frames a video",
     origin=(
@@ -59,26 +57,15 @@ def load(
     Every frame is centered on the midpoint of the shoulders and divided by their
     distance; a hand that was not detected stays zero.
 
-    Args:
-      data_dir: Folder to look in first.
-      unit: Only ``""``.
-      split: "random": stratified and by seed, the test split's size rounded up and the
-        validation split's down. "ordered": the last 9 of the 30 videos of every gesture
-        are the test split; the seed samples the validation split from the others.
-      shots: Sequences of each gesture in the training split, sampled from it for every
-        seed, a smaller number's from a larger one's; None for all.
-      face: Whether the inputs have the face's 468 landmarks.
-      validation_share: Share of the validation split, in (0, 1).
-      test_share: Share of the test split of random splits, in (0, 1).
+    ``split`` is "random", stratified and by seed, the test split's size rounded up and
+    the validation split's down; or "ordered": the last 9 of the 30 videos of every
+    gesture are the test split, and the seed samples the validation split from the
+    others. ``shots`` sequences of each gesture (None for all) are sampled from the
+    training split for every seed, a smaller number's from a larger one's.
 
-    Returns:
-      ``inputs``, float32 [n, 30, 258]: 33 landmarks of the pose with x, y, z and
-      visibility, 21 of each hand; [n, 30, 1662] with the face, which follows the pose.
-      ``targets`` are the gestures in alphabetical order, int32.
-
-    Raises:
-      ExperimentError: A file is missing or damaged, there is no such split, or fewer
-        than ``shots`` sequences of a gesture.
+    ``inputs`` are float32 [n, 30, 258]: 33 landmarks of the pose with x, y, z and
+    visibility, 21 of each hand; [n, 30, 1662] with the ``face``, 468 landmarks that
+    follow the pose. ``targets`` are the gestures in alphabetical order, int32.
     """
     if split not in ("random", "ordered"):
         raise ExperimentError(f"`split` must be random or ordered, got {split!r}.")

@@ -10,9 +10,7 @@ import numpy as np
 from apalu_jax.experiments.data import downloads
 from apalu_jax.experiments.data.downloads import Source, listed
 from apalu_jax.experiments.data.images import cached, decode, decode_masks
-from apalu_jax.experiments.data.one_class import OneClassImages, make_loader
-
-__all__ = ("SOURCE", "load", "read")
+from apalu_jax.experiments.data.one_class import Described, OneClassImages, make_loader
 
 _ARCHIVE = listed("magnetic_tile/magnetic_tile_original.zip")
 _LIST = listed("magnetic_tile/differnet_train_filenames.txt")
@@ -30,9 +28,7 @@ SOURCE = Source(
 _GOOD = "MT_Free"
 
 
-def read(
-    data_dir: Path | None, size: int, unit: str = ""
-) -> tuple[OneClassImages, str]:
+def read(data_dir: Path | None, size: int, unit: str = "") -> Described:
     """Reads the images, of 1225 sizes, with masks.
 
     Normal are the 761 good tiles of DifferNet's training list. The test split has the

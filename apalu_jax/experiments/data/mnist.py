@@ -11,8 +11,6 @@ from apalu_jax.experiments.data.downloads import Source, listed
 from apalu_jax.experiments.data.images import LabeledImages, to_dataset
 from apalu_jax.experiments.data.splits import Dataset
 
-__all__ = ("SOURCE", "load", "read")
-
 _OFFICIAL = tuple(
     listed(f"mnist/{name}-ubyte.gz")
     for name in (

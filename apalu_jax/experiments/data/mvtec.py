@@ -20,9 +20,7 @@ from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data import downloads
 from apalu_jax.experiments.data.downloads import Source, listed
 from apalu_jax.experiments.data.images import cached, decode, decode_masks, resize
-from apalu_jax.experiments.data.one_class import OneClassImages, make_loader
-
-__all__ = ("CATEGORIES", "SOURCE", "load", "read")
+from apalu_jax.experiments.data.one_class import Described, OneClassImages, make_loader
 
 _SCREW = listed("mvtec_screw_256/screw_256.npz")
 
@@ -46,9 +44,7 @@ CATEGORIES = (
 _FOLDER = "mvtec_ad"
 
 
-def read(
-    data_dir: Path | None, size: int, unit: str = ""
-) -> tuple[OneClassImages, str]:
+def read(data_dir: Path | None, size: int, unit: str = "") -> Described:
     """Reads a category of the user's copy, with masks, or ``""``, the screws."""
     if unit:
         return _read_copy(unit, data_dir, size), f"MVTec AD, {unit}"

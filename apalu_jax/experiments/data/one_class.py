@@ -11,14 +11,6 @@ from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.images import Images, LabeledImages, resize
 from apalu_jax.experiments.data.splits import Batch, Dataset, Numbers, Splits
 
-__all__ = (
-    "OneClassImages",
-    "against_rest",
-    "contrast_range",
-    "make_loader",
-    "to_dataset",
-)
-
 
 class OneClassImages(NamedTuple):
     """Normal and anomalous images, before they are split.
@@ -113,11 +105,13 @@ def to_dataset(
     return Dataset(outputs=1, splits=fold, label=label)
 
 
-Reader: TypeAlias = Callable[[Path | None, int, str], tuple[OneClassImages, str]]
-"""From folder, size and unit to images [n, size, size, 3] and the data's label."""
+Described: TypeAlias = tuple[OneClassImages, str]
+"""Images [n, size, size, 3] and a label of the data."""
 
 
-def make_loader(read: Reader) -> Callable[..., Dataset]:
+def make_loader(
+    read: Callable[[Path | None, int, str], Described],
+) -> Callable[..., Dataset]:
     """Makes the function ``load`` of a module; see :func:`to_dataset`."""
 
     def load(

@@ -14,8 +14,6 @@ from apalu_jax.experiments.data import downloads
 from apalu_jax.experiments.data.downloads import File, Source, listed
 from apalu_jax.experiments.data.splits import Batch, Dataset, Splits
 
-__all__ = ("SOURCE", "load")
-
 
 class _Series(NamedTuple):
     """A column of a file, or the logarithmic returns of such prices."""
@@ -72,24 +70,15 @@ def load(
     The persistence forecast of a series is its last value; of returns it is zero, which
     is the last price.
 
-    Args:
-      data_dir: Folder to look in first.
-      unit: samsung-returns, samsung-prices, google-returns, google-prices,
-        apple-returns, sp500-returns (days; adjusted close, the logarithm's difference
-        for returns; days without trade are left out), vix (days), etth1, etth2 (hours,
-        oil temperature), sunspots, airline (months) or temperature (days, minimum).
-      window: Number of past values that a forecast is made from, positive.
-      length: Largest number of values, the most recent ones; None for all.
+    A forecast is made from ``window`` past values; of a longer series the most recent
+    ``length`` values are taken, None for all. Quotes are of days, adjusted close, the
+    logarithm's difference for returns, days without trade left out; etth1 and etth2 are
+    oil temperatures of hours, temperature the minimum of days.
 
-    Returns:
-      Splits of ``inputs`` [n, window, 1], ``targets`` [n, 1] and ``persistence`` [n,
-      1], float32 and standardized; ``scale`` [n], the standard deviation;
-      ``naive_error`` [n], the mean absolute error of persistence over the training
-      split, not standardized.
-
-    Raises:
-      ExperimentError: There is no such series, the window does not fit into it, or its
-        file is missing or damaged.
+    Splits are ``inputs`` [n, window, 1], ``targets`` [n, 1] and ``persistence`` [n, 1],
+    float32 and standardized; ``scale`` [n], the standard deviation; ``naive_error``
+    [n], the mean absolute error of persistence over the training split, not
+    standardized.
     """
     if unit not in _SERIES:
         raise ExperimentError(

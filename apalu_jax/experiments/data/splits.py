@@ -7,16 +7,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = (
-    "Batch",
-    "Dataset",
-    "Indices",
-    "Numbers",
-    "Splits",
-    "labeled",
-    "split_stratified",
-)
-
 Numbers: TypeAlias = NDArray[Any]
 """An array on the host, of any number type."""
 

@@ -4,7 +4,6 @@ The splits are those of Hernandez-Lobato and Adams (2015) as Gal and Ghahramani 
 published them: 20 at random, of 90 % and 10 % of the rows (5 for protein).
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,6 @@ from apalu_jax.experiments.data import downloads
 from apalu_jax.experiments.data.downloads import File, Source, listed
 from apalu_jax.experiments.data.splits import Batch, Dataset, Indices, Splits
 from apalu_jax.experiments.specs import FIRST_SEARCH_SEED
-
-__all__ = ("SOURCE", "load")
 
 # Of scikit-learn's diabetes table, the target last, as float64.
 _DIABETES_SHA256 = "839c546b0b4ac02c2e6cbe5e5c92313cefa993446c9733e9b49477cc3f96e104"
@@ -77,20 +74,12 @@ def load(
     have no fixed splits, and the seeds of the learning-rate search, from 1000 on, must
     not take one: a tenth of the rows, sampled by the seed, is their test split.
 
-    Args:
-      data_dir: Folder to look in first.
-      unit: boston, concrete, energy, kin8nm, naval (the compressor's decay), power,
-        protein, wine (red), yacht, california or diabetes.
-      validation_share: Share of the validation split in the rows outside of the test
-        split, in (0, 1); sampled by the seed.
+    The validation split is that share, sampled by the seed, of the rows outside of the
+    test split. Of naval the target is the compressor's decay, wine is red.
 
-    Returns:
-      Splits of ``inputs`` [n, features] and ``targets`` [n, 1], float32, standardized
-      by mean and standard deviation of the training split, and ``scale`` [n], the
-      target's standard deviation there.
-
-    Raises:
-      ExperimentError: There is no such table, or a file is missing or damaged.
+    Splits are ``inputs`` [n, features] and ``targets`` [n, 1], float32, standardized by
+    mean and standard deviation of the training split, and ``scale`` [n], the target's
+    standard deviation there.
     """
     if unit not in (*_TABLES, "diabetes"):
         raise ExperimentError(
@@ -123,12 +112,7 @@ def _diabetes() -> NDArray[np.float64]:
     # differs between versions of scikit-learn.
     table = np.column_stack(load_diabetes(return_X_y=True, scaled=False))
     rows = np.round(table, 4)
-    actual = hashlib.sha256(rows.tobytes()).hexdigest()
-    if actual != _DIABETES_SHA256:
-        raise ExperimentError(
-            f"scikit-learn's diabetes table has SHA-256 {actual}, expected "
-            f"{_DIABETES_SHA256}."
-        )
+    downloads.check_bundled("diabetes table has", rows.tobytes(), _DIABETES_SHA256)
     return rows
 
 

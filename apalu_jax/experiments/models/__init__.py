@@ -46,9 +46,6 @@ def build(options: Options, arm: Arm, outputs: int) -> nn.Module:
       arm: The activation.
       outputs: Size of the last axis of the output, if it depends on the data.
 
-    Returns:
-      The network.
-
     Raises:
       ExperimentError: The network, the initialization or an option is unknown.
     """

@@ -24,8 +24,6 @@ from jax.nn import sigmoid, tanh
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.layers import DType
 
-__all__ = ("CELLS", "GRU", "LSTM", "MOPGRU", "Cell", "Elman", "candidate_last")
-
 State: TypeAlias = tuple[Array, ...]
 Initializer: TypeAlias = nn.initializers.Initializer
 

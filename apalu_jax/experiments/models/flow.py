@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.layers import DType, scaled_normal
 
-__all__ = ("Coupling", "Flow", "Start", "Subnet", "permutation")
-
 Start: TypeAlias = Literal["identity", "pytorch"]
 
 # No coordinate behind a block is larger, as in the authors' code.

@@ -8,8 +8,6 @@ from jax import Array, lax
 
 from apalu_jax.experiments.models.layers import ConvNet, first_blocks
 
-__all__ = ("GoogLeNet", "max_pool")
-
 _STEM = 192
 
 # Channels of the branches of each inception block: the 1x1 convolution; the 1x1 and the

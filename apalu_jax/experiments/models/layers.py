@@ -14,21 +14,6 @@ from apalu_jax._numbers import wider
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ActivationFactory
 
-__all__ = (
-    "Conv",
-    "ConvImpl",
-    "ConvNet",
-    "DType",
-    "Depthwise",
-    "Network",
-    "batch_norm",
-    "convolve",
-    "depthwise",
-    "first_blocks",
-    "max_pool_2x2",
-    "scaled_normal",
-)
-
 ConvImpl: TypeAlias = Literal["lax", "patches", "rows"]
 
 DType: TypeAlias = Any

@@ -10,8 +10,6 @@ from apalu_jax.experiments.models.layers import (
     scaled_normal,
 )
 
-__all__ = ("MobileNet",)
-
 _STEM = 32
 
 # Channels and stride of a block.

@@ -11,8 +11,6 @@ from apalu_jax.experiments.models.layers import (
     scaled_normal,
 )
 
-__all__ = ("CNN", "MLP")
-
 
 class MLP(Network):
     """Dense layers with an activation after each but the last; no normalization."""

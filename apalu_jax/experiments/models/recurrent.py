@@ -12,8 +12,6 @@ from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.cells import CELLS, candidate_last
 from apalu_jax.experiments.models.layers import Network, batch_norm, scaled_normal
 
-__all__ = ("Recurrent", "RecurrentLayer")
-
 # Of tanh in the cells and of ReLU behind dense layers, without the arm:
 # 1 / sqrt(E f(z)^2), z ~ N(0, 1). For tanh a numerical integral; E relu(z)^2 = 1/2.
 _TANH_GAIN = 1.5925374

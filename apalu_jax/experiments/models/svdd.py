@@ -14,8 +14,6 @@ from apalu_jax.experiments.models.layers import (
     scaled_normal,
 )
 
-__all__ = ("Autoencoder", "Encoder")
-
 _CODE = 32
 """Size of the encoder's output."""
 

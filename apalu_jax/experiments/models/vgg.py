@@ -16,16 +16,6 @@ from apalu_jax.experiments.models.layers import (
     max_pool_2x2,
 )
 
-__all__ = (
-    "BLOCKS",
-    "COMPARED",
-    "VGG",
-    "Classifier",
-    "narrowed",
-    "scaled",
-    "student_vgg",
-)
-
 BLOCKS = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
 """Channels of the convolutions, by block; a block ends with a pool."""
 

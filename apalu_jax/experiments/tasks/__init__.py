@@ -29,14 +29,7 @@ TASKS: Mapping[str, type[Task]] = {
 
 
 def build(options: Options, network: nn.Module) -> Task:
-    """Builds the task of a spec.
-
-    Args:
-      options: Its ``name``, a key of :data:`TASKS`, and its options.
-      network: The network.
-
-    Returns:
-      The task.
+    """Builds the task of a spec from its ``name``, a key of :data:`TASKS`, and options.
 
     Raises:
       ExperimentError: The task or an option is unknown.

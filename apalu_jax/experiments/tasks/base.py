@@ -19,16 +19,6 @@ from apalu_jax.introspection import (
     histogram_merge,
 )
 
-__all__ = (
-    "DeviceBatch",
-    "Loss",
-    "Predictions",
-    "Task",
-    "Variables",
-    "in_batches",
-    "init_variables",
-)
-
 Variables: TypeAlias = Mapping[str, Any]
 """Collections of a network: "params" is trained by gradient, every other collection is
 carried from step to step."""

@@ -21,8 +21,6 @@ from apalu_jax.experiments.tasks.base import (
     in_batches,
 )
 
-__all__ = ("Augmentation", "Classification", "augment")
-
 Augmentation: TypeAlias = Literal["", "flip", "flip-shift"]
 
 _cross_entropy = optax.softmax_cross_entropy_with_integer_labels

@@ -18,8 +18,6 @@ from apalu_jax.experiments.tasks.base import (
     in_batches,
 )
 
-__all__ = ("CHANCE", "Detector", "Reconstruction", "detection_metrics", "median_ratio")
-
 CHANCE: Mapping[str, float] = {
     "auroc": 0.5,
     "score": 0.0,

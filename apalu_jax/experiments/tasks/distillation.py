@@ -24,14 +24,6 @@ from apalu_jax.experiments.tasks.base import (
 )
 from apalu_jax.experiments.tasks.detection import CHANCE, Detector
 
-__all__ = (
-    "Distillation",
-    "evenly_spaced_anomalies",
-    "max_pool_to",
-    "pixel_auroc",
-    "smoothed",
-)
-
 # The score leaves out the first map, as the paper does in testing.
 _TESTED = COMPARED[1:]
 

@@ -10,8 +10,6 @@ from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.tasks.base import DeviceBatch, Loss, Variables, in_batches
 from apalu_jax.experiments.tasks.detection import Detector
 
-__all__ = ("Likelihood", "sample_rotations")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood(Detector):

@@ -21,8 +21,6 @@ from apalu_jax.experiments.tasks.base import (
 )
 from apalu_jax.experiments.tasks.detection import CHANCE, Detector, median_ratio
 
-__all__ = ("Objective", "OneClass")
-
 Objective: TypeAlias = Literal["one-class", "soft-boundary"]
 
 # Center components below this are moved to +-0.1, as in the authors' code; otherwise

@@ -16,8 +16,6 @@ from apalu_jax.experiments.tasks.base import (
     Variables,
 )
 
-__all__ = ("Regression",)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Regression(Task):

@@ -12,8 +12,6 @@ from flax import serialization
 from apalu_jax.experiments import ExperimentError, storage
 from apalu_jax.experiments.records import Trial
 
-__all__ = ("Checkpoint",)
-
 Content: TypeAlias = dict[str, Any]
 """Numbers, strings, NumPy arrays, and lists and dicts of these, as msgpack has them."""
 

@@ -19,9 +19,6 @@ from apalu_jax.experiments.tasks.base import DeviceBatch, Loss, Task, Variables
 from apalu_jax.experiments.training.optimizers import Multiplier
 from apalu_jax.introspection import Histogram
 
-__all__ = ("PRNG", "Compiled", "Stage", "TrainState", "compile_training")
-
-
 PRNG = "threefry2x32"
 """Generator of every random number, whatever ``jax_default_prng_impl`` says."""
 

@@ -20,8 +20,6 @@ from apalu_jax.experiments.tasks.base import DeviceBatch, Predictions, Task, Var
 from apalu_jax.experiments.training.checkpoint import Checkpoint
 from apalu_jax.experiments.training.compiled import Compiled, Stage, TrainState
 
-__all__ = ("Row", "Trained", "Training", "seed_metrics", "shapes", "stack", "train")
-
 Row: TypeAlias = dict[str, Numbers]
 """Values logged after an epoch: path in the history -> one entry per seed."""
 
@@ -54,12 +52,11 @@ class Training(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """Vmapped seeds after their last epoch.
+    """Vmapped seeds after their last epoch, with the seeds along axis 0.
 
     Attributes:
-      variables: Variables of the network, with the seeds along axis 0.
-      predictions: Predictions on the validation split, on the host, the seeds along
-        axis 0.
+      variables: Variables of the network.
+      predictions: Predictions on the validation split, on the host.
       epochs: Epochs of the rows; the first is 0, the start.
       rows: Logged values. The first row holds the activations' parameters alone.
       seconds: Wall time, compilation included, of all sessions.

@@ -15,8 +15,6 @@ from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import Arm
 from apalu_jax.experiments.schema import Options, convert
 
-__all__ = ("Multiplier", "Optimizer", "build")
-
 Multiplier: TypeAlias = Array | float
 """Factor of the learning rate."""
 
@@ -83,8 +81,8 @@ def build(
     chosen = convert(options, Optimizer, "optimizer")
     rate = _schedule(chosen, total_steps, multiplier)
     decay, mask = chosen.weight_decay, _decayed(params, arm)
-    moments = {key: getattr(chosen, key) for key in ("b1", "b2", "eps")}
-    moments = {key: value for key, value in moments.items() if value is not None}
+    given = ((key, getattr(chosen, key)) for key in ("b1", "b2", "eps"))
+    moments = {key: value for key, value in given if value is not None}
     decayed = [optax.add_decayed_weights(decay, mask)] if decay else []
     makers: Mapping[str, Callable[[], list[optax.GradientTransformation]]] = {
         "adamw": lambda: [optax.adamw(rate, weight_decay=decay, mask=mask, **moments)],
