@@ -168,11 +168,12 @@ def _convolutions(layers: Variables) -> list[str]:
 def _opened(path: Path) -> Iterator[NpzFile]:
     """Opens an .npz file; every error of NumPy and zipfile names it in one line."""
     try:
-        # By default NumPy refuses pickles, which could run code.
-        stored = np.load(path)
-        if not isinstance(stored, NpzFile):
-            raise ValueError("it is a single array without a name")
-        with stored:
+        # np.load(path) leaves a damaged archive open (NumPy 2.4). By default it refuses
+        # pickles, which could run code.
+        with path.open("rb") as file:
+            stored = np.load(file)
+            if not isinstance(stored, NpzFile):
+                raise ValueError("it is a single array without a name")
             yield stored
     except ExperimentError:
         raise
