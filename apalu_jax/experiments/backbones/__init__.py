@@ -19,22 +19,12 @@ __all__ = ("attach", "label")
 
 
 def attach(fold: Splits, options: Options, data_dir: Path | None = None) -> Splits:
-    """Adds the features of a frozen network to every split of a fold.
+    """Adds the features of a frozen network to splits of images [n, size, size, 3].
 
-    Args:
-      fold: Splits whose "inputs" are images, uint8 [n, size, size, 3].
-      options: Fields of :class:`~.config.FeatureConfig`. The kind "pooled" replaces
-        "inputs" by averages of the last map, float32
-        [n, rotations, scales * channels]; "feature_maps" keeps "inputs" and adds maps
-        of VGG by their indices, "tap3", "tap6", "tap9" and "tap12", float32
-        [n, height, width, channels].
-      data_dir: Folder to look in first for the data that the network is trained on.
-
-    Returns:
-      Such splits.
-
-    Raises:
-      ExperimentError: An option is unknown or does not fit.
+    ``options`` are fields of :class:`.config.FeatureConfig`. The kind "pooled" replaces
+    "inputs" by averages of the last map, float32 [n, rotations, scales * channels];
+    "feature_maps" keeps "inputs" and adds maps of VGG by their indices, "tap3", "tap6",
+    "tap9" and "tap12", float32 [n, height, width, channels].
     """
     config = convert(options, FeatureConfig, "backbone")
     network = weights.load(config.backbone, data_dir)

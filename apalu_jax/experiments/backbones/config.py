@@ -19,9 +19,8 @@ class BackboneConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
       width: Multiplies the channels.
       activation: Name of an arm; with a file, its parameters stay at their start.
       seed: Seed of the initialization.
-      mean: For each channel of an image, or one for all: the network gets
+      mean, std: For each channel of an image, or one for all: the network gets
         ``(x / 255 - mean) / std``.
-      std: As ``mean``.
       epochs: Epochs of the training on CIFAR-10.
       images: Number of images of this training, the same of each class.
     """

@@ -4,7 +4,6 @@ import hashlib
 import json
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,52 +31,32 @@ _OPTIMIZER = {
     "activation_floor": 1e-3,
 }
 _BATCH_SIZE = 64
-_TEST_IMAGES = 2000
-
-
-class TrainedNetwork(NamedTuple):
-    """A network after its training.
-
-    Attributes:
-      variables: Of the network, without the classifier's last layer.
-      accuracy: Share of 2,000 test images, the first of every class, that are
-        classified correctly.
-      data: Label of the CIFAR-10 that it was trained on.
-    """
-
-    variables: Variables
-    accuracy: float
-    data: str
 
 
 def train(
     module: nn.Module, options: BackboneConfig, data_dir: Path | None
-) -> TrainedNetwork:
-    """Trains a network to classify by its last map, or takes it from the cache."""
-    dataset = data.load(
-        {
-            "name": "cifar10",
-            "train": options.images,
-            "validation": 10,
-            "test": _TEST_IMAGES,
-        },
-        data_dir,
-    )
+) -> tuple[Variables, str]:
+    """Trains a network to classify by its last map, or takes it from the cache.
+
+    The result is its variables, without the classifier's last layer, and a label with
+    the share of 2,000 test images, the first of every class, that it classifies right.
+    """
+    sizes = {"train": options.images, "validation": 10, "test": 2000}
+    dataset = data.load({"name": "cifar10", **sizes}, data_dir)
     classifier = Classifier(module, dataset.outputs)
     settings = [msgspec.to_builtins(options), _OPTIMIZER, _BATCH_SIZE, dataset.label]
     name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
     image = jnp.zeros((1, 32, 32, 3))
     shapes = jax.eval_shape(classifier.init, jax.random.key(0), image)
-    _, unravel = ravel_pytree(
-        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    )
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    _, unravel = ravel_pytree(zeros)
     stored = cached_array(
         f"{name}.npy", lambda: _train(classifier, options, dataset), "backbones"
     )
     variables = unravel(jnp.asarray(stored[:-1]))
     features = {key: value["features"] for key, value in variables.items()}
-    return TrainedNetwork(features, float(stored[-1]), dataset.label)
+    return features, f"trained on {dataset.label}: {100 * float(stored[-1]):.1f} %"
 
 
 def _train(

@@ -76,9 +76,8 @@ def load(options: BackboneConfig, data_dir: Path | None = None) -> Network:
     width = Fraction(options.width).limit_denominator(99)
     label = f"{_NAMES[options.network]}, width {width}, {options.activation}, "
     if options.weights == "cifar10":
-        trained = pretrain.train(module, options, data_dir)
-        variables = trained.variables
-        label += f"trained on {trained.data}: {100 * trained.accuracy:.1f} %"
+        variables, trained = pretrain.train(module, options, data_dir)
+        label += trained
     else:
         image = jnp.zeros((1, 64, 64, 3))
         variables = jax.jit(module.init)(jax.random.key(0), image)

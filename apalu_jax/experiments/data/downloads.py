@@ -106,10 +106,7 @@ def find(file: File, data_dir: Path | None = None) -> Path:
 
 
 def fetch(file: File, data_dir: Path | None = None) -> Path:
-    """Finds a file, or downloads it into the cache.
-
-    It appears there only complete and checked.
-    """
+    """Finds a file, or downloads it into the cache, only complete and checked."""
     if _is_here(file, data_dir):
         return find(file, data_dir)
     target = cache_dir() / file.path

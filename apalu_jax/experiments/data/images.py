@@ -39,9 +39,8 @@ class LabeledImages(NamedTuple):
 def read_image(file: ImageFile, mode: str, name: str = "") -> Images:
     """Decodes an image file to [height, width] ("L") or [height, width, 3] ("RGB").
 
-    Raises:
-      ExperimentError: It is no image, is damaged, or claims more than the 89 million
-        pixels that Pillow takes for sound. The message has the file's name or ``name``.
+    An error names the file, by default ``name``, if it is no image, is damaged, or
+    claims more than the 89 million pixels that Pillow takes for sound.
     """
     from PIL import Image
 

@@ -14,9 +14,6 @@ from apalu_jax.experiments.models.layers import (
     scaled_normal,
 )
 
-_CODE = 32
-"""Size of the encoder's output."""
-
 _Norm = partial(
     nn.BatchNorm, momentum=0.9, epsilon=1e-4, use_scale=False, use_bias=False
 )
@@ -47,7 +44,7 @@ class Encoder(nn.Module):
             x = _Norm(use_running_average=not train)(x)
             x = max_pool_2x2(self.activation()(x))
         x = x.reshape(len(x), -1)
-        return nn.Dense(_CODE, use_bias=False, kernel_init=scaled_normal(1.0))(x)
+        return nn.Dense(32, use_bias=False, kernel_init=scaled_normal(1.0))(x)
 
 
 class Autoencoder(nn.Module):

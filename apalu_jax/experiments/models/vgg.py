@@ -128,17 +128,11 @@ def student_vgg(
     """Builds the student of knowledge distillation: VGG16 with narrow hidden layers.
 
     Convolutions have no bias; all but the last of a block are followed by batch
-    normalization.
-
-    Args:
-      activation: Factory of the 13 activations.
-      gain: Kernels are uniform with variance ``gain**2 / (fan_in + fan_out)``: Xavier's
-        for a gain of sqrt(2).
-      width: Multiplies the teacher's channels.
-      hidden_channels: Channels of the convolutions whose maps are not compared.
-      replaced: Activations that the factory makes: "all", or "inner" for those whose
-        maps are not compared; the others stay ReLU.
-      conv_impl: See :func:`~apalu_jax.experiments.models.layers.convolve`.
+    normalization. Kernels are uniform with variance ``gain**2 / (fan_in + fan_out)``:
+    Xavier's for a gain of sqrt(2). ``width`` multiplies the teacher's channels;
+    ``hidden_channels`` are those of the convolutions whose maps are not compared.
+    ``activation`` makes the 13 activations or, if ``replaced`` is "inner", those whose
+    maps are not compared; the others stay ReLU.
 
     References:
       M. Salehi et al., "Multiresolution Knowledge Distillation for Anomaly Detection",

@@ -29,10 +29,6 @@ TASKS: Mapping[str, type[Task]] = {
 
 
 def build(options: Options, network: nn.Module) -> Task:
-    """Builds the task of a spec from its ``name``, a key of :data:`TASKS`, and options.
-
-    Raises:
-      ExperimentError: The task or an option is unknown.
-    """
+    """Builds the task of a spec from its ``name``, a key of TASKS, and its options."""
     task = lookup(TASKS, options, "task")
     return construct(task, options, f"task {options['name']}", network=network)

@@ -93,10 +93,16 @@ class Task(abc.ABC):
         """Variables of the network alone; all by default."""
         return variables
 
-    def apply(self, variables: Variables, inputs: Array) -> Any:
-        """Outputs of the network in evaluation mode, for inputs of a split."""
-        inputs = self.network_inputs(inputs)
-        return self.network.apply(self.collections(variables), inputs, train=False)
+    def apply(
+        self, variables: Variables, inputs: Array, batch_size: int | None = None
+    ) -> Any:
+        """Outputs in evaluation mode, computed in batches of that size at most."""
+
+        def apply(inputs: Array) -> Any:
+            inputs = self.network_inputs(inputs)
+            return self.network.apply(self.collections(variables), inputs, train=False)
+
+        return in_batches(apply, inputs, batch_size or len(inputs))
 
     def apply_train(
         self, variables: Variables, inputs: Array, key: Array | None = None

@@ -18,7 +18,6 @@ from apalu_jax.experiments.tasks.base import (
     Predictions,
     Task,
     Variables,
-    in_batches,
 )
 
 Augmentation: TypeAlias = Literal["", "flip", "flip-shift"]
@@ -37,8 +36,7 @@ class Classification(Task):
 
     Attributes:
       network: From inputs [n, ...] to logits [n, classes].
-      mean: For each channel of an image, or one for all.
-      std: For each channel of an image, or one for all.
+      mean, std: For each channel of an image, or one for all.
       augment: Change of training images, see :func:`augment`.
       max_shift: Largest shift of an augmented image, in pixels.
       eval_batch_size: Largest number of examples in a batch outside of training.
@@ -62,11 +60,7 @@ class Classification(Task):
 
     def predict(self, variables: Variables, split: DeviceBatch) -> DeviceBatch:
         """Correctness and cross-entropy of each example."""
-        logits: Array = in_batches(
-            lambda inputs: self.apply(variables, inputs),
-            split["inputs"],
-            self.eval_batch_size,
-        )
+        logits = self.apply(variables, split["inputs"], self.eval_batch_size)
         return {
             "accuracy": jnp.argmax(logits, axis=-1) == split["targets"],
             "log_loss": _cross_entropy(logits, split["targets"]),
@@ -113,16 +107,12 @@ def augment(images: Array, key: Array, kind: Augmentation, max_shift: int) -> Ar
         images = jnp.where(flipped, images[:, :, ::-1], images)
     if kind == "flip-shift":
         starts = jax.random.randint(shift_key, (len(images), 2), 0, 2 * max_shift + 1)
-        images = _crop(images, starts, max_shift)
+        around, shape = (max_shift, max_shift), images.shape[1:]
+        padded = jnp.pad(images, ((0, 0), around, around, (0, 0)))
+
+        def crop(image: Array, start: Array) -> Array:
+            origin = (start[0], start[1], jnp.zeros_like(start[0]))
+            return lax.dynamic_slice(image, origin, shape)
+
+        images = jax.vmap(crop)(padded, starts)
     return images
-
-
-def _crop(images: Array, starts: Array, padding: int) -> Array:
-    around = (padding, padding)
-    padded = jnp.pad(images, ((0, 0), around, around, (0, 0)))
-
-    def one(image: Array, start: Array) -> Array:
-        origin = (start[0], start[1], jnp.zeros_like(start[0]))
-        return lax.dynamic_slice(image, origin, images.shape[1:])
-
-    return jax.vmap(one)(padded, starts)

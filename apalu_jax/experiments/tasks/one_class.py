@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,9 @@ from apalu_jax.experiments.tasks.base import (
     Loss,
     Predictions,
     Variables,
-    in_batches,
     init_variables,
 )
 from apalu_jax.experiments.tasks.detection import CHANCE, Detector, median_ratio
-
-Objective: TypeAlias = Literal["one-class", "soft-boundary"]
 
 # Center components below this are moved to +-0.1, as in the authors' code; otherwise
 # zero weights are a trivial solution.
@@ -60,7 +57,7 @@ class OneClass(Detector):
 
     levels: ClassVar[Mapping[str, float]] = {**CHANCE, "spread": 0.0, "collapsed": 1.0}
 
-    objective: Objective = "one-class"
+    objective: Literal["one-class", "soft-boundary"] = "one-class"
     nu: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     warmup_steps: int = 0
 
@@ -75,7 +72,7 @@ class OneClass(Detector):
         variables = init_variables(self.network, key, batch["inputs"])
         if pretrained is not None:
             variables = {name: pretrained[name]["encoder"] for name in variables}
-        embeddings = self._embed(variables, batch["inputs"])
+        embeddings = self.apply(variables, batch["inputs"], self.eval_batch_size)
         center = embeddings.mean(axis=0)
         away = jnp.where(center < 0, -_NEAR_ZERO, _NEAR_ZERO)
         near = (jnp.abs(center) < _NEAR_ZERO) & (center != 0)
@@ -106,7 +103,7 @@ class OneClass(Detector):
     def predict(self, variables: Variables, split: DeviceBatch) -> DeviceBatch:
         """Scores and squared distances, [n], and the spread of the normal ones."""
         sphere = variables["sphere"]
-        embeddings = self._embed(variables, split["inputs"])
+        embeddings = self.apply(variables, split["inputs"], self.eval_batch_size)
         distances = jnp.square(embeddings - sphere["center"][None]).sum(axis=-1)
         inside = sphere["radius"] ** 2 if self.objective == "soft-boundary" else 0.0
         normal = (split["anomalous"] == 0)[:, None]
@@ -134,8 +131,3 @@ class OneClass(Detector):
             found["score_ratio"] = median_ratio(distances, split["anomalous"])
         spread = float(predictions["spread"])
         return {**found, "spread": spread, "collapsed": float(spread < _COLLAPSED)}
-
-    def _embed(self, variables: Variables, inputs: Array) -> Array:
-        return in_batches(
-            lambda some: self.apply(variables, some), inputs, self.eval_batch_size
-        )

@@ -21,17 +21,8 @@ _Tree = TypeVar("_Tree")
 class Checkpoint:
     """Last saved state of a trial, and the time that the trial has taken so far.
 
-    Args:
-      path: The file; an existing one must be of the same trial.
-      every_s: Least seconds between two saves.
-      trial: The trial.
-      run_hash: Hash of the settings that it is run under.
-
-    Attributes:
-      saved: The saved content; empty if the trial is at its start.
-
-    Raises:
-      ExperimentError: The file is damaged or of another trial.
+    A file that exists must be of the same trial and settings. ``saved`` is its content,
+    empty if the trial is at its start.
     """
 
     def __init__(self, path: Path, every_s: float, trial: Trial, run_hash: str) -> None:
@@ -54,9 +45,8 @@ class Checkpoint:
     def restore(self, shapes: _Tree) -> _Tree:
         """Replaces the leaves of a pytree by the saved ones.
 
-        Raises:
-          ExperimentError: The number, a shape or a dtype of the leaves differs, as
-            after an upgrade of a library.
+        It is an error if their number, a shape or a dtype differs, as after an upgrade
+        of a library.
         """
         expected, structure = jax.tree.flatten(shapes)
         leaves = self.saved["state"]

@@ -103,18 +103,10 @@ def compile_training(
 ) -> Compiled:
     """Prepares the functions of one arm, which compile at first use.
 
-    Args:
-      task: Loss, predictions and metrics.
-      make_optimizer: (parameters, of which the structure is used; number of steps of
-        the run; learning-rate multiplier) -> optimizer.
-      batch_size: Examples a step; the incomplete last batch of an epoch is dropped.
-      epochs: Length of the run.
-      vmapped: Whether seeds are vmapped; else there is one seed, which runs without
-        ``jax.vmap``, as a vmapped convolution becomes a slower grouped one.
-      pretraining: The training that precedes this one, on the same training split.
-
-    Returns:
-      The functions.
+    ``make_optimizer`` gets parameters, of which it uses the structure, the number of
+    steps of the run, and a learning-rate multiplier. The incomplete last batch of an
+    epoch is dropped. Without ``vmapped`` there is one seed, which runs without
+    ``jax.vmap``, as a vmapped convolution becomes a slower grouped one.
     """
     over_seeds: _OverSeeds = jax.vmap if vmapped else _over_one_seed
 

@@ -76,9 +76,6 @@ def train(
 
     ``on_epoch`` is called with the number of epochs done, pretraining included. The
     file of the checkpoint stays for the caller to remove once the results are safe.
-
-    Raises:
-      ExperimentError: The checkpoint is not usable.
     """
     compiled, task, folds, log_epochs, log_test_curve = training
     seeds = jnp.asarray(trial.seeds, jnp.uint32)
@@ -168,11 +165,7 @@ def shapes(compiled: Compiled, seeds: Array, split: DeviceBatch) -> TrainState:
 
 
 def stack(splits: Sequence[Batch]) -> dict[str, Array]:
-    """Stacks a split of several seeds on the device, the seeds along axis 0.
-
-    Raises:
-      ExperimentError: The splits differ in size.
-    """
+    """Stacks a split of several seeds on the device, the seeds along axis 0."""
     sizes = {len(array) for split in splits for array in split.values()}
     if len(sizes) > 1:
         raise ExperimentError(

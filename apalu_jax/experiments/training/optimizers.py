@@ -31,11 +31,8 @@ class Optimizer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
       warmup: Share of the steps in which the rate rises linearly from zero.
       weight_decay: Subtracted beside the gradient's step by "adamw", and added to the
         gradient by the others.
-      b1: Of "adam" and "adamw"; None for optax's default.
-      b2: As ``b1``.
-      eps: As ``b1``.
-      momentum: Of "sgd".
-      nesterov: Of "sgd".
+      b1, b2, eps: Of "adam" and "adamw"; None for optax's default.
+      momentum, nesterov: Of "sgd".
       clip_norm: Largest norm of a gradient; None for no limit.
       activation_floor: Smallest value of an activation's parameter that must stay
         positive.
