@@ -14,11 +14,10 @@ from apalu_jax.experiments.data import (
     anomaly,
     cifar10,
     downloads,
+    images,
     magnetic_tile,
     mnist,
     mvtec,
-    pictures,
-    squares,
 )
 from apalu_jax.experiments.data.images import LabeledImages
 
@@ -89,10 +88,7 @@ def test_squares_need_no_files(folder):
         load("", size=64).splits(0).test["inputs"], fold.test["inputs"]
     )
     assert data.verify("anomaly") == []
-    assert (
-        len(squares.load(None, "", train=6, validation=2).splits(0).train["inputs"])
-        == 6
-    )
+    assert len(load("squares", train=6, validation=2).splits(0).train["inputs"]) == 6
 
 
 def tile_archive():
@@ -140,7 +136,7 @@ def test_a_quarter_of_a_pixel_is_enough_for_a_mask():
         return out
 
     # Rows 3 and 4 weigh 0.29 in both halves, the single one at the edge 0.18.
-    masks = pictures.decode_masks([mask(3, 4), mask(0), None], 2)
+    masks = images.decode_masks([mask(3, 4), mask(0), None], 2)
     assert masks.reshape(3, 4).tolist() == [[1] * 4, [0] * 4, [0] * 4]
 
 
@@ -229,7 +225,7 @@ def test_one_class_against_the_rest(folder, monkeypatch, module, unit, channels)
 
     whole = LabeledImages(*part(range(40)), *part(range(50, 60)))
     if module is mnist:
-        monkeypatch.setattr(mnist, "_read", lambda data_dir: whole)
+        monkeypatch.setattr(mnist, "read", lambda data_dir: whole)
     else:
         put(folder, cifar10._OFFICIAL, b"")
         monkeypatch.setattr(

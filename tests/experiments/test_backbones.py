@@ -13,10 +13,6 @@ from apalu_jax.experiments.data.images import LabeledImages
 from apalu_jax.experiments.data.splits import Splits
 from apalu_jax.experiments.models import vgg
 
-INDICES = {
-    "vgg": (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
-    "alexnet": (0, 3, 6, 8, 10),
-}
 TINY = {"width": 1 / 64, "kind": "feature_maps"}
 
 
@@ -24,7 +20,7 @@ TINY = {"width": 1 / 64, "kind": "feature_maps"}
 def cache(tmp_path, monkeypatch):
     """An empty cache, on disk and in the process."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    features._memory.clear()
+    features._remembered.cache_clear()
     weights.load.cache_clear()
     return tmp_path / "cache" / "apalu_jax"
 
@@ -43,24 +39,6 @@ def pictures(n=3, size=32, seed=0):
 def fold(size=32):
     made = [pictures(n, size, seed=n) for n in (3, 1, 2)]
     return Splits(*({"inputs": x, "anomalous": np.zeros(len(x), "i4")} for x in made))
-
-
-def file(path, network="vgg", divisor=64, **changes):
-    """A file with torchvision's names; a change of None leaves an array out."""
-    rng, inputs, arrays = np.random.default_rng(2), 3, {}
-    channels, sizes = [n for block in vgg.BLOCKS for n in block], [3] * 13
-    if network == "alexnet":
-        channels, sizes = [64, 192, 384, 256, 256], [11, 5, 3, 3, 3]
-    for place, outputs, size in zip(INDICES[network], channels, sizes, strict=True):
-        n = outputs // divisor
-        kernel = 0.3 * rng.normal(size=(n, inputs, size, size))
-        arrays[f"features.{place}.weight"] = kernel.astype("f4")
-        arrays[f"features.{place}.bias"] = rng.normal(size=n).astype("f4")
-        inputs = n
-    arrays["classifier.0.weight"] = np.zeros((2, 2), "f4")
-    arrays.update({name.replace("_", "."): value for name, value in changes.items()})
-    np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
-    return arrays
 
 
 def test_parts_get_the_maps_of_their_images():
@@ -109,7 +87,7 @@ def test_the_network_is_given_scaled_channels(two_blocks):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_images_are_computed_once(two_blocks, monkeypatch, cache):
+def test_images_are_computed_once(two_blocks, monkeypatch):
     counts, network = [], weights.load(BackboneConfig())
     original = features._in_chunks
 
@@ -126,40 +104,13 @@ def test_images_are_computed_once(two_blocks, monkeypatch, cache):
     more = features.pooled(network, view, x)
     assert counts == [3, 1]
     assert np.array_equal(more[:3], first)
-    # In another process they are read; by another view they are computed.
-    features._memory.clear()
-    assert np.array_equal(features.pooled(network, view, x[:3]), first)
-    assert counts == [3, 1]
+    # With other options or another network they are computed.
     features.pooled(network, FeatureConfig(kind="pooled", scales=2), x)
     features.pooled(weights.load(BackboneConfig(seed=1)), view, x)
     assert counts == [3, 1, 4, 4]
-
-
-def test_damaged_cache_is_computed_anew(two_blocks, cache):
-    network, view, x = (
-        weights.load(BackboneConfig()),
-        FeatureConfig(kind="pooled", scales=1),
-        pictures(),
-    )
-    first = features.pooled(network, view, x)
-    (path,) = (cache / "features").iterdir()
-    content = path.read_bytes()
-    for damaged in (content[:-1] + bytes([content[-1] ^ 1]), content[:50], b""):
-        path.write_bytes(damaged)
-        features._memory.clear()
-        assert np.array_equal(features.pooled(network, view, x), first)
-        assert path.read_bytes() == content
-
-
-def test_what_is_remembered_is_limited(two_blocks, monkeypatch):
-    monkeypatch.setattr(features, "_REMEMBERED_BYTES", 0)
-    network, view = (
-        weights.load(BackboneConfig()),
-        FeatureConfig(kind="pooled", scales=1),
-    )
-    for seed in range(3):
-        features.pooled(network, view, pictures(seed=seed))
-    assert sum(len(rows) for rows in features._memory.values()) == 3
+    # By then the first ones are forgotten: the memory is limited.
+    assert np.array_equal(features.pooled(network, view, x), more)
+    assert counts == [3, 1, 4, 4, 4]
 
 
 def test_random_weights_are_xavier_uniform_and_by_seed():
@@ -187,75 +138,6 @@ def test_activation_of_the_source(two_blocks):
         len(jax.tree.leaves(apalu.variables))
         == len(jax.tree.leaves(relu.variables)) + 6
     )
-
-
-@pytest.mark.parametrize("name", ["vgg", "alexnet"])
-def test_weights_from_a_file(name, tmp_path):
-    path = tmp_path / "weights.npz"
-    arrays = file(path, name)
-    options = {"network": name, "weights": str(path), "width": 1 / 64}
-    network = weights.load(BackboneConfig(**options))
-    assert "weights of weights.npz, SHA-256" in network.label
-    layers = network.variables["params"]
-    for layer, place in zip(sorted(layers), INDICES[name], strict=True):
-        kernel = np.asarray(layers[layer]["kernel"])
-        assert np.array_equal(
-            kernel.transpose(3, 2, 0, 1), arrays[f"features.{place}.weight"]
-        )
-        assert np.array_equal(layers[layer]["bias"], arrays[f"features.{place}.bias"])
-
-
-def torch_maps(name, arrays, x):
-    """The last map as PyTorch has it, layer by layer as torchvision lists them."""
-    torch = pytest.importorskip("torch", reason="compares with PyTorch's layers")
-    y = torch.tensor((x / np.float32(255)).transpose(0, 3, 1, 2))
-    settings = {"vgg": [(1, 1)] * 13}
-    settings["alexnet"] = [(4, 2), (1, 2), (1, 1), (1, 1), (1, 1)]
-    size = 2 if name == "vgg" else 3
-    pools = {"vgg": (2, 7, 14, 21, 28), "alexnet": (0, 3, 10)}[name]
-    for place, (stride, padding) in zip(INDICES[name], settings[name], strict=True):
-        weight, bias = (
-            torch.tensor(arrays[f"features.{place}.{key}"])
-            for key in ("weight", "bias")
-        )
-        y = torch.relu(torch.nn.functional.conv2d(y, weight, bias, stride, padding))
-        if place in pools:
-            y = torch.nn.functional.max_pool2d(y, size, 2)
-    return y.numpy().transpose(0, 2, 3, 1)
-
-
-@pytest.mark.parametrize("name", ["vgg", "alexnet"])
-def test_a_file_gives_what_pytorch_gives(name, tmp_path):
-    path, x = tmp_path / "weights.npz", pictures(2, 96)
-    expected = torch_maps(name, file(path, name, divisor=16), x)
-    options = {"network": name, "weights": str(path), "width": 1 / 16}
-    found = weights.load(BackboneConfig(**options)).maps(jnp.asarray(x))[-1]
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5)
-
-
-def test_files_that_do_not_fit_are_named(tmp_path):
-    path = tmp_path / "weights.npz"
-    options = BackboneConfig(network="alexnet", weights=str(path), width=1 / 64)
-
-    def refused(message):
-        with pytest.raises(ExperimentError, match=f"^{message}"):
-            weights.load(options)
-
-    refused(rf"`weights` must be random, cifar10 or the path.*{path} cannot be read")
-    path.write_bytes(b"no archive")
-    refused(r"`weights` must be random, cifar10 or the path")
-    with path.open("wb") as out:
-        np.save(out, np.zeros(3))
-    refused(r"`weights` must be random, cifar10 or the path")
-    file(path, "alexnet", features_6_weight=None)
-    refused(f"{path}: the array features.6.weight is missing")
-    file(path, "alexnet", features_8_bias=np.zeros(5, "f4"))
-    refused(rf"{path}: features.8.bias must be of a float type and shape \(4,\), got")
-    file(path, "alexnet", features_8_bias=np.zeros(4, "i4"))
-    refused(rf"{path}: features.8.bias must be of a float type .* got int32")
-    file(path, "alexnet", features_0_weight=np.array([None, "object"]))
-    refused(r"`weights` must be .*cannot be read: Object arrays cannot be loaded")
 
 
 @pytest.fixture

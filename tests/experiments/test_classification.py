@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from apalu_jax.experiments import ExperimentError, tasks
-from apalu_jax.experiments.tasks.augmentation import augment
+from apalu_jax.experiments.tasks.classification import augment
 from apalu_jax.linen import APALU
 
 

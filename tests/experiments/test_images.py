@@ -3,7 +3,10 @@
 import gzip
 import hashlib
 import io
+import struct
 import tarfile
+import zipfile
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -243,3 +246,60 @@ def test_real_data(name, shape):
     fold = data.load({"name": name, "size": shape[0], "train": 20}).splits(0)
     assert fold.test["inputs"].shape == (10_000, *shape)
     assert len(fold.validation["targets"]) == 5000
+
+
+def png(width, height):
+    """A picture of 32 x 32 pixels whose header claims another size."""
+    out, noise = io.BytesIO(), np.random.default_rng(0).integers(0, 256, (32, 32))
+    Image.fromarray(noise.astype(np.uint8)).save(out, "PNG")
+    content = bytearray(out.getvalue())
+    content[16:24] = struct.pack(">II", width, height)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+SOUND = png(32, 32)
+BOMBS = [png(100_000, 100_000), png(10_000, 10_000)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(BOMBS[0], id="ten thousand million pixels"),
+        pytest.param(BOMBS[1], id="a hundred million pixels"),
+        pytest.param(b"", id="empty"),
+        pytest.param(b"no image", id="no image"),
+        pytest.param(SOUND[:40], id="cut in the header"),
+        pytest.param(SOUND[: len(SOUND) // 2], id="cut in the pixels"),
+        pytest.param(SOUND[:60] + bytes(200) + SOUND[260:], id="damaged"),
+    ],
+)
+@pytest.mark.parametrize("loader", ["file", "masks", "archive", "jpeg"])
+def test_images_that_cannot_be_read_are_named(tmp_path, content, loader):
+    path = tmp_path / "hostile.png"
+    path.write_bytes(content)
+    message = "hostile.png cannot be read as an image: "
+    if content in BOMBS:
+        message += ".*could be decompression bomb"
+    with pytest.raises(ExperimentError, match=message) as got:
+        if loader == "file":
+            images.decode([path], 4)
+        elif loader == "masks":
+            images.decode_masks([path], 4)
+        elif loader == "archive":
+            with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+                archive.write(path, "hostile.png")
+            with (
+                zipfile.ZipFile(tmp_path / "images.zip") as archive,
+                archive.open("hostile.png") as file,
+            ):
+                images.decode([file], 4)
+        else:
+            images.read_image(io.BytesIO(content), "RGB", "hostile.png")
+    assert "\n" not in str(got.value)
+
+
+def test_jpeg_copy_names_the_image():
+    blob = np.frombuffer(png(100_000, 100_000), np.uint8)
+    with pytest.raises(ExperimentError, match="cifar10_jpeg.npz, image 0 cannot be"):
+        cifar10._decode(blob, np.array([0, len(blob)]))

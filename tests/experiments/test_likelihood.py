@@ -1,4 +1,4 @@
-"""DifferNet: its flow against the Jacobian, its inverse and numbers by hand."""
+"""DifferNet: its flow against the Jacobian, and numbers by hand."""
 
 from functools import partial
 from itertools import pairwise
@@ -13,7 +13,7 @@ from apalu_jax import introspection
 from apalu_jax.experiments import ExperimentError, models, tasks
 from apalu_jax.experiments.arms import ARMS
 from apalu_jax.experiments.models.flow import Coupling, permutation
-from apalu_jax.experiments.tasks.likelihood import draw_rotations
+from apalu_jax.experiments.tasks.likelihood import sample_rotations
 
 DIMS, BLOCKS = 7, 2
 
@@ -57,17 +57,6 @@ def test_the_determinant_is_that_of_the_jacobian(arm, dims, x64):
     # Each block's order of the coordinates turns space around or not.
     orders = [np.eye(dims)[permutation(i, dims)] for i in range(BLOCKS)]
     np.testing.assert_allclose(sign, np.prod(np.linalg.det(orders)))
-
-
-@pytest.mark.parametrize(("arm", "dims"), [("relu", 6), ("apalu", 7)])
-def test_the_inverse_is_exact_to_float32(arm, dims):
-    network = build(arm)
-    variables = drawn(network, 2.0, dims)
-    x = features(50, dims)
-    z, _ = network.apply(variables, x)
-    assert float(jnp.abs(z - x).max()) > 0.5
-    back = network.apply(variables, z, method="inverse")
-    np.testing.assert_allclose(back, x, rtol=2e-5, atol=2e-5)
 
 
 def test_a_coupling_by_hand():
@@ -218,7 +207,9 @@ def test_scores_and_metrics_by_hand(size):
 
 def test_rotations_are_drawn_for_every_image():
     inputs = np.arange(8.0) + 10 * np.arange(200)[:, None]
-    some = draw_rotations(jnp.asarray(inputs)[..., None], 3, jax.random.key(0))[..., 0]
+    some = sample_rotations(jnp.asarray(inputs)[..., None], 3, jax.random.key(0))[
+        ..., 0
+    ]
     assert some.shape == (200, 3)
     own, chosen = np.divmod(np.asarray(some, int), 10)
     np.testing.assert_array_equal(
@@ -227,7 +218,9 @@ def test_rotations_are_drawn_for_every_image():
     assert all(len(set(row)) == 3 for row in chosen)
     # 600 draws of 8: about 75 each.
     assert np.bincount(chosen.ravel(), minlength=8).min() > 45
-    other = draw_rotations(jnp.asarray(inputs)[..., None], 3, jax.random.key(1))[..., 0]
+    other = sample_rotations(jnp.asarray(inputs)[..., None], 3, jax.random.key(1))[
+        ..., 0
+    ]
     assert (some != other).any()
 
 

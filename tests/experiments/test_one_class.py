@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from apalu_jax.experiments import ExperimentError, data, models, specs, tasks
 from apalu_jax.experiments.arms import ARMS
-from apalu_jax.experiments.data import mnist, one_class, pictures
+from apalu_jax.experiments.data import images as image_data
+from apalu_jax.experiments.data import mnist, one_class
 from apalu_jax.experiments.data.images import LabeledImages
 from apalu_jax.experiments.data.one_class import OneClassImages
 
@@ -271,7 +272,7 @@ def test_ranges_of_the_digits_are_those_published():
         if "is in none of" not in str(error):
             raise
         pytest.skip(f"the files of mnist are not here: {error}")
-    whole = mnist._read(None)
+    whole = mnist.read(None)
     for digit, wanted in enumerate(PUBLISHED_RANGES):
         pools = one_class.against_rest(whole, digit)
         found = one_class.contrast_range(pools.normal)
@@ -313,7 +314,7 @@ def test_standardize_brightness_images_differ_in_neither_brightness_nor_contrast
     images = rng.integers(100, 140, (3, 16, 16, 3)).astype(np.uint8)
     images[1] += 60
     images[2] = 7
-    level = pictures.standardize_brightness(images)
+    level = image_data.standardize_brightness(images)
     assert level.dtype == np.uint8
     np.testing.assert_allclose(level.mean(axis=(1, 2, 3)), 128, atol=0.5)
     np.testing.assert_allclose(level[:2].std(axis=(1, 2, 3)), 32, atol=0.5)
@@ -326,6 +327,6 @@ def test_standardize_brightness_images_differ_in_neither_brightness_nor_contrast
     )
     for part, wanted in zip(fold, plain, strict=True):
         np.testing.assert_array_equal(
-            part["inputs"], pictures.standardize_brightness(wanted["inputs"])
+            part["inputs"], image_data.standardize_brightness(wanted["inputs"])
         )
         np.testing.assert_array_equal(part["anomalous"], wanted["anomalous"])

@@ -11,13 +11,17 @@ from apalu_jax.experiments.backbones.alexnet import AlexNet
 from apalu_jax.experiments.models.vgg import (
     BLOCKS,
     COMPARED,
-    TAPS,
     VGG,
     Classifier,
     scaled,
 )
 
 SMALL = ((3,), (4, 5))
+# Names of the maps, whatever the activation is.
+TAPS = (
+    *("relu1_1", "pool1", "relu2_1", "pool2", "relu3_1", "relu3_2", "pool3"),
+    *("relu4_1", "relu4_2", "pool4", "relu5_1", "relu5_2", "pool5"),
+)
 
 
 def relu():

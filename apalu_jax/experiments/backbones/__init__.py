@@ -19,22 +19,12 @@ __all__ = ("attach", "label")
 
 
 def attach(fold: Splits, options: Options, data_dir: Path | None = None) -> Splits:
-    """Adds the features of a frozen network to every split of a fold.
+    """Adds the features of a frozen network to splits of images [n, size, size, 3].
 
-    Args:
-      fold: Splits whose "inputs" are images, uint8 [n, size, size, 3].
-      options: Fields of :class:`~.config.FeatureConfig`. The kind "pooled" replaces
-        "inputs" by averages of the last map, float32
-        [n, rotations, scales * channels]; "feature_maps" keeps "inputs" and adds maps
-        of VGG by their indices, "tap3", "tap6", "tap9" and "tap12", float32
-        [n, height, width, channels].
-      data_dir: Folder to look in first for the data that the network is trained on.
-
-    Returns:
-      Such splits.
-
-    Raises:
-      ExperimentError: An option is unknown or does not fit.
+    ``options`` are fields of :class:`.config.FeatureConfig`. The kind "pooled" replaces
+    "inputs" by averages of the last map, float32 [n, rotations, scales * channels];
+    "feature_maps" keeps "inputs" and adds maps of VGG by their indices, "tap3", "tap6",
+    "tap9" and "tap12", float32 [n, height, width, channels].
     """
     config = convert(options, FeatureConfig, "backbone")
     network = weights.load(config.backbone, data_dir)
@@ -45,23 +35,18 @@ def attach(fold: Splits, options: Options, data_dir: Path | None = None) -> Spli
         else features.feature_maps(network, images)
     )
     ends = np.cumsum([len(split["inputs"]) for split in fold])
-    starts = [0, *ends[:-1]]
 
-    def attached(split: Batch, start: int, end: int) -> Batch:
-        return {**split, **{name: array[start:end] for name, array in made.items()}}
+    def attached(split: Batch, end: int) -> Batch:
+        own = slice(end - len(split["inputs"]), end)
+        return {**split, **{name: array[own] for name, array in made.items()}}
 
-    return Splits(*map(attached, fold, starts, ends))
+    return Splits(*map(attached, fold, ends))
 
 
 def label(options: Options, data_dir: Path | None = None) -> str:
-    """Describes the network, e.g. "VGG, width 1/4, relu, random weights".
+    """Describes the network in one line, e.g. "VGG16, width 1/4, relu, random weights".
 
-    Args:
-      options: As of :func:`attach`.
-      data_dir: Likewise.
-
-    Returns:
-      One line; it includes the accuracy of a network that was trained here.
+    It includes the accuracy of a network that was trained here.
     """
     config = convert(options, FeatureConfig, "backbone")
     return weights.load(config.backbone, data_dir).label

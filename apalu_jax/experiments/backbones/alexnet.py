@@ -8,8 +8,6 @@ from jax import Array, lax
 
 from apalu_jax.experiments.arms import ActivationFactory
 
-__all__ = ("CHANNELS", "AlexNet")
-
 CHANNELS = (64, 192, 384, 256, 256)
 """Channels of the convolutions."""
 
@@ -18,14 +16,7 @@ _POOLED = (0, 1, 4)
 
 
 class AlexNet(nn.Module):
-    """Five convolutions, an activation after each, and three pools.
-
-    The layers are named "conv1" to "conv5".
-
-    Attributes:
-      activation: Factory of the activations.
-      channels: Of the convolutions.
-      kernel_init: Initializer of the kernels; biases start at zero.
+    """Five convolutions "conv1" to "conv5", activations, and three pools.
 
     References:
       A. Krizhevsky, `One weird trick for parallelizing convolutional neural networks
@@ -55,13 +46,8 @@ class AlexNet(nn.Module):
             )(x)
             x = self.activation()(x)
             if i in _POOLED:
-                x = _pool(x)
+                # Windows of 3 x 3, every second one, without padding.
+                window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
+                x = lax.reduce_window(x, -jnp.inf, lax.max, window, strides, "VALID")
             maps.append(x)
         return maps
-
-
-def _pool(x: Array) -> Array:
-    """The maximum over windows of 3 x 3, every second one, without padding."""
-    window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
-    pooled: Array = lax.reduce_window(x, -jnp.inf, lax.max, window, strides, "VALID")
-    return pooled

@@ -4,8 +4,6 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-__all__ = ("BackboneConfig", "FeatureConfig")
-
 Count = Annotated[int, Meta(ge=1)]
 
 
@@ -18,12 +16,11 @@ class BackboneConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         "cifar10": VGG with batch normalization, trained here; or the path of a file,
         see :mod:`~apalu_jax.experiments.backbones.weights`. A network that was trained
         on CIFAR-10 has seen the anomalies of CIFAR-10's units, with their labels.
-      width: Factor of the channels.
+      width: Multiplies the channels.
       activation: Name of an arm; with a file, its parameters stay at their start.
       seed: Seed of the initialization.
-      mean: For each channel of an image, or one for all: the network is given
+      mean, std: For each channel of an image, or one for all: the network gets
         ``(x / 255 - mean) / std``.
-      std: Likewise.
       epochs: Epochs of the training on CIFAR-10.
       images: Number of images of this training, the same of each class.
     """

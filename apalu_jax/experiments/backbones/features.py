@@ -1,13 +1,13 @@
 """Features of images by a frozen network, computed once for every image.
 
-An image that was seen before in this process is looked up by its SHA-256. Features are
-stored in the user's cache folder, in float16, under a name made of the network, the
-options and the images.
+The process remembers the features of every image by its SHA-256, in float16: the seeds
+of a unit share most images.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable
-from typing import cast
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,36 +20,26 @@ from apalu_jax.experiments.backbones.config import FeatureConfig
 from apalu_jax.experiments.backbones.weights import Network
 from apalu_jax.experiments.data.images import Images
 from apalu_jax.experiments.models.vgg import COMPARED
-from apalu_jax.experiments.storage import cached_array
-
-__all__ = ("feature_maps", "pooled")
 
 # Pixels that the network is given at once.
 _CHUNK_PIXELS = 1 << 18
-# What a process remembers before it starts afresh.
-_REMEMBERED_BYTES = 1 << 30
 
-_Rows = NDArray[np.float16]
+_Rows: TypeAlias = NDArray[np.float16]
 
-_memory: dict[str, dict[bytes, _Rows]] = {}
+
+# Of more networks, kinds and units the oldest are forgotten, which bounds the memory.
+@functools.lru_cache(maxsize=2)
+def _remembered(key: str) -> dict[bytes, _Rows]:
+    return {}
 
 
 def pooled(
     network: Network, config: FeatureConfig, images: Images
 ) -> NDArray[np.float32]:
-    """Averages of the last map over its places, from turned and smaller images.
+    """Averages of the last map over its positions, from rotated and smaller images.
 
-    Args:
-      network: The network.
-      config: Rotations and scales.
-      images: uint8 [n, size, size, 3].
-
-    Returns:
-      [n, rotations, scales * channels], the largest scale first.
-
-    Raises:
-      ExperimentError: The images are too small for the network at so many scales, or
-        not as they must be.
+    They are [n, rotations, scales * channels], the largest scale first, for ``images``
+    uint8 [n, size, size, 3].
     """
     _check_images(images)
     steps = [2**i for i in range(config.scales)]
@@ -67,25 +57,16 @@ def pooled(
 
     def compute(images: Images) -> _Rows:
         angles = [360 * i / config.rotations for i in range(config.rotations)]
-        return np.stack([run(_turn(images, angle)) for angle in angles], axis=1)
+        return np.stack([run(_rotate(images, angle)) for angle in angles], axis=1)
 
     key = f"{network.digest()} pooled {config.rotations} {config.scales}"
-    return _looked_up(key, images, compute).astype(np.float32)
+    return _look_up(key, images, compute).astype(np.float32)
 
 
 def feature_maps(network: Network, images: Images) -> dict[str, NDArray[np.float32]]:
-    """The maps of :data:`~apalu_jax.experiments.models.vgg.COMPARED`.
+    """The maps of :data:`.vgg.COMPARED` for ``images`` uint8 [n, size, size, 3].
 
-    Args:
-      network: VGG.
-      images: uint8 [n, size, size, 3].
-
-    Returns:
-      "tap3", "tap6", "tap9" and "tap12", [n, height, width, channels].
-
-    Raises:
-      ExperimentError: The network has fewer maps, or the images are too small for it or
-        not as they must be.
+    They are "tap3", "tap6", "tap9" and "tap12", [n, height, width, channels].
     """
     _check_images(images)
     shapes = [each.shape[1:] for each in jax.eval_shape(network.maps, images[:1])]
@@ -93,25 +74,24 @@ def feature_maps(network: Network, images: Images) -> dict[str, NDArray[np.float
         raise ExperimentError(
             "`network` of the backbone must be vgg for `kind` feature_maps."
         )
-    kept = [shapes[i] for i in COMPARED]
-    if 0 in kept[-1]:
+    compared = [shapes[i] for i in COMPARED]
+    if 0 in compared[-1]:
         raise ExperimentError(
             f"`size` {images.shape[1]} of the images is too small for the backbone."
         )
 
     def joined(network: Network, images: Array) -> Array:
         maps = network.maps(images)
-        return jnp.concatenate(
-            [maps[i].reshape(len(images), -1) for i in COMPARED], axis=1
-        )
+        rows = [maps[i].reshape(len(images), -1) for i in COMPARED]
+        return jnp.concatenate(rows, axis=1)
 
     run = _in_chunks(joined, network)
-    rows = _looked_up(f"{network.digest()} taps", images, run)
-    ends = np.cumsum([np.prod(shape) for shape in kept])[:-1]
+    rows = _look_up(f"{network.digest()} taps", images, run)
+    ends = np.cumsum([np.prod(shape) for shape in compared])[:-1]
     return {
-        f"tap{i}": part.reshape(-1, *shape).astype(np.float32)
-        for i, shape, part in zip(
-            COMPARED, kept, np.split(rows, ends, axis=1), strict=True
+        f"tap{i}": columns.reshape(-1, *shape).astype(np.float32)
+        for i, shape, columns in zip(
+            COMPARED, compared, np.split(rows, ends, axis=1), strict=True
         )
     }
 
@@ -124,19 +104,15 @@ def _check_images(images: Images) -> None:
         )
 
 
-def _turn(images: Images, degrees: float) -> Images:
-    """Images turned about their middle, counter-clockwise."""
+def _rotate(images: Images, degrees: float) -> Images:
+    """Rotates images about their center, counter-clockwise."""
     from PIL import Image
 
     if degrees == 0:
         return images
     bilinear = Image.Resampling.BILINEAR
-    return np.stack(
-        [
-            np.asarray(Image.fromarray(image).rotate(degrees, bilinear))
-            for image in images
-        ]
-    )
+    pictures = (Image.fromarray(image).rotate(degrees, bilinear) for image in images)
+    return np.stack([np.asarray(picture) for picture in pictures])
 
 
 def _in_chunks(
@@ -144,7 +120,7 @@ def _in_chunks(
 ) -> Callable[[Images], _Rows]:
     """Applies a function to all images in batches of a fixed size.
 
-    Of a fixed number, so that what an image gives does not depend on the others.
+    A fixed one, so that the features of an image do not depend on the others.
     """
     # The weights are no constants of the program: that would compile for long.
     compiled = jax.jit(
@@ -158,9 +134,8 @@ def _in_chunks(
             chunk = images[start : start + count]
             padded = np.zeros((count, *images.shape[1:]), np.uint8)
             padded[: len(chunk)] = chunk
-            results.append(
-                np.asarray(compiled(network.variables, padded))[: len(chunk)]
-            )
+            outputs = np.asarray(compiled(network.variables, padded))
+            results.append(outputs[: len(chunk)])
         rows = np.concatenate(results)
         if not np.abs(rows).max() <= np.finfo(np.float16).max:
             raise ExperimentError(
@@ -172,22 +147,11 @@ def _in_chunks(
     return run
 
 
-def _looked_up(key: str, images: Images, compute: Callable[[Images], _Rows]) -> _Rows:
-    """Rows of images that were computed before, and of the others."""
-    # Another kind of device rounds differently.
-    key = f"{key} {images.shape[1:]} {jax.default_backend()}"
-    if sum(row.nbytes for rows in _memory.values() for row in rows.values()) > (
-        _REMEMBERED_BYTES
-    ):
-        _memory.clear()
-    known = _memory.setdefault(key, {})
+def _look_up(key: str, images: Images, compute: Callable[[Images], _Rows]) -> _Rows:
+    """Rows of the images; those that are not remembered are computed."""
+    known = _remembered(f"{key} {images.shape[1:]}")
     digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
-    indices = {digest: i for i, digest in enumerate(digests) if digest not in known}
-    if indices:
-        missing = sorted(indices)
-        content = key.encode() + b"".join(missing)
-        name = f"{hashlib.sha256(content).hexdigest()[:32]}.npy"
-        new = images[[indices[digest] for digest in missing]]
-        rows = cached_array(name, lambda: compute(new), "features")
-        known.update(zip(missing, rows, strict=True))
-    return cast(_Rows, np.stack([known[digest] for digest in digests]))
+    new = {d: image for d, image in zip(digests, images, strict=True) if d not in known}
+    if new:
+        known.update(zip(new, compute(np.stack(list(new.values()))), strict=True))
+    return np.stack([known[digest] for digest in digests])

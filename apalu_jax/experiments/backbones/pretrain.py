@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +18,10 @@ from apalu_jax.experiments.backbones.config import BackboneConfig
 from apalu_jax.experiments.data.splits import Dataset
 from apalu_jax.experiments.models.vgg import Classifier
 from apalu_jax.experiments.storage import cached_array
+from apalu_jax.experiments.tasks.base import Variables
 from apalu_jax.experiments.tasks.classification import Classification
 from apalu_jax.experiments.training import optimizers
 from apalu_jax.experiments.training.compiled import compile_training
-
-__all__ = ("TrainedNetwork", "train")
 
 _OPTIMIZER = {
     "name": "adam",
@@ -34,72 +31,38 @@ _OPTIMIZER = {
     "activation_floor": 1e-3,
 }
 _BATCH_SIZE = 64
-_TEST_IMAGES = 2000
-
-
-class TrainedNetwork(NamedTuple):
-    """A network after its training.
-
-    Attributes:
-      variables: Of the network, without the classifier's last layer.
-      accuracy: Share of 2,000 test images, the first of every class, that the
-        classifier has right.
-      data: Which CIFAR-10 it was.
-    """
-
-    variables: Mapping[str, Any]
-    accuracy: float
-    data: str
 
 
 def train(
     module: nn.Module, options: BackboneConfig, data_dir: Path | None
-) -> TrainedNetwork:
-    """Trains a network to classify, or takes it from the cache.
+) -> tuple[Variables, str]:
+    """Trains a network to classify by its last map, or takes it from the cache.
 
-    Args:
-      module: From images to maps, the last of which is classified.
-      options: What it is, and how long it is trained; the last epoch counts.
-      data_dir: Folder to look in first for CIFAR-10.
-
-    Returns:
-      The network.
-
-    Raises:
-      ExperimentError: CIFAR-10 is not here, or ``images`` does not fit.
+    The result is its variables, without the classifier's last layer, and a label with
+    the share of 2,000 test images, the first of every class, that it classifies right.
     """
-    dataset = data.load(
-        {
-            "name": "cifar10",
-            "train": options.images,
-            "validation": 10,
-            "test": _TEST_IMAGES,
-        },
-        data_dir,
-    )
+    sizes = {"train": options.images, "validation": 10, "test": 2000}
+    dataset = data.load({"name": "cifar10", **sizes}, data_dir)
     classifier = Classifier(module, dataset.outputs)
     settings = [msgspec.to_builtins(options), _OPTIMIZER, _BATCH_SIZE, dataset.label]
     name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
-    def make() -> NDArray[np.float32]:
-        return _train(classifier, options, dataset)
-
-    # Its structure alone.
     image = jnp.zeros((1, 32, 32, 3))
-    drawn = jax.eval_shape(classifier.init, jax.random.key(0), image)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), drawn)
-    stored = cached_array(f"{name}.npy", make, "backbones")
-    variables = cast(
-        Mapping[str, Any], ravel_pytree(zeros)[1](jnp.asarray(stored[:-1]))
+    shapes = jax.eval_shape(classifier.init, jax.random.key(0), image)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    _, unravel = ravel_pytree(zeros)
+    stored = cached_array(
+        f"{name}.npy", lambda: _train(classifier, options, dataset), "backbones"
     )
+    variables = unravel(jnp.asarray(stored[:-1]))
     features = {key: value["features"] for key, value in variables.items()}
-    return TrainedNetwork(features, float(stored[-1]), dataset.label)
+    return features, f"trained on {dataset.label}: {100 * float(stored[-1]):.1f} %"
 
 
 def _train(
     classifier: Classifier, options: BackboneConfig, dataset: Dataset
 ) -> NDArray[np.float32]:
-    """All variables in a row, and then the accuracy."""
+    """Returns all variables in a row, and then the accuracy."""
     compiled = compile_training(
         Classification(network=classifier, mean=options.mean, std=options.std),
         partial(optimizers.build, _OPTIMIZER, arms.get(options.activation)),
@@ -114,6 +77,6 @@ def _train(
     state, _ = compiled.epochs(
         compiled.init(seeds, train), seeds, jnp.ones(1), 1, options.epochs, train
     )
-    right = np.asarray(compiled.predict(state.variables, test)["accuracy"])
+    correct = np.asarray(compiled.predict(state.variables, test)["accuracy"])
     flat, _ = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], state.variables))
-    return np.append(np.asarray(flat), np.float32(right.mean()))
+    return np.append(np.asarray(flat), np.float32(correct.mean()))

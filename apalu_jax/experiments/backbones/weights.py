@@ -4,20 +4,20 @@ A file is an ``.npz`` with the names and the layout of torchvision's state of "v
 (without batch normalization) or "alexnet": for every convolution
 ``features.N.weight``, [out, in, height, width], and ``features.N.bias``, [out]. N is 0,
 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28 for VGG16 and 0, 3, 6, 8, 10 for AlexNet;
-other arrays are not looked at. Where PyTorch is installed, it is written by ::
+other arrays are not read. With PyTorch, it is written by ::
 
     state = torchvision.models.vgg16(weights="DEFAULT").state_dict()
     numpy.savez("vgg16.npz", **{name: x.numpy() for name, x in state.items()})
 """
 
+import contextlib
 import functools
 import hashlib
-import zipfile
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from math import sqrt
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ import numpy as np
 import pooch
 from flax import linen as nn
 from jax import Array
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError, arms
@@ -32,41 +33,26 @@ from apalu_jax.experiments.backbones import alexnet, pretrain
 from apalu_jax.experiments.backbones.config import BackboneConfig
 from apalu_jax.experiments.models import vgg
 from apalu_jax.experiments.models.layers import scaled_normal
-
-__all__ = ("Network", "load")
+from apalu_jax.experiments.tasks.base import Variables
 
 
 class Network(NamedTuple):
-    """A network that stays as it is.
+    """A frozen network, from images to maps, with a label of one line.
 
-    Attributes:
-      module: From images to maps.
-      variables: Its variables.
-      mean: See :class:`~apalu_jax.experiments.backbones.config.BackboneConfig`.
-      std: Likewise.
-      label: What it is, in one line.
+    It gets ``(x / 255 - mean) / std``.
     """
 
     module: nn.Module
-    variables: Mapping[str, Any]
+    variables: Variables
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
     label: str
 
-    def maps(self, images: Array) -> list[Array]:
-        """Its maps, one for every convolution; traced by JAX and differentiable.
-
-        Args:
-          images: uint8, or of a float type with the same range, 0 to 255,
-            [n, height, width, 3].
-
-        Returns:
-          Maps [n, height, width, channels], float32.
-        """
+    def maps(self, images: Array) -> Sequence[Array]:
+        """Its maps, one for every convolution, from images in the range 0 to 255."""
         mean, std = (v.reshape(1, 1, 1, -1) for v in (self.mean, self.std))
         x = (images.astype(jnp.float32) / 255 - mean) / std
-        maps: list[Array] = self.module.apply(self.variables, x, train=False)  # type: ignore[assignment]
-        return maps
+        return self.module.apply(self.variables, x, train=False)  # type: ignore[return-value]
 
     def digest(self) -> str:
         """SHA-256 of all that its maps depend on, in hexadecimal."""
@@ -82,41 +68,37 @@ class Network(NamedTuple):
 def load(options: BackboneConfig, data_dir: Path | None = None) -> Network:
     """Loads a network, training it if that has not been done yet.
 
-    Args:
-      options: Which one.
-      data_dir: Folder to look in first for CIFAR-10.
-
-    Returns:
-      The network.
-
     Raises:
-      ExperimentError: There is no such network, or its file is not as it must be.
+      ExperimentError: An option does not fit, CIFAR-10 is not here, or the file of the
+        weights cannot be read or lacks an array of the expected shape.
     """
     module = _build(options)
     width = Fraction(options.width).limit_denominator(99)
     label = f"{_NAMES[options.network]}, width {width}, {options.activation}, "
-    variables: Mapping[str, Any]
     if options.weights == "cifar10":
-        trained = pretrain.train(module, options, data_dir)
-        variables = trained.variables
-        label += f"trained on {trained.data}: {100 * trained.accuracy:.1f} %"
+        variables, trained = pretrain.train(module, options, data_dir)
+        label += trained
     else:
         image = jnp.zeros((1, 64, 64, 3))
         variables = jax.jit(module.init)(jax.random.key(0), image)
         if options.weights == "random":
-            variables = _draw(variables, options.seed)
+            layers = _sample(variables["params"], options.seed)
             label += f"random weights, seed {options.seed}"
         else:
             path = Path(options.weights)
-            variables = _replace(variables, options.network, path)
+            layers = _read(variables["params"], options.network, path)
             label += (
                 f"weights of {path.name}, SHA-256 {pooch.file_hash(str(path))[:16]}"
             )
+        variables = {**variables, "params": {**variables["params"], **layers}}
     mean, std = (np.asarray(value, np.float32) for value in (options.mean, options.std))
     return Network(module, variables, mean, std, label)
 
 
 _NAMES = {"vgg": "VGG16", "alexnet": "AlexNet"}
+
+# More than the largest header of an array, which NumPy limits to 10,000 characters.
+_HEADER_BYTES = 1 << 16
 
 # Indices of the convolutions among torchvision's layers.
 _INDICES: Mapping[str, Sequence[int]] = {
@@ -147,61 +129,85 @@ def _build(options: BackboneConfig) -> nn.Module:
     return alexnet.AlexNet(arm.activation, tuple(channels), nn.initializers.zeros)
 
 
-def _draw(variables: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Draws the kernels, Xavier uniform; by NumPy, since JAX would compile for long."""
+def _sample(layers: Variables, seed: int) -> Variables:
+    """Samples kernels, Xavier uniform; by NumPy, since JAX would compile for long."""
     rng = np.random.default_rng(seed)
-    layers = dict(variables["params"])
+    sampled = {}
     for name in _convolutions(layers):
         height, width, inputs, outputs = layers[name]["kernel"].shape
-        limit = sqrt(6 / (height * width * (inputs + outputs)))
-        drawn = rng.uniform(-limit, limit, (height, width, inputs, outputs))
-        layers[name] = {**layers[name], "kernel": jnp.asarray(drawn, jnp.float32)}
-    return {**variables, "params": layers}
+        limit = math.sqrt(6 / (height * width * (inputs + outputs)))
+        kernel = rng.uniform(-limit, limit, (height, width, inputs, outputs))
+        sampled[name] = {**layers[name], "kernel": jnp.asarray(kernel, jnp.float32)}
+    return sampled
 
 
-def _replace(variables: Mapping[str, Any], network: str, path: Path) -> dict[str, Any]:
-    """Puts the arrays of a file in the place of kernels and biases."""
-    stored, layers = _read(path), dict(variables["params"])
-    for name, place in zip(_convolutions(layers), _INDICES[network], strict=True):
-        kernel, bias = layers[name]["kernel"], layers[name]["bias"]
-        shape = tuple(kernel.shape[axis] for axis in (3, 2, 0, 1))
-        weight = _take(stored, f"features.{place}.weight", shape, path)
-        layers[name] = {
-            "kernel": jnp.asarray(weight.transpose(2, 3, 1, 0)),
-            "bias": jnp.asarray(
-                _take(stored, f"features.{place}.bias", bias.shape, path)
-            ),
-        }
-    return {**variables, "params": layers}
+def _read(layers: Variables, network: str, path: Path) -> Variables:
+    """Reads kernels and biases from a file."""
+    read = {}
+    with _opened(path) as stored:
+        for name, index in zip(_convolutions(layers), _INDICES[network], strict=True):
+            kernel, bias = layers[name]["kernel"], layers[name]["bias"]
+            shape = tuple(kernel.shape[axis] for axis in (3, 2, 0, 1))
+            weight = _take(stored, f"features.{index}.weight", shape, path)
+            read[name] = {
+                "kernel": jnp.asarray(weight.transpose(2, 3, 1, 0)),
+                "bias": jnp.asarray(
+                    _take(stored, f"features.{index}.bias", bias.shape, path)
+                ),
+            }
+    return read
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a file by name; a pickle in it is refused."""
-    try:
-        with np.load(path) as stored:
-            return {name: stored[name] for name in stored if "features." in name}
-    # The last is of a file with one array, which has no names.
-    except (OSError, ValueError, zipfile.BadZipFile, TypeError) as error:
-        raise ExperimentError(
-            f"`weights` must be random, cifar10 or the path of an .npz file; {path} "
-            f"cannot be read: {error}."
-        ) from error
-
-
-def _convolutions(layers: Mapping[str, Any]) -> list[str]:
+def _convolutions(layers: Variables) -> list[str]:
     """Their names, from first to last."""
     return sorted(name for name in layers if name.startswith("conv"))
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[NpzFile]:
+    """Opens an .npz file; every error of NumPy and zipfile names it in one line."""
+    try:
+        # np.load(path) leaves a damaged archive open (NumPy 2.4). By default it refuses
+        # pickles, which could run code.
+        with path.open("rb") as file:
+            stored = np.load(file)
+            if not isinstance(stored, NpzFile):
+                raise ValueError("it is a single array without a name")
+            yield stored
+    except ExperimentError:
+        raise
+    # A damaged file leads to any of OSError, ValueError, EOFError, BadZipFile,
+    # zlib.error, MemoryError, NotImplementedError (compression) and others.
+    except Exception as error:
+        raise ExperimentError(
+            f"`weights` must be random, cifar10 or the path of an .npz file; {path} "
+            f"cannot be read: {' '.join(str(error).split())}."
+        ) from error
+
+
 def _take(
-    stored: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...], path: Path
+    stored: NpzFile, name: str, shape: tuple[int, ...], path: Path
 ) -> NDArray[np.float32]:
     if name not in stored:
         raise ExperimentError(f"{path}: the array {name} is missing.")
-    array = stored[name]
+    # A compressed member may unpack to far more than memory holds; the widest float
+    # type has 16 bytes.
+    assert stored.zip is not None  # It is None once closed.
+    size = stored.zip.getinfo(f"{name}.npy").file_size
+    if size > 16 * math.prod(shape) + _HEADER_BYTES:
+        raise ExperimentError(
+            f"{path}: {name} must have shape {shape}, got {size} bytes."
+        )
+    array = np.asarray(stored[name])
     if array.shape != shape or array.dtype.kind != "f":
         raise ExperimentError(
             f"{path}: {name} must be of a float type and shape {shape}, got "
             f"{array.dtype} {array.shape}."
         )
-    return array.astype(np.float32)
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ExperimentError(
+            f"{path}: {name} must be finite in float32, got NaN or infinity."
+        )
+    return array

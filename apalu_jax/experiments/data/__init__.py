@@ -2,7 +2,9 @@
 
 A module holds ``SOURCE``, a :class:`~apalu_jax.experiments.data.downloads.Source`, and
 ``load(data_dir, unit, **options)``, which gives a
-:class:`~apalu_jax.experiments.data.splits.Dataset`.
+:class:`~apalu_jax.experiments.data.splits.Dataset`: ``data_dir`` is the folder to look
+in first, ``unit`` the subset, e.g. a category, and the options are those of a spec's
+table ``data``.
 """
 
 from collections.abc import Mapping
@@ -26,6 +28,7 @@ from apalu_jax.experiments.schema import Options, construct, lookup
 
 __all__ = ("download", "load", "names", "source", "verify")
 
+
 _MODULES: Mapping[str, ModuleType] = {
     "anomaly": anomaly,
     "cifar10": cifar10,
@@ -46,8 +49,7 @@ def names() -> list[str]:
 
 def source(name: str) -> downloads.Source:
     """Origin of the data set ``name``."""
-    found: downloads.Source = lookup(_MODULES, {"name": name}, "data").SOURCE
-    return found
+    return lookup(_MODULES, {"name": name}, "data").SOURCE
 
 
 def load(options: Options, data_dir: Path | None = None, unit: str = "") -> Dataset:
@@ -56,7 +58,7 @@ def load(options: Options, data_dir: Path | None = None, unit: str = "") -> Data
     Args:
       options: Its ``name``, and options of its module's ``load``.
       data_dir: Folder to look in first.
-      unit: The split of it that is wanted, e.g. a category; ``""`` for all.
+      unit: The subset that is wanted, e.g. a category; ``""`` for all.
 
     Returns:
       The data set.
@@ -66,24 +68,13 @@ def load(options: Options, data_dir: Path | None = None, unit: str = "") -> Data
     """
     module = lookup(_MODULES, options, "data")
     where = f"data {options['name']}"
-    dataset: Dataset = construct(
-        module.load, options, where, data_dir=data_dir, unit=unit
-    )
-    return dataset
+    return construct(module.load, options, where, data_dir=data_dir, unit=unit)
 
 
 def verify(name: str, data_dir: Path | None = None) -> list[Path]:
     """Checks that a data set is here and sound, without downloading.
 
-    Args:
-      name: One of :func:`names`.
-      data_dir: Folder to look in first.
-
-    Returns:
-      Its files; none for a set that a library brings along.
-
-    Raises:
-      ExperimentError: A file is missing or damaged.
+    The result, its files, is empty for a set that a library brings along.
     """
     wanted = downloads.choose(source(name), data_dir)
     if not wanted:
@@ -92,16 +83,5 @@ def verify(name: str, data_dir: Path | None = None) -> list[Path]:
 
 
 def download(name: str, data_dir: Path | None = None) -> list[Path]:
-    """Downloads what is missing of a data set, from its official source.
-
-    Args:
-      name: One of :func:`names`.
-      data_dir: Folder to look in first.
-
-    Returns:
-      Its files; none for a set that a library brings along.
-
-    Raises:
-      ExperimentError: A file cannot be had, or is damaged.
-    """
+    """Downloads the missing files of a data set; returns all as :func:`verify` does."""
     return [downloads.fetch(file, data_dir) for file in source(name).files]

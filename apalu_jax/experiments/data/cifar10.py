@@ -3,32 +3,25 @@
 import io
 import tarfile
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apalu_jax.experiments.data import downloads, one_class
-from apalu_jax.experiments.data.downloads import File, Source
+from apalu_jax.experiments.data import downloads
+from apalu_jax.experiments.data.downloads import Source, listed
 from apalu_jax.experiments.data.images import (
     Images,
     LabeledImages,
+    read_image,
     to_dataset,
 )
 from apalu_jax.experiments.data.splits import Dataset
 from apalu_jax.experiments.storage import cached_array
 
-__all__ = ("SOURCE", "load")
-
-_OFFICIAL = File(
-    path="cifar10/cifar-10-binary.tar.gz",
-    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-    url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-)
-_JPEG = File(
-    path="cifar10_jpeg/cifar10_jpeg.npz",
-    sha256="793d48a952cd2cd304ab1713b9124f1e40d57641d9b1910a996bf735443186c8",
-)
+_OFFICIAL = listed("cifar10/cifar-10-binary.tar.gz")
+_JPEG = listed("cifar10_jpeg/cifar10_jpeg.npz")
 
 SOURCE = Source(
     title="CIFAR-10",
@@ -53,55 +46,28 @@ def load(
     train: int | None = None,
     validation: int = 5000,
     test: int | None = None,
-    normal: int | None = None,
 ) -> Dataset:
-    """Loads the official archive or, where only that is at hand, the JPEG copy.
-
-    Args:
-      data_dir: Folder to look in first.
-      unit: There is only ``""``.
-      size: Height and width; the images are averaged down to it.
-      train: Size of the training split; None for all that validation leaves.
-      validation: Size of the validation split, drawn for every seed.
-      test: Size of the test split; None for all 10,000.
-      normal: The class that is normal, where anomalies are to be detected; None for
-        classification.
-
-    Returns:
-      Splits as :func:`~apalu_jax.experiments.data.images.to_dataset` has them, or its
-      namesake in :mod:`~apalu_jax.experiments.data.one_class`;
-      ``inputs`` are [n, size, size, 3], red, green and blue.
-
-    Raises:
-      ExperimentError: A file is damaged or cannot be had, or a size does not fit.
-    """
-    (file,) = downloads.choose(SOURCE, data_dir)
-    path = downloads.fetch(file, data_dir)
-    if file == _OFFICIAL:
-        images, label = _read_official(path), "CIFAR-10"
-    else:
-        images, label = _read_jpeg(path), "CIFAR-10 (JPEG copy)"
-    if normal is None:
-        return to_dataset(
-            images,
-            size=size,
-            train=train,
-            validation=validation,
-            test=test,
-            label=label,
-        )
-    return one_class.to_dataset(
-        one_class.against_rest(images, normal, size),
-        train=train,
-        validation=validation,
-        test=test,
-        label=label,
+    """Loads images; see :func:`~apalu_jax.experiments.data.images.to_dataset`."""
+    images, label = read(data_dir)
+    return to_dataset(
+        images, size=size, train=train, validation=validation, test=test, label=label
     )
 
 
+def read(data_dir: Path | None) -> tuple[LabeledImages, str]:
+    """Reads the official archive or, if only that is at hand, the JPEG copy."""
+    (file,) = downloads.choose(SOURCE, data_dir)
+    path = downloads.fetch(file, data_dir)
+    if file == _OFFICIAL:
+        return _read_official(path), "CIFAR-10"
+    return _read_jpeg(path), "CIFAR-10 (JPEG copy)"
+
+
 def _read_official(path: Path) -> LabeledImages:
-    """Each example is a byte with its label, and its image color by color."""
-    # A compressed archive is read from front to back, once.
+    """Reads binary files: for each example its label, and its image channel by channel.
+
+    A compressed archive is read from front to back, once.
+    """
     with tarfile.open(path, "r|gz") as archive:
         contents = {
             member.name.rpartition("/")[2]: content.read()
@@ -118,7 +84,7 @@ def _read_official(path: Path) -> LabeledImages:
 
 
 def _read_jpeg(path: Path) -> LabeledImages:
-    """For each split, JPEG files one after another, where each starts, and labels."""
+    """Reads, for each split, concatenated JPEG files, their offsets, and labels."""
     import PIL
 
     # Another version of Pillow may decode a pixel differently.
@@ -135,11 +101,9 @@ def _read_jpeg(path: Path) -> LabeledImages:
 
 
 def _decode(blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> Images:
-    from PIL import Image
-
     content = blob.tobytes()
     images = np.empty((len(offsets) - 1, _SIDE, _SIDE, 3), np.uint8)
-    for i, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
-        with Image.open(io.BytesIO(content[start:end])) as image:
-            images[i] = np.asarray(image)
+    for i, (start, end) in enumerate(pairwise(offsets)):
+        file = io.BytesIO(content[start:end])
+        images[i] = read_image(file, "RGB", f"{_JPEG.path}, image {i}")
     return images

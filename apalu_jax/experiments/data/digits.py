@@ -1,16 +1,17 @@
 """Handwritten digits of 8 x 8 pixels; scikit-learn brings them along."""
 
-import hashlib
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments.data import downloads
 from apalu_jax.experiments.data.downloads import Source
-from apalu_jax.experiments.data.splits import Dataset, stratified_splits
-
-__all__ = ("SOURCE", "load")
+from apalu_jax.experiments.data.splits import (
+    Dataset,
+    Splits,
+    labeled,
+    split_stratified,
+)
 
 SOURCE = Source(
     title="Optical recognition of handwritten digits (the test split of the UCI set)",
@@ -30,20 +31,9 @@ def load(
     test_share: float = 0.15,
     validation_share: float = 0.15,
 ) -> Dataset:
-    """Loads the 1,797 images.
+    """Loads the 1,797 images, with stratified splits by seed.
 
-    Args:
-      data_dir: Not needed.
-      unit: There is only ``""``.
-      test_share: Share of the test split, in (0, 1).
-      validation_share: Share of the validation split, in (0, 1).
-
-    Returns:
-      Random splits by seed, stratified. ``inputs`` are float32 in [0, 1], [n, 8, 8];
-      ``targets`` are the digits, int32.
-
-    Raises:
-      ExperimentError: scikit-learn brings another version of the data.
+    ``inputs`` are float32 in [0, 1], [n, 8, 8]; ``targets`` are the digits, int32.
 
     Examples:
       >>> fold = load().splits(0)
@@ -55,16 +45,18 @@ def load(
     images, digits = load_digits(return_X_y=True)
     pixels = images.reshape(-1, 8, 8).astype(np.uint8)
     labels = digits.astype(np.uint8)
-    actual = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
-    if actual != _SHA256:
-        raise ExperimentError(
-            f"scikit-learn's digits have SHA-256 {actual}, expected {_SHA256}."
-        )
-    fold = partial(
-        stratified_splits,
+    content = pixels.tobytes() + labels.tobytes()
+    downloads.check_bundled("digits have", content, _SHA256)
+    inputs, targets, n = (
         np.float32(1 / 16) * pixels,
         labels.astype(np.int32),
-        validation_share=validation_share,
-        test_share=test_share,
+        len(labels),
     )
+    n_test, n_validation = round(test_share * n), round(validation_share * n)
+
+    def fold(seed: int) -> Splits:
+        rest, test = split_stratified(np.arange(n), targets, seed, second=n_test)
+        train, held_out = split_stratified(rest, targets, seed, second=n_validation)
+        return Splits(*(labeled(inputs, targets, i) for i in (train, held_out, test)))
+
     return Dataset(outputs=10, splits=fold)

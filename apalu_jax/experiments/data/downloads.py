@@ -2,9 +2,11 @@
 
 A file is taken from the first of these that holds it: the given folder, the folder that
 ``$APALU_DATA_DIR`` names, the user's cache. Otherwise it is downloaded into the cache
-from its official source, if it has one. Its SHA-256 is checked every time.
+from its official source, if it has one. Its SHA-256 is checked every time. Those of all
+files are in registry.txt, in the format of :func:`pooch.Pooch.load_registry`.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +15,8 @@ import pooch
 
 from apalu_jax.experiments import ExperimentError, storage
 
-__all__ = (
-    "File",
-    "Source",
-    "cache_dir",
-    "choose",
-    "download",
-    "fetch",
-    "find",
-    "folders",
-)
-
 _TIMEOUT_S = 60
+_REGISTRY = Path(__file__).with_name("registry.txt").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,21 +56,31 @@ class Source:
     note: str = ""
 
 
+def listed(path: str) -> File:
+    """Looks up a file in registry.txt."""
+    rows = (line.split() for line in _REGISTRY.splitlines())
+    (row,) = (row for row in rows if row[0] == path)
+    return File(path=path, sha256=row[1], url=row[2] if len(row) > 2 else None)
+
+
+def check_bundled(what: str, content: bytes, sha256: str) -> None:
+    """Checks data that scikit-learn brings along."""
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != sha256:
+        raise ExperimentError(
+            f"scikit-learn's {what} SHA-256 {actual}, expected {sha256}."
+        )
+
+
 def cache_dir() -> Path:
     """The folder of downloaded files in the user's cache; not created here."""
     return storage.cache_dir() / "data"
 
 
 def choose(source: Source, data_dir: Path | None = None) -> tuple[File, ...]:
-    """Chooses among the alternative sets of files of a data set.
+    """Chooses the files of a data set if all are here, else an alternative that is.
 
-    Args:
-      source: Origin of the data set.
-      data_dir: Folder to look in first.
-
-    Returns:
-      ``source.files`` if all are on this machine, else the first alternative that is
-      complete, else ``source.files``, which can be downloaded.
+    If no set of files is complete, it is ``source.files``, which can be downloaded.
     """
     for candidate in (source.files, *source.alternatives):
         if all(_is_here(file, data_dir) for file in candidate):
@@ -87,19 +89,7 @@ def choose(source: Source, data_dir: Path | None = None) -> tuple[File, ...]:
 
 
 def find(file: File, data_dir: Path | None = None) -> Path:
-    """Finds a file on this machine and checks it.
-
-    Args:
-      file: The file.
-      data_dir: Folder to look in first.
-
-    Returns:
-      Its path.
-
-    Raises:
-      ExperimentError: It is in no folder, or the first one found has another
-        checksum.
-    """
+    """Finds a file on this machine and checks it."""
     searched = folders(data_dir)
     for folder in searched:
         path = folder / file.path
@@ -116,36 +106,9 @@ def find(file: File, data_dir: Path | None = None) -> Path:
 
 
 def fetch(file: File, data_dir: Path | None = None) -> Path:
-    """Finds a file, or downloads it.
-
-    Args:
-      file: The file.
-      data_dir: Folder to look in first.
-
-    Returns:
-      Its path.
-
-    Raises:
-      ExperimentError: As :func:`find`, or as :func:`download`.
-    """
+    """Finds a file, or downloads it into the cache, only complete and checked."""
     if _is_here(file, data_dir):
         return find(file, data_dir)
-    return download(file)
-
-
-def download(file: File) -> Path:
-    """Downloads a file into the cache; it appears there only complete and checked.
-
-    Args:
-      file: The file.
-
-    Returns:
-      Its path.
-
-    Raises:
-      ExperimentError: It has no official source, the source cannot be reached, or the
-        content has another checksum.
-    """
     target = cache_dir() / file.path
     if file.url is None:
         raise ExperimentError(
@@ -168,14 +131,7 @@ def download(file: File) -> Path:
 
 
 def folders(data_dir: Path | None = None) -> list[Path]:
-    """Lists the folders that are searched, in order.
-
-    Args:
-      data_dir: Folder to look in first.
-
-    Returns:
-      Folders, whether they exist or not.
-    """
+    """Lists the folders that are searched, in order, whether they exist or not."""
     named = os.environ.get("APALU_DATA_DIR")
     given = [data_dir, Path(named) if named else None, cache_dir()]
     return [folder for folder in given if folder is not None]

@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from math import ceil, floor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data import downloads
-from apalu_jax.experiments.data.downloads import File, Source
-from apalu_jax.experiments.data.splits import Dataset, Splits
-
-__all__ = ("SOURCE", "load")
+from apalu_jax.experiments.data.downloads import Source, listed
+from apalu_jax.experiments.data.splits import (
+    Dataset,
+    Indices,
+    Numbers,
+    Splits,
+    labeled,
+    split_stratified,
+)
 
 SOURCE = Source(
     title="13 gestures of Indian Sign Language, 30 videos each, 30 frames a video",
@@ -23,14 +26,8 @@ SOURCE = Source(
     ),
     license="MIT, subject to institutional and data-use restrictions where applicable",
     files=(
-        File(
-            path="isl_keypoints/isl_pose_hands.npz",
-            sha256="65b629928f5983fa8914181d5e1027fdec94d0df09ee6c09fb2763b058796ae3",
-        ),
-        File(
-            path="isl_keypoints/isl_face.npz",
-            sha256="a5576b1946222fb2565d670a568ef83c17b7fd0fc95696cfa0a76783ed4eab2c",
-        ),
+        listed("isl_keypoints/isl_pose_hands.npz"),
+        listed("isl_keypoints/isl_face.npz"),
     ),
     note=(
         "the source holds 11,700 files MP_Data/<gesture>/<video>/<frame>.npy; these "
@@ -60,27 +57,15 @@ def load(
     Every frame is centered on the midpoint of the shoulders and divided by their
     distance; a hand that was not detected stays zero.
 
-    Args:
-      data_dir: Folder to look in first.
-      unit: There is only ``""``.
-      split: "random": stratified and drawn anew for every seed, the test split's size
-        rounded up and the validation split's down. "ordered": the last 9 of the 30
-        videos of every gesture are the test split, and the seed draws the validation
-        part from the others.
-      shots: Sequences of each gesture in the training split, drawn from it for every
-        seed, a smaller number's from a larger one's; None for all.
-      face: Whether the inputs have the face's 468 landmarks.
-      validation_share: Share of the validation split, in (0, 1).
-      test_share: Share of the test split of random splits, in (0, 1).
+    ``split`` is "random", stratified and by seed, the test split's size rounded up and
+    the validation split's down; or "ordered": the last 9 of the 30 videos of every
+    gesture are the test split, and the seed samples the validation split from the
+    others. ``shots`` sequences of each gesture (None for all) are sampled from the
+    training split for every seed, a smaller number's from a larger one's.
 
-    Returns:
-      ``inputs``, float32 [n, 30, 258]: 33 landmarks of the pose with x, y, z and
-      visibility, 21 of each hand; [n, 30, 1662] with the face, which follows the pose.
-      ``targets`` are the gestures in alphabetical order, int32.
-
-    Raises:
-      ExperimentError: A file is missing or damaged, there is no such split, or fewer
-        than ``shots`` sequences of a gesture.
+    ``inputs`` are float32 [n, 30, 258]: 33 landmarks of the pose with x, y, z and
+    visibility, 21 of each hand; [n, 30, 1662] with the ``face``, 468 landmarks that
+    follow the pose. ``targets`` are the gestures in alphabetical order, int32.
     """
     if split not in ("random", "ordered"):
         raise ExperimentError(f"`split` must be random or ordered, got {split!r}.")
@@ -102,32 +87,23 @@ def load(
             rest, test = everything[~last], everything[last]
         else:
             n_test = ceil(test_share * len(targets))
-            rest, test = _split(everything, targets, n_test, seed)
-        train, validation = _split(rest, targets, n_validation, seed)
+            rest, test = split_stratified(everything, targets, seed, second=n_test)
+        train, held_out = split_stratified(rest, targets, seed, second=n_validation)
         if shots is not None:
             train = _first_of_each(train, targets, shots)
-        return Splits(
-            *(
-                {"inputs": inputs[part], "targets": targets[part]}
-                for part in (train, validation, test)
-            )
-        )
+        return Splits(*(labeled(inputs, targets, i) for i in (train, held_out, test)))
 
     return Dataset(outputs=len(np.unique(targets)), splits=fold)
 
 
-def normalize(pose: NDArray[Any], others: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Puts the signer's shoulders at one place and in one size.
+def normalize(pose: Numbers, others: Sequence[Numbers]) -> Numbers:
+    """Moves the signer's shoulders to one position and scales them to one size.
 
-    Args:
-      pose: x, y, z and visibility of 33 landmarks, [..., 132].
-      others: Hands and face, x, y, z of their landmarks, [..., 3 * landmarks]; all
-        zeros where not detected.
-
-    Returns:
-      All of them side by side, [..., inputs]. x and y are taken from the midpoint of
-      the shoulders, and x, y and z divided by the shoulders' distance in the image; z,
-      which every part has from a point of its own, is not moved.
+    ``pose`` is x, y, z and visibility of 33 landmarks, [..., 132]; ``others`` are hands
+    and face, x, y, z of their landmarks, all zeros if not detected. The result has all
+    of them side by side: x and y relative to the midpoint of the shoulders, and x, y
+    and z divided by the shoulders' distance in the image. z, whose origin differs
+    between pose, hands and face, is not moved.
     """
     landmarks = pose.reshape(*pose.shape[:-1], -1, 4)
     shoulders = landmarks[..., _SHOULDERS, :2]
@@ -135,40 +111,25 @@ def normalize(pose: NDArray[Any], others: Sequence[NDArray[Any]]) -> NDArray[Any
     across = np.diff(shoulders, axis=-2)
     width = np.hypot(across[..., 0], across[..., 1])
 
-    def place(points: NDArray[Any]) -> NDArray[Any]:
+    def place(points: Numbers) -> Numbers:
         moved = points.copy()
         moved[..., :2] -= center
         return moved / width[..., None]
 
     placed = [np.concatenate([place(landmarks[..., :3]), landmarks[..., 3:]], axis=-1)]
-    for part in others:
-        points = part.reshape(*part.shape[:-1], -1, 3)
+    for other in others:
+        points = other.reshape(*other.shape[:-1], -1, 3)
         detected = points.any(axis=(-2, -1), keepdims=True)
         placed.append(np.where(detected, place(points), np.float32(0)))
     flat = [points.reshape(*points.shape[:-2], -1) for points in placed]
     return np.concatenate(flat, axis=-1)
 
 
-def _split(
-    indices: NDArray[np.intp], targets: NDArray[np.int32], n_second: int, seed: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Two parts of examples at random, each class in proportion, both shuffled."""
-    from sklearn.model_selection import train_test_split
-
-    first, second = train_test_split(
-        indices, test_size=n_second, stratify=targets[indices], random_state=seed
-    )
-    return first, second
-
-
-def _first_of_each(
-    indices: NDArray[np.intp], targets: NDArray[np.int32], count: int
-) -> NDArray[np.intp]:
-    """The first examples of each class; being in random order, they are drawn."""
+def _first_of_each(indices: Indices, targets: Numbers, count: int) -> Indices:
+    """Takes the first examples of each class; ``indices`` are in random order."""
     classes = targets[indices]
-    parts = [indices[classes == c][:count] for c in np.unique(classes)]
-    if min(len(part) for part in parts) < count:
-        raise ExperimentError(
-            f"`shots` must be at most {min(len(part) for part in parts)}, got {count}."
-        )
-    return np.concatenate(parts)
+    chosen = [indices[classes == c][:count] for c in np.unique(classes)]
+    fewest = min(map(len, chosen))
+    if fewest < count:
+        raise ExperimentError(f"`shots` must be at most {fewest}, got {count}.")
+    return np.concatenate(chosen)

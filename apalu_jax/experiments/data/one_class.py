@@ -1,16 +1,15 @@
-"""Splits for anomaly detection: normal examples to learn from."""
+"""Data sets for anomaly detection: normal examples to learn from."""
 
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.images import Images, LabeledImages, resize
-from apalu_jax.experiments.data.splits import Batch, Dataset, Splits
-
-__all__ = ("OneClassImages", "against_rest", "contrast_range", "to_dataset")
+from apalu_jax.experiments.data.splits import Batch, Dataset, Numbers, Splits
 
 
 class OneClassImages(NamedTuple):
@@ -19,9 +18,9 @@ class OneClassImages(NamedTuple):
     Attributes:
       normal: Normal images, uint8 [n, height, width, channels].
       test: Images of the test split, [m, ...].
-      anomalous: Which of these are anomalous, 0 or 1, [m].
-      masks: Which pixels of these are, 0 or 1, uint8 [m, height, width]; None where
-        nobody knows.
+      anomalous: 1 for each of these that is anomalous, else 0, [m].
+      masks: 1 for each of their pixels that is anomalous, else 0, uint8
+        [m, height, width]; None if unknown.
     """
 
     normal: Images
@@ -33,19 +32,10 @@ class OneClassImages(NamedTuple):
 def against_rest(
     images: LabeledImages, normal: int, size: int | None = None, channels: int = 1
 ) -> OneClassImages:
-    """One class of a labeled data set is normal, all others are anomalous.
+    """Takes one class of a labeled data set as normal, all others as anomalous.
 
-    Args:
-      images: All images; of the official training split that class alone is used.
-      normal: The class.
-      size: Height and width; see :func:`resize`. None for that of the images.
-      channels: How often a gray image is repeated.
-
-    Returns:
-      The pools.
-
-    Raises:
-      ExperimentError: There is no such class.
+    ``size`` is the new height and width, ``channels`` how often a gray image is
+    repeated.
     """
     classes = np.unique(images.train_labels)
     if normal not in classes:
@@ -63,7 +53,7 @@ def against_rest(
 
 
 def to_dataset(
-    pools: OneClassImages,
+    images: OneClassImages,
     *,
     train: int | None = None,
     validation: int,
@@ -73,80 +63,84 @@ def to_dataset(
 ) -> Dataset:
     """Makes a data set of normal and anomalous images.
 
-    Args:
-      pools: All images.
-      train: How many normal images the training split has; None for all that are left.
-      validation: How many normal images the validation split has. Both are drawn from
-        ``pools.normal`` anew for every seed.
-      test: How many images the test split has, drawn at random but always the same; all
-        if None.
-      contrast: Whether images are normalized: less their mean, over the mean of the
-        absolute values, and then from the range of all normal images to [0, 1].
-      label: What the data are.
+    ``train`` (None for all that are left) and ``validation`` normal images are sampled
+    for each seed; ``test`` is the size of the test split, a fixed random choice (None
+    for all). With ``contrast``, images are normalized: less their mean, over the mean
+    of the absolute values, and then from the range of all normal images to [0, 1].
 
-    Returns:
-      Splits of ``{"inputs", "anomalous"}``, and ``"mask"`` in the test split if it is
-      known. ``inputs`` are uint8, or float32 if they are normalized.
-
-    Raises:
-      ExperimentError: A size does not fit the data.
+    Splits are ``{"inputs", "anomalous"}``, with ``"mask"`` in the test split if it is
+    known. ``inputs`` are uint8, or float32 if they are normalized.
     """
-    available = len(pools.normal) - validation
+    available = len(images.normal) - validation
     count = available if train is None else train
     if not (validation >= 1 and 1 <= count <= available):
         raise ExperimentError(
             "`train` and `validation` must be at least 1 each and together at most "
-            f"{len(pools.normal)}, got {train!r} and {validation!r}."
+            f"{len(images.normal)}, got {train!r} and {validation!r}."
         )
-    m = len(pools.test)
+    m = len(images.test)
     if test is not None and not 2 <= test <= m:
         raise ExperimentError(f"`test` must be between 2 and {m}, got {test!r}.")
     chosen = np.arange(m)
     if test is not None:
         chosen = np.sort(np.random.default_rng(0).permutation(m)[:test])
-    normal: NDArray[Any] = pools.normal
-    tested: NDArray[Any] = pools.test[chosen]
+    normal: Numbers = images.normal
+    tested: Numbers = images.test[chosen]
     if contrast:
-        low, high = contrast_range(pools.normal)
+        low, high = contrast_range(images.normal)
         normal, tested = ((_contrast(x) - low) / (high - low) for x in (normal, tested))
-    split: dict[str, NDArray[Any]] = {
-        "inputs": tested,
-        "anomalous": pools.anomalous[chosen],
-    }
-    if pools.masks is not None:
-        split["mask"] = pools.masks[chosen]
-    fold = partial(_fold, normal, split, count, validation)
+    split = {"inputs": tested, "anomalous": images.anomalous[chosen]}
+    if images.masks is not None:
+        split["mask"] = images.masks[chosen]
+
+    def sample(indices: NDArray[np.int64]) -> Batch:
+        zeros = np.zeros(len(indices), np.int32)
+        return {"inputs": normal[indices], "anomalous": zeros}
+
+    def fold(seed: int) -> Splits:
+        order = np.random.default_rng(seed).permutation(len(normal))
+        held_out, rest = order[:validation], order[validation : validation + count]
+        return Splits(sample(rest), sample(held_out), split)
+
     return Dataset(outputs=1, splits=fold, label=label)
 
 
+Described: TypeAlias = tuple[OneClassImages, str]
+"""Images [n, size, size, 3] and a label of the data."""
+
+
+def make_loader(
+    read: Callable[[Path | None, int, str], Described],
+) -> Callable[..., Dataset]:
+    """Makes the function ``load`` of a module; see :func:`to_dataset`."""
+
+    def load(
+        data_dir: Path | None,
+        unit: str,
+        *,
+        size: int = 128,
+        train: int | None = None,
+        validation: int = 10,
+        test: int | None = None,
+    ) -> Dataset:
+        images, label = read(data_dir, size, unit)
+        return to_dataset(
+            images, train=train, validation=validation, test=test, label=label
+        )
+
+    return load
+
+
 def contrast_range(images: Images) -> tuple[np.float32, np.float32]:
-    """The smallest and the largest value of images after their own normalization.
-
-    Args:
-      images: Images [n, height, width, channels], uint8.
-
-    Returns:
-      The two values.
-    """
+    """Finds the smallest and largest value of images after their own normalization."""
     values = _contrast(images)
     return values.min(), values.max()
 
 
 def _contrast(images: Images) -> NDArray[np.float32]:
-    x: NDArray[np.float32] = images.astype(np.float32) / np.float32(255)
+    x = images.astype(np.float32) / np.float32(255)
     x -= x.mean(axis=(1, 2, 3), keepdims=True)
     spread = np.abs(x).mean(axis=(1, 2, 3), keepdims=True)
     # A uniform image stays zero.
     x /= np.where(spread > 0, spread, np.float32(1))
     return x
-
-
-def _fold(
-    normal: NDArray[Any], test: Batch, train: int, validation: int, seed: int
-) -> Splits:
-    order = np.random.default_rng(seed).permutation(len(normal))
-    splits = order[:validation], order[validation : validation + train]
-    held_out, drawn = (
-        {"inputs": normal[i], "anomalous": np.zeros(len(i), np.int32)} for i in splits
-    )
-    return Splits(drawn, held_out, test)

@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Mapping
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -12,89 +11,35 @@ from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data import downloads
-from apalu_jax.experiments.data.downloads import File, Source
+from apalu_jax.experiments.data.downloads import File, Source, listed
 from apalu_jax.experiments.data.splits import Batch, Dataset, Splits
-
-__all__ = ("SOURCE", "load")
-
-_ETT = (
-    "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/"
-    "1d16c8f4f943005d613b5bc962e9eeb06058cf07/ETT-small/"
-)
-_BROWNLEE = (
-    "https://raw.githubusercontent.com/jbrownlee/Datasets/"
-    "d20fcb6402ae34e653d4513b00f39257bb37ed7f/"
-)
-
-
-def _file(name: str, sha256: str, url: str | None = None) -> File:
-    return File(path=f"time_series/{name}", sha256=sha256, url=url)
-
-
-_SAMSUNG = _file(
-    "samsung_005930_KS_daily.csv",
-    "4d9d40f1cc753c8b46aa5a0175862a5918490ccfe402c324cd4436c9b813d50a",
-)
-_GOOGLE = _file(
-    "google_daily.csv",
-    "b20b663369be1ac34eaa76009e54d975a59e472608c50ccd9375c475b5c3e8e6",
-)
-_US_STOCKS = _file(
-    "us_stocks_adjclose_2007_2016.csv",
-    "60bf505fec160ce05ba959382adee32ea6e53ce14fe22886db27c58fe1b0d26b",
-)
-_VIX = _file(
-    "vix_daily_2007_2016.csv",
-    "1fae367a5f38a38254c340fdd517cd9386a941bcac64f408ad5323707dea071d",
-)
-_ETTH1 = _file(
-    "ETTh1.csv",
-    "f18de3ad269cef59bb07b5438d79bb3042d3be49bdeecf01c1cd6d29695ee066",
-    f"{_ETT}ETTh1.csv",
-)
-_ETTH2 = _file(
-    "ETTh2.csv",
-    "a3dc2c597b9218c7ce1cd55eb77b283fd459a1d09d753063f944967dd6b9218b",
-    f"{_ETT}ETTh2.csv",
-)
-_SUNSPOTS = _file(
-    "monthly_sunspots.csv",
-    "c4ec8cc57d9f6fb6ecdb3e1f37f25b6f4badd5124c55931052b0cd2fc3bc71f3",
-    f"{_BROWNLEE}monthly-sunspots.csv",
-)
-_AIRLINE = _file(
-    "airline_passengers.csv",
-    "8cb51be753a718d9be5d76d7e238cc224792754676adc21faa59e954b0201621",
-    f"{_BROWNLEE}airline-passengers.csv",
-)
-_TEMPERATURE = _file(
-    "daily_min_temperatures.csv",
-    "8b9de63ed6789492bf497625e7f9beb96a63d367b4b0a21754006f749fa5e5da",
-    f"{_BROWNLEE}daily-min-temperatures.csv",
-)
 
 
 class _Series(NamedTuple):
-    """A column of a file; of prices, the logarithmic returns if that is wanted."""
+    """A column of a file, or the logarithmic returns of such prices."""
 
     file: File
     column: str
     returns: bool = False
 
 
+def _series(stem: str, column: str, returns: bool = False) -> _Series:
+    return _Series(listed(f"time_series/{stem}.csv"), column, returns)
+
+
 _SERIES: Mapping[str, _Series] = {
-    "samsung-returns": _Series(_SAMSUNG, "Adj Close", returns=True),
-    "samsung-prices": _Series(_SAMSUNG, "Adj Close"),
-    "google-returns": _Series(_GOOGLE, "Adj Close", returns=True),
-    "google-prices": _Series(_GOOGLE, "Adj Close"),
-    "apple-returns": _Series(_US_STOCKS, "AAPL", returns=True),
-    "sp500-returns": _Series(_US_STOCKS, "GSPC", returns=True),
-    "vix": _Series(_VIX, "VIX.Close"),
-    "etth1": _Series(_ETTH1, "OT"),
-    "etth2": _Series(_ETTH2, "OT"),
-    "sunspots": _Series(_SUNSPOTS, "Sunspots"),
-    "airline": _Series(_AIRLINE, "Passengers"),
-    "temperature": _Series(_TEMPERATURE, "Temp"),
+    "samsung-returns": _series("samsung_005930_KS_daily", "Adj Close", returns=True),
+    "samsung-prices": _series("samsung_005930_KS_daily", "Adj Close"),
+    "google-returns": _series("google_daily", "Adj Close", returns=True),
+    "google-prices": _series("google_daily", "Adj Close"),
+    "apple-returns": _series("us_stocks_adjclose_2007_2016", "AAPL", returns=True),
+    "sp500-returns": _series("us_stocks_adjclose_2007_2016", "GSPC", returns=True),
+    "vix": _series("vix_daily_2007_2016", "VIX.Close"),
+    "etth1": _series("ETTh1", "OT"),
+    "etth2": _series("ETTh2", "OT"),
+    "sunspots": _series("monthly_sunspots", "Sunspots"),
+    "airline": _series("airline_passengers", "Passengers"),
+    "temperature": _series("daily_min_temperatures", "Temp"),
 }
 
 SOURCE = Source(
@@ -119,31 +64,21 @@ def load(
     Its first 70 % are the training split, the next 15 % the validation split, the rest
     the test split, whatever the seed. A window belongs to the split of its target; its
     inputs may reach back into the split before. The mean and the standard deviation are
-    those of the training split, so later values may lie far outside of what was trained
-    on, as prices do.
+    those of the training split, so later values, such as prices, may lie far outside of
+    its range.
 
-    The persistence forecast of a series is its last value. Of returns, it is zero: that
-    is the last value of the price.
+    The persistence forecast of a series is its last value; of returns it is zero, which
+    is the last price.
 
-    Args:
-      data_dir: Folder to look in first.
-      unit: samsung-returns, samsung-prices, google-returns, google-prices,
-        apple-returns, sp500-returns (days; adjusted close, the logarithm's difference
-        for returns; days without trade are left out), vix (days), etth1, etth2 (hours,
-        oil temperature), sunspots, airline (months) or temperature (days, minimum).
-      window: Number of past values that a forecast is made from, positive.
-      length: How many values to take, the most recent ones, of a series that has more;
-        None for all.
+    A forecast is made from ``window`` past values; of a longer series the most recent
+    ``length`` values are taken, None for all. Quotes are of days, adjusted close, the
+    logarithm's difference for returns, days without trade left out; etth1 and etth2 are
+    oil temperatures of hours, temperature the minimum of days.
 
-    Returns:
-      Splits of ``inputs`` [n, window, 1], ``targets`` [n, 1] and ``persistence`` [n,
-      1], float32 and standardized; ``scale`` [n], the standard deviation;
-      ``naive_error`` [n], the mean absolute error of persistence over the training
-      split, not standardized.
-
-    Raises:
-      ExperimentError: There is no such series, the window does not fit into it, or its
-        file is missing or damaged.
+    Splits are ``inputs`` [n, window, 1], ``targets`` [n, 1] and ``persistence`` [n, 1],
+    float32 and standardized; ``scale`` [n], the standard deviation; ``naive_error``
+    [n], the mean absolute error of persistence over the training split, not
+    standardized.
     """
     if unit not in _SERIES:
         raise ExperimentError(
@@ -154,11 +89,7 @@ def load(
     if series.returns:
         values = np.diff(np.log(values))
     fold = _fold(values[-length:] if length else values, window, series.returns)
-    return Dataset(outputs=1, splits=partial(_same, fold))
-
-
-def _same(fold: Splits, seed: int) -> Splits:
-    return fold
+    return Dataset(outputs=1, splits=lambda seed: fold)
 
 
 def _values(path: Path, column: str) -> NDArray[np.float64]:

@@ -7,9 +7,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ("Batch", "Dataset", "Splits", "stratified_splits")
+Numbers: TypeAlias = NDArray[Any]
+"""An array on the host, of any number type."""
 
-Batch: TypeAlias = Mapping[str, NDArray[Any]]
+Indices: TypeAlias = NDArray[np.intp]
+
+Batch: TypeAlias = Mapping[str, Numbers]
 """Arrays by name, with the examples along axis 0."""
 
 
@@ -46,38 +49,31 @@ class Dataset:
     label: str = ""
 
 
-def stratified_splits(
-    inputs: NDArray[Any],
-    targets: NDArray[Any],
+def labeled(inputs: Numbers, targets: Numbers, indices: Indices) -> Batch:
+    """A split of the examples at ``indices``."""
+    return {"inputs": inputs[indices], "targets": targets[indices]}
+
+
+def split_stratified(
+    indices: Indices,
+    targets: Numbers,
     seed: int,
-    validation_share: float,
-    test_share: float,
-) -> Splits:
-    """Splits examples at random, stratified by class.
+    *,
+    second: int,
+    first: int | None = None,
+) -> tuple[Indices, Indices]:
+    """Splits examples at random in two, both shuffled and stratified by class.
 
-    Args:
-      inputs: [n, ...].
-      targets: Class of each example, [n], integers.
-      seed: Seed of the split.
-      validation_share: Share of the validation split, in (0, 1).
-      test_share: Share of the test split, in (0, 1).
-
-    Returns:
-      Batches of ``{"inputs", "targets"}``.
+    ``targets`` are the classes of the complete data set; ``second`` and ``first`` are
+    sizes, the latter of all other examples by default.
     """
     from sklearn.model_selection import train_test_split
 
-    n = len(targets)
-    n_test, n_validation = round(test_share * n), round(validation_share * n)
-    rest, test = train_test_split(
-        np.arange(n), test_size=n_test, stratify=targets, random_state=seed
+    one, other = train_test_split(
+        indices,
+        train_size=first,
+        test_size=second,
+        stratify=targets[indices],
+        random_state=seed,
     )
-    train, validation = train_test_split(
-        rest, test_size=n_validation, stratify=targets[rest], random_state=seed
-    )
-    return Splits(
-        *(
-            {"inputs": inputs[i], "targets": targets[i]}
-            for i in (train, validation, test)
-        )
-    )
+    return one, other

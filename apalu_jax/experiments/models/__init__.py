@@ -13,14 +13,13 @@ from flax import linen as nn
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import Arm
-from apalu_jax.experiments.models.cnn import CNN
 from apalu_jax.experiments.models.flow import Flow
 from apalu_jax.experiments.models.googlenet import GoogLeNet
-from apalu_jax.experiments.models.mlp import MLP
 from apalu_jax.experiments.models.mobilenet import MobileNet
+from apalu_jax.experiments.models.plain import CNN, MLP
 from apalu_jax.experiments.models.recurrent import Recurrent
-from apalu_jax.experiments.models.student import student_vgg
 from apalu_jax.experiments.models.svdd import Autoencoder, Encoder
+from apalu_jax.experiments.models.vgg import student_vgg
 from apalu_jax.experiments.schema import Options, construct, lookup
 
 __all__ = ("MODELS", "build")
@@ -46,9 +45,6 @@ def build(options: Options, arm: Arm, outputs: int) -> nn.Module:
         sqrt(2) whatever the arm, or "gain" for the arm's own; and its options.
       arm: The activation.
       outputs: Size of the last axis of the output, if it depends on the data.
-
-    Returns:
-      The network.
 
     Raises:
       ExperimentError: The network, the initialization or an option is unknown.

@@ -12,47 +12,36 @@ activation exceeds 1 where its gain does, or nearly: for every arm the product o
 of the state dies out. With :math:`gain = \sqrt 2` for all it is at most 0.82.
 """
 
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Sequence
+from typing import ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jax.nn import sigmoid, tanh
-from jax.nn.initializers import Initializer
 
 from apalu_jax.experiments.arms import ActivationFactory
-
-__all__ = ("CELLS", "GRU", "LSTM", "MOPGRU", "Cell", "Elman", "candidate_last")
+from apalu_jax.experiments.models.layers import DType
 
 State: TypeAlias = tuple[Array, ...]
+Initializer: TypeAlias = nn.initializers.Initializer
 
 
 def candidate_last(
     gates: Initializer, candidate: Initializer, blocks: int
 ) -> Initializer:
-    """Initializer of a kernel whose last block of columns is the candidate's.
+    """Initializes equal blocks of columns, the last one for the candidate."""
 
-    Args:
-      gates: Draws each of the other blocks.
-      candidate: Draws the last one.
-      blocks: How many there are, of equal width.
-
-    Returns:
-      An initializer.
-    """
-
-    def init(
-        key: Array, shape: Any, dtype: Any = None, out_sharding: Any = None
-    ) -> Array:
+    def init(key: Array, shape: Sequence[int], dtype: DType = jnp.float32) -> Array:
         rows, columns = shape
         keys = jax.random.split(key, blocks)
-        draws = [gates] * (blocks - 1) + [candidate]
-        parts = [
-            draw(key, (rows, columns // blocks), dtype)
-            for key, draw in zip(keys, draws, strict=True)
+        inits = [gates] * (blocks - 1) + [candidate]
+        sampled = [
+            init(key, (rows, columns // blocks), dtype)
+            for key, init in zip(keys, inits, strict=True)
         ]
-        return jnp.concatenate(parts, axis=1)
+        return jnp.concatenate(sampled, axis=1)
 
     return init
 
@@ -60,12 +49,9 @@ def candidate_last(
 class Cell(nn.Module):
     """Base class of the cells.
 
-    Attributes:
-      features: Size of the state.
-      activation: Factory of the candidate's activation, called once.
-      gain: Half of it scales the candidate's orthogonal matrix.
-      blocks: Number of blocks of columns that the inputs are projected to.
-      states: Number of arrays in the state; the last one is the output.
+    The state is ``states`` arrays [n, features], the last one the output; the inputs of
+    a step are projected to ``blocks`` blocks of as many columns. The activation of the
+    candidate is made once.
     """
 
     features: int
@@ -75,43 +61,39 @@ class Cell(nn.Module):
     blocks: ClassVar[int] = 1
     states: ClassVar[int] = 1
 
+    @nn.compact
     def __call__(self, state: State, projected: Array) -> tuple[State, Array]:
-        """Makes one step.
+        """Makes one step; returns the next state and the output."""
+        state = self._step(state, projected)
+        return state, state[-1]
 
-        Args:
-          state: Arrays [n, features].
-          projected: The inputs of the step, [n, blocks * features].
-
-        Returns:
-          The next state, and the output [n, features].
-        """
+    def _step(self, state: State, projected: Array) -> State:
         raise NotImplementedError
 
-    def kernel(self) -> Array:
+    def _kernel(self) -> Array:
         """The matrices that act on the state, [features, blocks * features]."""
         orthogonal = nn.initializers.orthogonal
         init = candidate_last(orthogonal(), orthogonal(self.gain / 2), self.blocks)
-        return self.param("kernel", init, (self.features, self._columns))
+        shape = (self.features, self.blocks * self.features)
+        return self.param("kernel", init, shape)
 
-    def bias(self) -> Array:
+    def _bias(self) -> Array:
         """One number for each column of the projection, [1, blocks * features]."""
         zeros = nn.initializers.zeros
-        return self.param("bias", zeros, (self._columns,))[None]
-
-    @property
-    def _columns(self) -> int:
-        return self.blocks * self.features
+        return self.param("bias", zeros, (self.blocks * self.features,))[None]
 
 
 class Elman(Cell):
-    r"""The plain recurrent cell, :math:`h' = f(x_1 + h U + b)`."""
+    r"""The plain recurrent cell, :math:`h' = f(x_1 + h U + b)`.
 
-    @nn.compact
-    def __call__(self, state: State, projected: Array) -> tuple[State, Array]:
-        """Makes one step; see :class:`Cell`."""
+    References:
+      J. L. Elman, `Finding Structure in Time
+      <https://doi.org/10.1207/s15516709cog1402_1>`_, 1990.
+    """
+
+    def _step(self, state: State, projected: Array) -> State:
         (h,) = state
-        h = self.activation()(projected + h @ self.kernel() + self.bias())
-        return (h,), h
+        return (self.activation()(projected + h @ self._kernel() + self._bias()),)
 
 
 class GRU(Cell):
@@ -130,18 +112,15 @@ class GRU(Cell):
 
     blocks: ClassVar[int] = 3
 
-    @nn.compact
-    def __call__(self, state: State, projected: Array) -> tuple[State, Array]:
-        """Makes one step; see :class:`Cell`."""
+    def _step(self, state: State, projected: Array) -> State:
         (h,) = state
-        x_z, x_r, x = jnp.split(projected + self.bias(), self.blocks, axis=-1)
-        h_z, h_r, kept = jnp.split(h @ self.kernel(), self.blocks, axis=-1)
+        x_z, x_r, x = jnp.split(projected + self._bias(), self.blocks, axis=-1)
+        h_z, h_r, h_c = jnp.split(h @ self._kernel(), self.blocks, axis=-1)
         z, r = sigmoid(x_z + h_z), sigmoid(x_r + h_r)
         zeros = nn.initializers.zeros
-        kept = kept + self.param("kept_bias", zeros, (self.features,))[None]
-        candidate = self.activation()(x + r * kept)
-        h = candidate + z * (h - candidate)
-        return (h,), h
+        h_c = h_c + self.param("kept_bias", zeros, (self.features,))[None]
+        candidate = self.activation()(x + r * h_c)
+        return (candidate + z * (h - candidate),)
 
 
 class LSTM(Cell):
@@ -152,9 +131,9 @@ class LSTM(Cell):
         o = \sigma(x_3 + h U_o + b_3) \\
         c' &= g c + i f(x_4 + h U_c + b_4), \quad h' = o \tanh(c')
 
-    The output keeps its tanh, where Keras's option ``activation`` would replace both:
-    so it stays in (-1, 1), and the cell has one site. The forget gate g has 1 added, as
-    if its bias started there.
+    The output keeps its tanh, unlike with Keras's option ``activation``, which replaces
+    both: so it stays in (-1, 1), and the cell has one activation. The forget gate g has
+    1 added, as if its bias started there.
 
     References:
       F. A. Gers, J. Schmidhuber, F. Cummins, `Learning to Forget: Continual Prediction
@@ -164,27 +143,25 @@ class LSTM(Cell):
     blocks: ClassVar[int] = 4
     states: ClassVar[int] = 2
 
-    @nn.compact
-    def __call__(self, state: State, projected: Array) -> tuple[State, Array]:
-        """Makes one step; see :class:`Cell`."""
+    def _step(self, state: State, projected: Array) -> State:
         c, h = state
-        x = projected + h @ self.kernel() + self.bias()
+        x = projected + h @ self._kernel() + self._bias()
         i, g, o, x = jnp.split(x, self.blocks, axis=-1)
         c = sigmoid(g + 1) * c + sigmoid(i) * self.activation()(x)
         h = sigmoid(o) * tanh(c)
-        return (c, h), h
+        return c, h
 
 
 class MOPGRU(Cell):
-    r"""The GRU of MediaPipe-optimised sign recognition: r gates the update gate, too.
+    r"""The GRU of MediaPipe-optimized sign recognition: r gates the update gate, too.
 
     .. math::
         r &= \sigma(x_1 + h U_r + b_1), \quad z = \sigma(r (x_2 + h U_z) + b_2) \\
         h' &= (1 - z) h + z f(x_3 + (r h) U_c + b_3)
 
-    The authors' released cell has ``(x * r) W_z`` in place of ``r (x W_z)``: there x
-    has the size of the inputs and r that of the state, so that it runs only where these
-    are equal. With the matrix first it always does, and the state's part is gated along
+    The authors' released cell has ``(x * r) W_z`` instead of ``r (x W_z)``: there x
+    has the size of the inputs and r that of the state, so that it runs only if these
+    are equal. With the matrix first it always does, and the state's term is gated along
     with it. Their f is ELU, here the arm "elu". The softsign that they describe in the
     output is in none of their code, and not here: their outputs, too, go through a
     softmax, and the log-loss needs probabilities.
@@ -197,18 +174,15 @@ class MOPGRU(Cell):
 
     blocks: ClassVar[int] = 3
 
-    @nn.compact
-    def __call__(self, state: State, projected: Array) -> tuple[State, Array]:
-        """Makes one step; see :class:`Cell`."""
+    def _step(self, state: State, projected: Array) -> State:
         (h,) = state
-        gates, candidate = jnp.split(self.kernel(), [2 * self.features], axis=1)
+        gates, candidate = jnp.split(self._kernel(), [2 * self.features], axis=1)
         x_r, x_z, x = jnp.split(projected, self.blocks, axis=-1)
-        b_r, b_z, b = jnp.split(self.bias(), self.blocks, axis=-1)
+        b_r, b_z, b = jnp.split(self._bias(), self.blocks, axis=-1)
         h_r, h_z = jnp.split(h @ gates, 2, axis=-1)
         r = sigmoid(x_r + h_r + b_r)
         z = sigmoid(r * (x_z + h_z) + b_z)
-        h = h + z * (self.activation()(x + (r * h) @ candidate + b) - h)
-        return (h,), h
+        return (h + z * (self.activation()(x + (r * h) @ candidate + b) - h),)
 
 
 CELLS = {"elman": Elman, "gru": GRU, "lstm": LSTM, "mopgru": MOPGRU}

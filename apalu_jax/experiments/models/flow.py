@@ -1,6 +1,7 @@
 """The normalizing flow of DifferNet: coupling blocks with dense networks inside."""
 
-from typing import Any, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,30 +11,21 @@ from jax import Array
 from numpy.typing import NDArray
 
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.layers import scaled_normal
-
-__all__ = ("Coupling", "Flow", "Start", "Subnet", "permutation")
+from apalu_jax.experiments.models.layers import DType, scaled_normal
 
 Start: TypeAlias = Literal["identity", "pytorch"]
 
+# No coordinate behind a block is larger, as in the authors' code.
 _LIMIT = 1e6
-"""No coordinate behind a block is larger."""
-
-_HIDDEN = 3
-"""Number of hidden layers of a dense network."""
 
 
 class Subnet(nn.Module):
     """Three hidden layers, an activation after each, and a linear map.
 
-    Attributes:
-      activation: Factory of the activations.
-      gain: With the start "identity", hidden kernels have standard deviation
-        ``gain / sqrt(fan_in)``.
-      width: Size of the hidden layers.
-      outputs: Size of the output.
-      start: "identity" for a last layer of zeros and biases of zero; "pytorch" for
-        kernels and biases uniform within ``1 / sqrt(fan_in)``, whatever the gain is.
+    With the start "identity", hidden kernels have standard deviation
+    ``gain / sqrt(fan_in)``, and the last layer and all biases are zero; with "pytorch",
+    kernels and biases are uniform within ``1 / sqrt(fan_in)``, whatever the gain is:
+    the default of ``torch.nn.Linear``.
     """
 
     activation: ActivationFactory
@@ -45,10 +37,9 @@ class Subnet(nn.Module):
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
         """Maps [n, d] to [n, outputs]."""
-        x = inputs
-        draw = scaled_normal(self.gain)
-        for _ in range(_HIDDEN):
-            x = self.activation()(self._dense(x, self.width, draw))
+        x, init = inputs, scaled_normal(self.gain)
+        for _ in range(3):
+            x = self.activation()(self._dense(x, self.width, init))
         return self._dense(x, self.outputs, nn.initializers.zeros)
 
     def _dense(
@@ -62,18 +53,14 @@ class Subnet(nn.Module):
 
 
 class Coupling(nn.Module):
-    r"""Two halves, each scaled and shifted by what a network makes of the other.
+    r"""Two halves, each scaled and shifted by a function of the other.
 
     With :math:`e(s) = 0.636\,c \arctan(s / c)`, :math:`y_1 = e^{e(s_2)} x_1 + t_2`
     where :math:`(s_2, t_2)` is a function of :math:`x_2`, and
     :math:`y_2 = e^{e(s_1)} x_2 + t_1` where :math:`(s_1, t_1)` is one of :math:`y_1`.
 
-    Attributes:
-      activation: Factory of the activations, three in each of the two networks.
-      gain: See :class:`Subnet`.
-      width: Likewise.
-      start: Likewise.
-      clamp: c: a scale is between :math:`e^{-c}` and :math:`e^c`.
+    ``clamp`` is c: a scale is between :math:`e^{-c}` and :math:`e^c`, since 0.636 is
+    about :math:`2 / \pi`. The other fields are those of :class:`Subnet`.
     """
 
     activation: ActivationFactory
@@ -83,36 +70,21 @@ class Coupling(nn.Module):
     clamp: float
 
     @nn.compact
-    def __call__(self, inputs: Array, *, inverse: bool = False) -> tuple[Array, Array]:
-        """Maps x to y, or back, and gives the logarithm of the determinant of x to y.
-
-        Args:
-          inputs: [n, d].
-          inverse: Whether they are y; the outputs are then x.
-
-        Returns:
-          Outputs [n, d], within +-1e6 on the way from x to y, and logarithms [n].
-        """
+    def __call__(self, inputs: Array) -> tuple[Array, Array]:
+        """Maps x [n, d] to y, within +-1e6, and returns log |det dy/dx| [n]."""
         half, other = inputs.shape[-1] // 2, -(-inputs.shape[-1] // 2)
         of_first, of_second = (
             Subnet(self.activation, self.gain, self.width, 2 * n, self.start, name=name)
             for n, name in ((other, "first"), (half, "second"))
         )
         first, second = inputs[..., :half], inputs[..., half:]
-        if inverse:
-            log_1, shift_1 = self._split(of_first(first))
-            second = (second - shift_1) * jnp.exp(-log_1)
-            log_2, shift_2 = self._split(of_second(second))
-            first = (first - shift_2) * jnp.exp(-log_2)
-        else:
-            log_2, shift_2 = self._split(of_second(second))
-            first = jnp.exp(log_2) * first + shift_2
-            log_1, shift_1 = self._split(of_first(first))
-            second = jnp.exp(log_1) * second + shift_1
+        log_2, shift_2 = self._split(of_second(second))
+        first = jnp.exp(log_2) * first + shift_2
+        log_1, shift_1 = self._split(of_first(first))
+        second = jnp.exp(log_1) * second + shift_1
         outputs = jnp.concatenate([first, second], axis=-1)
-        if not inverse:
-            outputs = jnp.clip(outputs, -_LIMIT, _LIMIT)
-        return outputs, log_1.sum(axis=-1) + log_2.sum(axis=-1)
+        logarithm = log_1.sum(axis=-1) + log_2.sum(axis=-1)
+        return jnp.clip(outputs, -_LIMIT, _LIMIT), logarithm
 
     def _split(self, both: Array) -> tuple[Array, Array]:
         """The logarithm of the scale, and the shift."""
@@ -123,13 +95,7 @@ class Coupling(nn.Module):
 class Flow(nn.Module):
     """Blocks of a fixed random permutation and a coupling.
 
-    Attributes:
-      activation: Factory of the activations, six in each block.
-      gain: See :class:`Subnet`.
-      blocks: Number of blocks.
-      width: See :class:`Subnet`.
-      start: Likewise; a flow that starts as "identity" only permutes.
-      clamp: See :class:`Coupling`.
+    A block has six activations. A flow that starts as "identity" only permutes.
 
     References:
       M. Rudolph, B. Wandt, B. Rosenhahn, `Same Same But DifferNet: Semi-Supervised
@@ -144,55 +110,20 @@ class Flow(nn.Module):
     start: Start = "identity"
     clamp: float = 3.0
 
+    @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> tuple[Array, Array]:
-        """Maps features to what shall be normal; the same in training.
-
-        Args:
-          inputs: [n, d].
-          train: Not used.
-
-        Returns:
-          z [n, d], and the logarithm of the absolute determinant of dz/dx, [n].
-        """
+        """Maps features x [n, d] to z [n, d] and log |det dz/dx| [n]."""
         x, total = inputs, jnp.zeros(inputs.shape[:-1], inputs.dtype)
+        options = self.activation, self.gain, self.width, self.start, self.clamp
         for i in range(self.blocks):
-            order = permutation(i, x.shape[-1])
-            x, logarithm = self._coupling(i, x[..., order], inverse=False)
+            x = x[..., permutation(i, x.shape[-1])]
+            x, logarithm = Coupling(*options, name=f"block{i}")(x)
             total += logarithm
         return x, total
 
-    def inverse(self, outputs: Array) -> Array:
-        """Maps z back to features, both [n, d]."""
-        x = outputs
-        for i in reversed(range(self.blocks)):
-            order = permutation(i, x.shape[-1])
-            x, _ = self._coupling(i, x, inverse=True)
-            x = x[..., np.argsort(order)]
-        return x
-
-    @nn.compact
-    def _coupling(self, i: int, x: Array, inverse: bool) -> tuple[Array, Array]:
-        coupling = Coupling(
-            self.activation,
-            self.gain,
-            self.width,
-            self.start,
-            self.clamp,
-            name=f"block{i}",
-        )
-        found: tuple[Array, Array] = coupling(x, inverse=inverse)
-        return found
-
 
 def permutation(block: int, dims: int) -> NDArray[np.int64]:
-    """The order of the coordinates that a block begins with, the same in every run.
-
-    Args:
-      block: Number of the block, from 0.
-      dims: Number of coordinates.
-
-    Returns:
-      From a place in the permuted vector to the one before.
+    """Permutation that a block begins with, by its number, the same in every run.
 
     Examples:
       >>> permutation(1, 5).tolist()
@@ -202,9 +133,9 @@ def permutation(block: int, dims: int) -> NDArray[np.int64]:
 
 
 def _within(bound: float) -> nn.initializers.Initializer:
-    """Uniform between -bound and bound."""
+    """Initializes uniformly between -bound and bound."""
 
-    def draw(key: Any, shape: Any, dtype: Any = jnp.float32) -> Array:
+    def init(key: Array, shape: Sequence[int], dtype: DType = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return draw
+    return init

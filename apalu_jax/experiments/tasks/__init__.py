@@ -10,10 +10,10 @@ from flax import linen as nn
 from apalu_jax.experiments.schema import Options, construct, lookup
 from apalu_jax.experiments.tasks.base import Task
 from apalu_jax.experiments.tasks.classification import Classification
+from apalu_jax.experiments.tasks.detection import Reconstruction
 from apalu_jax.experiments.tasks.distillation import Distillation
 from apalu_jax.experiments.tasks.likelihood import Likelihood
 from apalu_jax.experiments.tasks.one_class import OneClass
-from apalu_jax.experiments.tasks.reconstruction import Reconstruction
 from apalu_jax.experiments.tasks.regression import Regression
 
 __all__ = ("TASKS", "Task", "build")
@@ -29,17 +29,6 @@ TASKS: Mapping[str, type[Task]] = {
 
 
 def build(options: Options, network: nn.Module) -> Task:
-    """Builds the task of a spec.
-
-    Args:
-      options: Its ``name``, a key of :data:`TASKS`, and its options.
-      network: The network.
-
-    Returns:
-      The task.
-
-    Raises:
-      ExperimentError: The task or an option is unknown.
-    """
+    """Builds the task of a spec from its ``name``, a key of TASKS, and its options."""
     task = lookup(TASKS, options, "task")
     return construct(task, options, f"task {options['name']}", network=network)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-from apalu_jax.experiments.data.splits import Batch
+from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments.data.splits import Batch, Numbers
 from apalu_jax.introspection import (
     Histogram,
     capture_linen,
@@ -18,23 +19,28 @@ from apalu_jax.introspection import (
     histogram_merge,
 )
 
-__all__ = ("Predictions", "Task", "Variables", "in_batches", "init_variables")
-
 Variables: TypeAlias = Mapping[str, Any]
 """Collections of a network: "params" is trained by gradient, every other collection is
 carried from step to step."""
 
-Predictions: TypeAlias = Mapping[str, Any]
-"""Arrays that the metrics need, e.g. one score per example."""
+DeviceBatch: TypeAlias = Mapping[str, Array]
+"""Arrays by name on the device, with the examples along axis 0."""
+
+Loss: TypeAlias = tuple[Array, Variables]
+"""A scalar to be minimized, and the collections besides "params" after a step."""
+
+Predictions: TypeAlias = Mapping[str, Numbers]
+"""Arrays on the host that the metrics need, e.g. one score per example."""
 
 _Tree = TypeVar("_Tree")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(abc.ABC):
     """Loss, predictions and metrics, for one seed.
 
-    All but ``metrics``, ``chance`` and ``figure_data`` is traced by JAX.
+    ``metrics``, ``chance`` and ``figure_data`` run on the host; JAX traces all others.
 
     Attributes:
       network: Called as ``network(inputs, train=...)``.
@@ -43,50 +49,31 @@ class Task(abc.ABC):
     network: nn.Module
 
     def init(
-        self, key: Array, batch: Any, pretrained: Variables | None = None
-    ) -> dict[str, Any]:
+        self, key: Array, batch: DeviceBatch, pretrained: Variables | None = None
+    ) -> Variables:
         """Initializes the variables.
 
-        Args:
-          key: Key of the random numbers.
-          batch: The training split.
-          pretrained: Variables of the network that the spec's pretraining trained on
-            it; None without pretraining.
-
-        Returns:
-          The variables.
+        ``batch`` is the training split, ``pretrained`` the variables of the network
+        that the spec's pretraining, if any, trained on it.
         """
-        return init_variables(
-            self.network, key, self.network_inputs(batch["inputs"][:1])
-        )
+        inputs = self.network_inputs(batch["inputs"][:1])
+        return init_variables(self.network, key, inputs)
 
     @abc.abstractmethod
-    def loss(self, variables: Variables, batch: Any, key: Array) -> tuple[Array, Any]:
-        """Loss of a batch in training mode.
-
-        Args:
-          variables: The variables.
-          batch: Examples.
-          key: Key of the random numbers.
-
-        Returns:
-          The scalar to be minimized, and the collections besides "params" after it.
-        """
+    def loss(self, variables: Variables, batch: DeviceBatch, key: Array) -> Loss:
+        """Loss of a batch in training mode; ``key`` is that of the random numbers."""
 
     @abc.abstractmethod
-    def predict(self, variables: Variables, split: Any) -> dict[str, Array]:
-        """Predictions on a split in evaluation mode."""
+    def predict(self, variables: Variables, split: DeviceBatch) -> DeviceBatch:
+        """Predictions on a split in evaluation mode, for the metrics."""
 
-    def histograms(self, variables: Variables, split: Any) -> dict[str, Histogram]:
-        """Histograms of the inputs of every APALU in evaluation mode.
+    def histograms(
+        self, variables: Variables, split: DeviceBatch
+    ) -> dict[str, Histogram]:
+        """Histograms of the inputs of every APALU in evaluation mode, by path.
 
-        Args:
-          variables: The variables.
-          split: Examples.
-
-        Returns:
-          A histogram for each APALU, by path; one that is applied at every step of a
-          ``flax.linen.scan`` has a single histogram, over all steps.
+        One that is applied at every step of a ``flax.linen.scan`` has a single
+        histogram, over all steps.
         """
         inputs = self.histogram_inputs(split)
         captured = capture_linen(
@@ -94,7 +81,7 @@ class Task(abc.ABC):
         )
         return {path: _total(histogram) for path, histogram in captured.items()}
 
-    def histogram_inputs(self, split: Any) -> Array:
+    def histogram_inputs(self, split: DeviceBatch) -> Array:
         """Inputs that the histograms are taken over; all by default."""
         return self.network_inputs(split["inputs"])
 
@@ -106,24 +93,30 @@ class Task(abc.ABC):
         """Variables of the network alone; all by default."""
         return variables
 
+    def apply(
+        self, variables: Variables, inputs: Array, batch_size: int | None = None
+    ) -> Any:
+        """Outputs in evaluation mode, computed in batches of that size at most."""
+
+        def apply(inputs: Array) -> Any:
+            inputs = self.network_inputs(inputs)
+            return self.network.apply(self.collections(variables), inputs, train=False)
+
+        return in_batches(apply, inputs, batch_size or len(inputs))
+
     def apply_train(
         self, variables: Variables, inputs: Array, key: Array | None = None
-    ) -> tuple[Any, Any]:
-        """Applies the network in training mode.
+    ) -> tuple[Any, Variables]:
+        """Outputs in training mode, and the collections besides "params" after it.
 
-        Args:
-          variables: Variables of the network.
-          inputs: Inputs as the network takes them.
-          key: Key of the dropout; None for a network without one.
-
-        Returns:
-          The outputs, and the collections besides "params" after the call.
+        ``key`` is that of the dropout; None for a network without one.
         """
+        collections = self.collections(variables)
         return self.network.apply(
-            variables,
-            inputs,
+            collections,
+            self.network_inputs(inputs),
             train=True,
-            mutable=[name for name in variables if name != "params"],
+            mutable=[name for name in collections if name != "params"],
             rngs=None if key is None else {"dropout": key},
         )
 
@@ -131,7 +124,7 @@ class Task(abc.ABC):
     def metrics(
         self, predictions: Predictions, split: Batch, validation: Predictions
     ) -> dict[str, float]:
-        """Computes the metrics of a split, on the host.
+        """Computes the metrics of a split.
 
         Args:
           predictions: Predictions on the split.
@@ -144,43 +137,38 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
+    def chance_levels(self, split: Batch) -> Mapping[str, float]:
+        """Chance level of every metric on a split."""
+
     def chance(self, metric: str, split: Batch) -> float:
         """Chance level of a metric, with which a diverged run counts."""
+        levels = self.chance_levels(split)
+        if metric not in levels:
+            raise ExperimentError(
+                f"`metric` must be one of {', '.join(levels)} in this task, got "
+                f"{metric!r}."
+            )
+        return levels[metric]
 
-    def figure_data(self, predictions: Predictions, split: Batch) -> dict[str, Any]:
+    def figure_data(self, predictions: Predictions, split: Batch) -> dict[str, object]:
         """Data for a figure of the test split, ready for JSON; empty by default.
 
-        Called once per arm, variant and unit, on the host.
+        Called once per arm, variant and unit.
         """
         return {}
 
 
-def init_variables(network: nn.Module, key: Array, inputs: Array) -> dict[str, Any]:
+def init_variables(network: nn.Module, key: Array, inputs: Array) -> Variables:
     """Initializes a network without running it, so that nothing else compiles.
 
-    Args:
-      network: Called as ``network(inputs, train=False)``.
-      key: Key of the random numbers.
-      inputs: Examples along axis 0, of which only the first one's shape is used.
-
-    Returns:
-      The variables, as ``network.init`` gives them.
+    Of ``inputs`` only the shape of the first example is used.
     """
     one = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
     return dict(network.lazy_init(key, one, train=False))
 
 
-def in_batches(fn: Callable[[_Tree], Any], examples: _Tree, size: int) -> Any:
-    """Applies a function to examples in batches of limited size.
-
-    Args:
-      fn: From a pytree of arrays to one, both with the examples along axis 0.
-      examples: Arrays [n, ...].
-      size: The largest number of examples in a batch.
-
-    Returns:
-      The results for all n.
-    """
+def in_batches(fn: Callable[[_Tree], _Result], examples: _Tree, size: int) -> _Result:
+    """Applies a function to examples, along axis 0, in batches of at most ``size``."""
     n = len(jax.tree.leaves(examples)[0])
     if n <= size:
         return fn(examples)

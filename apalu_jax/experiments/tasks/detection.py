@@ -1,16 +1,22 @@
-"""Detection of anomalous examples by their scores."""
+"""Detection of anomalous examples by their scores, and the reconstruction error."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
+import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
+from jax import Array
 
-from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data.splits import Batch
-from apalu_jax.experiments.tasks.base import Predictions, Task
-
-__all__ = ("CHANCE", "Detector", "detection_metrics", "median_ratio")
+from apalu_jax.experiments.data.splits import Batch, Numbers
+from apalu_jax.experiments.tasks.base import (
+    DeviceBatch,
+    Loss,
+    Predictions,
+    Task,
+    Variables,
+    in_batches,
+)
 
 CHANCE: Mapping[str, float] = {
     "auroc": 0.5,
@@ -21,14 +27,23 @@ CHANCE: Mapping[str, float] = {
 """Chance levels of :func:`detection_metrics`."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Detector(Task):
     """A task whose predictions hold one "score" per example.
 
     Attributes:
-      by_chance: Chance level of each metric, with which a diverged run counts.
+      network: The network.
+      eval_batch_size: Largest number of examples in a batch outside of training; the
+        histograms are taken over as many, the first ones.
     """
 
-    by_chance: ClassVar[Mapping[str, float]] = CHANCE
+    levels: ClassVar[Mapping[str, float]] = CHANCE
+
+    eval_batch_size: int = 1000
+
+    def histogram_inputs(self, split: DeviceBatch) -> Array:
+        """Inputs of the first examples."""
+        return self.network_inputs(split["inputs"][: self.eval_batch_size])
 
     def metrics(
         self, predictions: Predictions, split: Batch, validation: Predictions
@@ -36,31 +51,44 @@ class Detector(Task):
         """Detection metrics of the scores."""
         return detection_metrics(np.asarray(predictions["score"]), split["anomalous"])
 
-    def chance(self, metric: str, split: Batch) -> float:
-        """Chance level of a metric."""
-        if metric not in self.by_chance:
-            raise ExperimentError(
-                f"`metric` must be one of {', '.join(self.by_chance)} in this "
-                f"detection, got {metric!r}."
-            )
-        return self.by_chance[metric]
+    def chance_levels(self, split: Batch) -> Mapping[str, float]:
+        """Chance levels, the same for every split."""
+        return self.levels
 
 
-def detection_metrics(
-    scores: NDArray[Any], anomalous: NDArray[Any]
-) -> dict[str, float]:
-    """Computes detection metrics of the scores of a split.
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction(Detector):
+    """An image from itself, from batches of ``{"inputs", "anomalous"}``.
 
-    Args:
-      scores: Larger for what looks less normal, [n].
-      anomalous: 1 for an anomalous example, 0 for a normal one, [n].
+    The loss is the sum of the squared errors of an image, averaged over the batch; it
+    is the score too. The network maps images to images.
+    """
 
-    Returns:
-      "score", the mean over the normal examples. Where there are both kinds also
-      "auroc", the area under the ROC curve; and, to see a collapse that it hides,
-      "score_ratio", see :func:`median_ratio`, and "distinct_scores", the share of
-      float32 scores that differ from all others before them. An AUROC of scores that
-      are not finite is NaN.
+    def loss(self, variables: Variables, batch: DeviceBatch, key: Array) -> Loss:
+        """Mean error of a batch."""
+        images, carried = self.apply_train(variables, batch["inputs"])
+        return _errors(images, batch["inputs"]).mean(), carried
+
+    def predict(self, variables: Variables, split: DeviceBatch) -> DeviceBatch:
+        """Error of each image, [n]."""
+
+        def errors(inputs: Array) -> Array:
+            return _errors(self.apply(variables, inputs), inputs)
+
+        return {"score": in_batches(errors, split["inputs"], self.eval_batch_size)}
+
+
+def _errors(images: Array, inputs: Array) -> Array:
+    return jnp.square(images - inputs).sum(axis=(1, 2, 3))
+
+
+def detection_metrics(scores: Numbers, anomalous: Numbers) -> dict[str, float]:
+    """Computes metrics of the scores of a split, larger for less normal examples.
+
+    They are "score", the mean over the normal examples (``anomalous`` 0); with
+    anomalous ones also "auroc", the area under the ROC curve, which is NaN if a score
+    is not finite; and, to see a collapse that it hides, "score_ratio", see
+    :func:`median_ratio`, and "distinct_scores", the share of distinct float32 scores.
 
     Examples:
       >>> found = detection_metrics(np.array([0.1, 0.2, 0.9]), np.array([0, 0, 1]))
@@ -83,16 +111,11 @@ def detection_metrics(
     }
 
 
-def median_ratio(values: NDArray[Any], anomalous: NDArray[Any]) -> float:
-    """Ratio of the medians of anomalous and normal examples.
+def median_ratio(values: Numbers, anomalous: Numbers) -> float:
+    """Ratio of the medians of anomalous and normal examples, not negative.
 
-    Args:
-      values: Not negative, [n].
-      anomalous: As for :func:`detection_metrics`, with both kinds.
-
-    Returns:
-      The ratio; 1 if it is undefined although all values are finite, since values that
-      are all zero do not differ.
+    It is 1 if it is undefined although all values are finite, since values that are all
+    zero do not differ.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.median(values[anomalous == 1]) / np.median(values[anomalous == 0])

@@ -1,4 +1,7 @@
-"""Knowledge distillation: images that the student fails on are anomalous."""
+"""Knowledge distillation: images that the student fails on are anomalous.
+
+Gradients of their scores localize the anomalies.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,24 +11,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
-from apalu_jax.experiments.data.splits import Batch
+from apalu_jax.experiments.data.splits import Batch, Numbers
 from apalu_jax.experiments.models.vgg import COMPARED
-from apalu_jax.experiments.tasks.base import Predictions, Variables, in_batches
-from apalu_jax.experiments.tasks.detection import CHANCE, Detector
-from apalu_jax.experiments.tasks.localization import (
-    evenly_spaced_anomalies,
-    max_pool_to,
-    pixel_auroc,
-    smoothed,
+from apalu_jax.experiments.tasks.base import (
+    DeviceBatch,
+    Loss,
+    Predictions,
+    Variables,
+    in_batches,
 )
+from apalu_jax.experiments.tasks.detection import CHANCE, Detector
 
-__all__ = ("Distillation",)
-
+# The score leaves out the first map, as the paper does in testing.
 _TESTED = COMPARED[1:]
 
+# Maps in a figure, and their largest size.
 _SHOWN = 4
 _SHOWN_SIZE = 32
+
+# The smallest product of lengths that is divided by.
+_TINY = 1e-8
+
+# Smoothing of the published protocol, whose images are 128 x 128.
+_SIGMA = 4 / 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,20 +45,19 @@ class Distillation(Detector):
     With the student's map :math:`c_I` and the teacher's :math:`s_I`, both flattened,
     the loss of an image is the sum over the taps I of
     :math:`1 - \cos(c_I, s_I) + \lambda \, \overline{(c_I - s_I)^2}`. It is the score
-    too, without the first tap. ``inputs`` are images, uint8; the student is given
+    too, without the first tap. ``inputs`` are images, uint8; the student gets
     ``x / 255``.
 
     Metrics are those of
-    :func:`~apalu_jax.experiments.tasks.detection.detection_metrics` and, where the test
+    :func:`~apalu_jax.experiments.tasks.detection.detection_metrics` and, if the test
     split holds "mask", "pixel_auroc" of maps of a few anomalous images: the gradient of
-    the score with respect to the image, see
-    :func:`~apalu_jax.experiments.tasks.localization.smoothed`. It is taken through the
+    the score with respect to the image, see :func:`smoothed`. It is taken through the
     student; the teacher's maps are given with the data and do not change.
 
     Attributes:
       network: From images to a list of maps.
       lam: Weight of the squared error; 0 compares directions only.
-      maps: How many anomalous images the maps are made of, evenly spaced in the split.
+      maps: Number of anomalous images that get maps, evenly spaced in the split.
       eval_batch_size: Largest number of examples in a batch outside of training.
 
     References:
@@ -56,7 +65,7 @@ class Distillation(Detector):
       CVPR 2021, equations 1 to 4.
     """
 
-    by_chance: ClassVar[Mapping[str, float]] = {**CHANCE, "pixel_auroc": 0.5}
+    levels: ClassVar[Mapping[str, float]] = {**CHANCE, "pixel_auroc": 0.5}
 
     lam: float = 0.5
     maps: int = 16
@@ -66,17 +75,16 @@ class Distillation(Detector):
         """Images in [0, 1]."""
         return inputs.astype(jnp.float32) / 255
 
-    def loss(self, variables: Variables, batch: Any, key: Array) -> tuple[Array, Any]:
+    def loss(self, variables: Variables, batch: DeviceBatch, key: Array) -> Loss:
         """Mean distance over a batch."""
-        inputs = self.network_inputs(batch["inputs"])
-        maps, carried = self.apply_train(variables, inputs)
+        maps, carried = self.apply_train(variables, batch["inputs"])
         return self._distances(maps, batch, COMPARED).mean(), carried
 
-    def predict(self, variables: Variables, split: Any) -> dict[str, Array]:
+    def predict(self, variables: Variables, split: DeviceBatch) -> DeviceBatch:
         """The score of each image, [n], and gradients [maps, height, width, 3]."""
 
-        def score(inputs: Array, taps: Any) -> Array:
-            maps = self.network.apply(variables, inputs, train=False)
+        def score(inputs: Array, taps: DeviceBatch) -> Array:
+            maps: Any = self.network.apply(variables, inputs, train=False)
             return self._distances(maps, taps, _TESTED)
 
         taps = {name: split[name] for name in map(_name, _TESTED)}
@@ -93,10 +101,6 @@ class Distillation(Detector):
         images = self.network_inputs(split["inputs"][chosen])
         return {"score": scores, "chosen": chosen, "gradients": gradient(images)}
 
-    def histogram_inputs(self, split: Any) -> Array:
-        """Inputs of the first examples."""
-        return self.network_inputs(split["inputs"][: self.eval_batch_size])
-
     def metrics(
         self, predictions: Predictions, split: Batch, validation: Predictions
     ) -> dict[str, float]:
@@ -109,7 +113,7 @@ class Distillation(Detector):
             )
         return found
 
-    def figure_data(self, predictions: Predictions, split: Batch) -> dict[str, Any]:
+    def figure_data(self, predictions: Predictions, split: Batch) -> dict[str, object]:
         """A few maps in [0, 1], and masks of the anomalies; no pixel of an image."""
         # A diverged run has no map, and JSON has no NaN.
         if not np.isfinite(predictions.get("gradients", np.nan)).all():
@@ -123,7 +127,9 @@ class Distillation(Detector):
             "masks": max_pool_to(masks, _SHOWN_SIZE).tolist(),
         }
 
-    def _distances(self, maps: Any, taps: Any, indices: Sequence[int]) -> Array:
+    def _distances(
+        self, maps: Sequence[Array], taps: DeviceBatch, indices: Sequence[int]
+    ) -> Array:
         """The loss of each image."""
         total = jnp.float32(0)
         for i in indices:
@@ -136,10 +142,6 @@ class Distillation(Detector):
         return jnp.asarray(total)
 
 
-_TINY = 1e-8
-"""The smallest product of lengths that is divided by."""
-
-
 def _length(x: Array) -> Array:
     """Norm of each row; its gradient at zero is zero, not NaN."""
     squares = jnp.square(x).sum(axis=1)
@@ -149,3 +151,53 @@ def _length(x: Array) -> Array:
 
 def _name(tap: int) -> str:
     return f"tap{tap}"
+
+
+def evenly_spaced_anomalies(anomalous: Array, count: int) -> Array:
+    """Indices [count] of anomalous examples, evenly spaced among them; jit-safe.
+
+    Some come twice if there are fewer.
+
+    Examples:
+      >>> print(evenly_spaced_anomalies(jnp.array([1, 0, 1, 1, 0, 1]), 2))
+      [0 3]
+    """
+    order = jnp.argsort(-anomalous, stable=True)
+    return order[jnp.arange(count) * anomalous.sum() // count]
+
+
+def smoothed(gradients: Numbers) -> NDArray[np.float64]:
+    """Makes maps [n, height, width] from gradients [n, height, width, channels].
+
+    Absolute values, the largest over the channels, smoothed by a Gaussian (sigma is 4
+    pixels of 128) and opened by 3 x 3: narrower structures disappear.
+    """
+    from scipy import ndimage
+
+    maps = np.abs(np.asarray(gradients, np.float64)).max(axis=-1)
+    sigma = _SIGMA * maps.shape[1]
+    maps = ndimage.gaussian_filter(maps, (0, sigma, sigma))
+    return ndimage.grey_opening(maps, size=(1, 3, 3))
+
+
+def pixel_auroc(maps: Numbers, masks: Numbers) -> float:
+    """Area under the ROC curve of the pixels of all images, of maps by masks.
+
+    NaN if a map is not finite, 0.5 if all pixels are of one kind.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    if not np.isfinite(maps).all():
+        return float("nan")
+    if len(np.unique(masks)) < 2:
+        return 0.5
+    return float(roc_auc_score(masks.ravel(), maps.ravel()))
+
+
+def max_pool_to(images: Numbers, size: int) -> Numbers:
+    """Max-pools square maps [n, height, width] to at most ``size`` x ``size``."""
+    n, side, _ = images.shape
+    factor = -(-side // size)
+    pooled = side // factor
+    cut = images[:, : pooled * factor, : pooled * factor]
+    return cut.reshape(n, pooled, factor, pooled, factor).max(axis=(2, 4))

@@ -1,17 +1,14 @@
 """The likelihood of features under a normalizing flow: DifferNet."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.tasks.base import Variables, in_batches
+from apalu_jax.experiments.tasks.base import DeviceBatch, Loss, Variables, in_batches
 from apalu_jax.experiments.tasks.detection import Detector
-
-__all__ = ("Likelihood",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +26,10 @@ class Likelihood(Detector):
 
     Attributes:
       network: From features [n, d] to z [n, d] and logarithms of determinants [n].
-      transforms: How many of an image's rotations a step takes, drawn at random.
+      transforms: Number of an image's rotations in a step, sampled at random.
       eval_batch_size: Largest number of images in a batch outside of training.
-      histogram_examples: How many images of a split, the first ones, the histograms are
-        taken over, in all rotations at once.
+      histogram_examples: Number of images of a split, the first ones, that the
+        histograms are taken over, in all rotations at once.
 
     References:
       M. Rudolph, B. Wandt, B. Rosenhahn, `Same Same But DifferNet: Semi-Supervised
@@ -48,44 +45,29 @@ class Likelihood(Detector):
         """Features of all rotations as examples, [n * rotations, d]."""
         return inputs.reshape(-1, inputs.shape[-1])
 
-    def loss(self, variables: Variables, batch: Any, key: Array) -> tuple[Array, Any]:
+    def loss(self, variables: Variables, batch: DeviceBatch, key: Array) -> Loss:
         """Mean over a batch in some of its rotations, the network in training mode."""
-        features = draw_rotations(batch["inputs"], self.transforms, key)
-        (z, logarithm), carried = self.apply_train(
-            variables, self.network_inputs(features)
-        )
+        features = sample_rotations(batch["inputs"], self.transforms, key)
+        (z, logarithm), carried = self.apply_train(variables, features)
         losses = 0.5 * jnp.square(z).sum(axis=-1) - logarithm
         return losses.mean() / z.shape[-1], carried
 
-    def predict(self, variables: Variables, split: Any) -> dict[str, Array]:
+    def predict(self, variables: Variables, split: DeviceBatch) -> DeviceBatch:
         """The score of each image, [n]."""
 
         def scores(inputs: Array) -> Array:
-            flat = self.network_inputs(inputs)
-            z: Any = self.network.apply(variables, flat, train=False)[0]
+            z, _ = self.apply(variables, inputs)
             return jnp.square(z).reshape(len(inputs), -1).mean(axis=-1)
 
         return {"score": in_batches(scores, split["inputs"], self.eval_batch_size)}
 
-    def histogram_inputs(self, split: Any) -> Array:
+    def histogram_inputs(self, split: DeviceBatch) -> Array:
         """Inputs of the first examples."""
         return self.network_inputs(split["inputs"][: self.histogram_examples])
 
 
-def draw_rotations(inputs: Array, count: int, key: Array) -> Array:
-    """Draws some of each image's rotations, none of them twice.
-
-    Args:
-      inputs: [n, rotations, d].
-      count: How many of them, between 1 and their number.
-      key: What the draws come from.
-
-    Returns:
-      [n, count, d].
-
-    Raises:
-      ExperimentError: There are not as many.
-    """
+def sample_rotations(inputs: Array, count: int, key: Array) -> Array:
+    """Samples ``count`` of the rotations [n, rotations, d], none of them twice."""
     n, rotations, _ = inputs.shape
     if not 1 <= count <= rotations:
         raise ExperimentError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +12,20 @@ from msgspec import Meta
 
 from apalu_jax.experiments.data.splits import Batch
 from apalu_jax.experiments.tasks.base import (
+    DeviceBatch,
+    Loss,
     Predictions,
     Variables,
-    in_batches,
     init_variables,
 )
 from apalu_jax.experiments.tasks.detection import CHANCE, Detector, median_ratio
 
-__all__ = ("Objective", "OneClass")
-
-Objective: TypeAlias = Literal["one-class", "soft-boundary"]
-
+# Center components below this are moved to +-0.1, as in the authors' code; otherwise
+# zero weights are a trivial solution.
 _NEAR_ZERO = 0.1
-"""Center components below this are moved to +-0.1, as in the authors' code; otherwise
-zero weights are a trivial solution."""
 
+# Embeddings that spread less, relative to the center's size, have collapsed.
 _COLLAPSED = 1e-3
-"""Embeddings that spread less, relative to the center's size, have collapsed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +41,7 @@ class OneClass(Detector):
 
     Metrics are those of
     :func:`~apalu_jax.experiments.tasks.detection.detection_metrics`, "score_ratio" of
-    d in place of the score, which may be negative; and, to see a collapse, "spread",
+    d instead of the score, which may be negative; and, to see a collapse, "spread",
     the root of the mean variance of the embeddings of normal examples over the center's
     root mean square, and "collapsed", 1 where spread is below 0.001.
 
@@ -52,41 +49,30 @@ class OneClass(Detector):
       network: From inputs [n, ...] to embeddings [n, k].
       objective: One of the two.
       nu: The share of training examples that may lie outside, in (0, 1).
-      warmup_steps: How many steps the radius stays zero.
-      eval_batch_size: Largest number of examples in a batch outside of training.
+      warmup_steps: Number of steps in which the radius stays zero.
 
     References:
       L. Ruff et al., "Deep One-Class Classification", ICML 2018, equations 3 and 4.
     """
 
-    by_chance: ClassVar[Mapping[str, float]] = {
-        **CHANCE,
-        "spread": 0.0,
-        "collapsed": 1.0,
-    }
+    levels: ClassVar[Mapping[str, float]] = {**CHANCE, "spread": 0.0, "collapsed": 1.0}
 
-    objective: Objective = "one-class"
+    objective: Literal["one-class", "soft-boundary"] = "one-class"
     nu: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     warmup_steps: int = 0
-    eval_batch_size: int = 1000
 
     def init(
-        self, key: Array, batch: Any, pretrained: Variables | None = None
-    ) -> dict[str, Any]:
+        self, key: Array, batch: DeviceBatch, pretrained: Variables | None = None
+    ) -> Variables:
         """Initializes the network, or takes a pretrained encoder, and finds the center.
 
-        Args:
-          key: Key of the random numbers.
-          batch: The training split.
-          pretrained: Variables of an autoencoder whose split "encoder" is the network.
-
-        Returns:
-          The variables; "sphere" holds center, radius and the number of steps.
+        The encoder is the submodule "encoder" of an autoencoder. The collection
+        "sphere" holds center, radius and the number of steps.
         """
         variables = init_variables(self.network, key, batch["inputs"])
         if pretrained is not None:
             variables = {name: pretrained[name]["encoder"] for name in variables}
-        embeddings = self._embed(variables, batch["inputs"])
+        embeddings = self.apply(variables, batch["inputs"], self.eval_batch_size)
         center = embeddings.mean(axis=0)
         away = jnp.where(center < 0, -_NEAR_ZERO, _NEAR_ZERO)
         near = (jnp.abs(center) < _NEAR_ZERO) & (center != 0)
@@ -97,12 +83,10 @@ class OneClass(Detector):
         }
         return {**variables, "sphere": sphere}
 
-    def loss(self, variables: Variables, batch: Any, key: Array) -> tuple[Array, Any]:
+    def loss(self, variables: Variables, batch: DeviceBatch, key: Array) -> Loss:
         """The objective over a batch, the network in training mode."""
         sphere = variables["sphere"]
-        embeddings, carried = self.apply_train(
-            self.collections(variables), batch["inputs"]
-        )
+        embeddings, carried = self.apply_train(variables, batch["inputs"])
         distances = jnp.square(embeddings - sphere["center"][None]).sum(axis=-1)
         steps, radius = sphere["steps"] + 1, sphere["radius"]
         if self.objective == "one-class":
@@ -110,19 +94,16 @@ class OneClass(Detector):
         else:
             outside = jnp.maximum(distances - radius**2, 0)
             value = radius**2 + outside.mean() / self.nu
-            found = jnp.quantile(
-                jnp.sqrt(jax.lax.stop_gradient(distances)), 1 - self.nu
-            )
+            roots = jnp.sqrt(jax.lax.stop_gradient(distances))
+            found = jnp.quantile(roots, 1 - self.nu)
             radius = jnp.where(steps > self.warmup_steps, found, radius)
-        return value, {
-            **carried,
-            "sphere": {**sphere, "radius": radius, "steps": steps},
-        }
+        sphere = {**sphere, "radius": radius, "steps": steps}
+        return value, {**carried, "sphere": sphere}
 
-    def predict(self, variables: Variables, split: Any) -> dict[str, Array]:
+    def predict(self, variables: Variables, split: DeviceBatch) -> DeviceBatch:
         """Scores and squared distances, [n], and the spread of the normal ones."""
         sphere = variables["sphere"]
-        embeddings = self._embed(variables, split["inputs"])
+        embeddings = self.apply(variables, split["inputs"], self.eval_batch_size)
         distances = jnp.square(embeddings - sphere["center"][None]).sum(axis=-1)
         inside = sphere["radius"] ** 2 if self.objective == "soft-boundary" else 0.0
         normal = (split["anomalous"] == 0)[:, None]
@@ -134,10 +115,6 @@ class OneClass(Detector):
             # A center of zero comes from embeddings that are all zero.
             "spread": jnp.where(size > 0, jnp.sqrt(variance.mean() / size), 0.0),
         }
-
-    def histogram_inputs(self, split: Any) -> Array:
-        """Inputs of the first examples."""
-        return self.network_inputs(split["inputs"][: self.eval_batch_size])
 
     def collections(self, variables: Variables) -> Variables:
         """Variables without the sphere."""
@@ -154,10 +131,3 @@ class OneClass(Detector):
             found["score_ratio"] = median_ratio(distances, split["anomalous"])
         spread = float(predictions["spread"])
         return {**found, "spread": spread, "collapsed": float(spread < _COLLAPSED)}
-
-    def _embed(self, variables: Variables, inputs: Array) -> Array:
-        def embed(some: Array) -> Any:
-            return self.network.apply(self.collections(variables), some, train=False)
-
-        embeddings: Array = in_batches(embed, inputs, self.eval_batch_size)
-        return embeddings

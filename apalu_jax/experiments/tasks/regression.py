@@ -1,18 +1,20 @@
 """Regression by the mean squared error of standardized targets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpy.typing import NDArray
 
-from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data.splits import Batch
-from apalu_jax.experiments.tasks.base import Predictions, Task, Variables
-
-__all__ = ("Regression",)
+from apalu_jax.experiments.data.splits import Batch, Numbers
+from apalu_jax.experiments.tasks.base import (
+    DeviceBatch,
+    Loss,
+    Predictions,
+    Task,
+    Variables,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,7 @@ class Regression(Task):
     Metrics are in the target's own unit: "rmse", the root of the mean squared error,
     and "log_likelihood", the mean of log p(target) in nats, p being a normal density
     around the prediction whose variance is the mean squared error on the validation
-    split. A split with a forecast that costs nothing, ``persistence``, also has
+    split. A split with the naive forecast ``persistence`` also has
     "rmse_to_persistence", the ratio of the two RMSE on that split, and "mase", the mean
     absolute error over ``naive_error``, that of persistence on the training split.
 
@@ -34,38 +36,29 @@ class Regression(Task):
       International Journal of Forecasting 22, 2006 (MASE).
     """
 
-    def loss(self, variables: Variables, batch: Any, key: Array) -> tuple[Array, Any]:
+    def loss(self, variables: Variables, batch: DeviceBatch, key: Array) -> Loss:
         """Mean squared error of a batch."""
         predictions, carried = self.apply_train(variables, batch["inputs"], key)
         return jnp.square(predictions - batch["targets"]).mean(), carried
 
-    def predict(self, variables: Variables, split: Any) -> dict[str, Array]:
+    def predict(self, variables: Variables, split: DeviceBatch) -> DeviceBatch:
         """Standardized residuals, [n, 1]."""
-        predictions = self.network.apply(variables, split["inputs"], train=False)
+        predictions = self.apply(variables, split["inputs"])
         return {"residuals": predictions - split["targets"]}
 
     def metrics(
-        self,
-        predictions: Predictions,
-        split: Batch,
-        validation: Predictions,
+        self, predictions: Predictions, split: Batch, validation: Predictions
     ) -> dict[str, float]:
         """Metrics of a split; the variance of the noise is that of ``validation``."""
         noise = np.mean(np.square(validation["residuals"], dtype=np.float64))
         return _scores(predictions["residuals"], split, float(noise))
 
-    def chance(self, metric: str, split: Batch) -> float:
-        """The score of predicting the training split's mean, with its variance."""
-        scores = _scores(-split["targets"], split, 1.0)
-        if metric not in scores:
-            raise ExperimentError(
-                f"`metric` must be one of {', '.join(scores)} in this regression, got "
-                f"{metric!r}."
-            )
-        return scores[metric]
+    def chance_levels(self, split: Batch) -> Mapping[str, float]:
+        """Scores of predicting the training split's mean, with its variance."""
+        return _scores(-split["targets"], split, 1.0)
 
 
-def _scores(residuals: NDArray[Any], split: Batch, noise: float) -> dict[str, float]:
+def _scores(residuals: Numbers, split: Batch, noise: float) -> dict[str, float]:
     """Metrics from standardized residuals [n, 1] and the variance of the noise."""
     scale = np.asarray(split["scale"], np.float64)
     z = np.asarray(residuals, np.float64)[:, 0]

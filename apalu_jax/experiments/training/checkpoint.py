@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -12,26 +12,17 @@ from flax import serialization
 from apalu_jax.experiments import ExperimentError, storage
 from apalu_jax.experiments.records import Trial
 
-__all__ = ("Checkpoint",)
-
 Content: TypeAlias = dict[str, Any]
 """Numbers, strings, NumPy arrays, and lists and dicts of these, as msgpack has them."""
+
+_Tree = TypeVar("_Tree")
 
 
 class Checkpoint:
     """Last saved state of a trial, and the time that the trial has taken so far.
 
-    Args:
-      path: The file; one that is there must be of the same trial.
-      every_s: Least seconds between two saves.
-      trial: The trial.
-      run_hash: Hash of the settings that it is run under.
-
-    Attributes:
-      saved: The saved content; empty if the trial is at its start.
-
-    Raises:
-      ExperimentError: The file is damaged or of another trial.
+    A file that exists must be of the same trial and settings. ``saved`` is its content,
+    empty if the trial is at its start.
     """
 
     def __init__(self, path: Path, every_s: float, trial: Trial, run_hash: str) -> None:
@@ -51,18 +42,11 @@ class Checkpoint:
         """Seconds of all sessions."""
         return time.monotonic() - self._started
 
-    def restore(self, shapes: Any) -> Any:
-        """Puts the saved leaves into a pytree.
+    def restore(self, shapes: _Tree) -> _Tree:
+        """Replaces the leaves of a pytree by the saved ones.
 
-        Args:
-          shapes: Pytree of ``jax.ShapeDtypeStruct``.
-
-        Returns:
-          The pytree of the saved arrays.
-
-        Raises:
-          ExperimentError: The number, a shape or a dtype of the leaves differs, as
-            after an upgrade of a library.
+        It is an error if their number, a shape or a dtype differs, as after an upgrade
+        of a library.
         """
         expected, structure = jax.tree.flatten(shapes)
         leaves = self.saved["state"]
@@ -72,7 +56,7 @@ class Checkpoint:
             raise self._unusable("it is of another version of the state")
         return jax.tree.unflatten(structure, leaves)
 
-    def save_if_due(self, state: Any, progress: Mapping[str, Any]) -> None:
+    def save_if_due(self, state: object, progress: Mapping[str, object]) -> None:
         """Saves, unless the last save was less than ``every_s`` seconds ago."""
         if time.monotonic() - self._last_save < self._every_s:
             return

@@ -7,36 +7,50 @@ weights and the same batches in the same order.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from apalu_jax import introspection
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.tasks.base import Task
-
-__all__ = ("PRNG", "Compiled", "Stage", "TrainState", "compile_training")
-
+from apalu_jax.experiments.tasks.base import DeviceBatch, Loss, Task, Variables
+from apalu_jax.experiments.training.optimizers import Multiplier
+from apalu_jax.introspection import Histogram
 
 PRNG = "threefry2x32"
 """Generator of every random number, whatever ``jax_default_prng_impl`` says."""
+
+Axes: TypeAlias = int | Sequence[int | None]
+
+_Fn = TypeVar("_Fn", bound=Callable[..., object])
 
 
 class TrainState(NamedTuple):
     """State that a step updates; each leaf has the seeds along axis 0."""
 
-    variables: dict[str, Any]
+    variables: Variables
     opt_state: optax.OptState
+
+
+class _Init(Protocol):
+    def __call__(
+        self, seeds: Array, train: DeviceBatch, /, *pretrained: Variables
+    ) -> TrainState: ...
+
+
+Stepped: TypeAlias = tuple[TrainState, Array]
+"""The state, and losses."""
+
+Epochs: TypeAlias = Callable[[TrainState, Array, Array, int, int, DeviceBatch], Stepped]
 
 
 class Compiled(NamedTuple):
     """Compiled functions of one arm, over vmapped seeds.
 
     Attributes:
-      pretraining: The training that precedes this one; None for none.
+      pretraining: The training that precedes this one, if any.
       init: (seeds [s], training split) -> state; after a pretraining, its last
         variables are the third argument.
       epochs: (state, seeds [s], learning-rate multipliers [s], numbers of the first
@@ -47,14 +61,14 @@ class Compiled(NamedTuple):
     """
 
     pretraining: "Stage | None"
-    init: Callable[..., TrainState]
-    epochs: Callable[..., tuple[TrainState, Array]]
-    predict: Callable[..., Any]
-    histograms: Callable[..., dict[str, introspection.Histogram]]
+    init: _Init
+    epochs: Epochs
+    predict: Callable[[Variables, DeviceBatch], DeviceBatch]
+    histograms: Callable[[Variables, DeviceBatch], dict[str, Histogram]]
 
     @property
     def pretraining_epochs(self) -> int:
-        """Epochs of the pretraining; 0 for none."""
+        """Epochs of the pretraining; 0 without one."""
         return self.pretraining.epochs if self.pretraining else 0
 
 
@@ -65,9 +79,22 @@ class Stage(NamedTuple):
     epochs: int
 
 
+class _OverSeeds(Protocol):
+    def __call__(self, fn: _Fn, /, in_axes: Axes = 0) -> _Fn: ...
+
+
+_Batches: TypeAlias = tuple[Array, Array]
+"""Indices of the examples, and a key, of every step."""
+
+_Step: TypeAlias = Callable[[TrainState, Multiplier, DeviceBatch, _Batches], Stepped]
+_Shuffle: TypeAlias = Callable[[Array, Array | int, DeviceBatch], _Batches]
+
+
 def compile_training(
     task: Task,
-    make_optimizer: Callable[[Any, int, Any], optax.GradientTransformation],
+    make_optimizer: Callable[
+        [optax.Params, int, Multiplier], optax.GradientTransformation
+    ],
     *,
     batch_size: int,
     epochs: int,
@@ -76,51 +103,44 @@ def compile_training(
 ) -> Compiled:
     """Prepares the functions of one arm, which compile at first use.
 
-    Args:
-      task: Loss, predictions and metrics.
-      make_optimizer: (parameters, of which the structure is used; number of steps of
-        the run; learning-rate multiplier) -> optimizer.
-      batch_size: Examples a step; the incomplete last batch of an epoch is dropped.
-      epochs: Length of the run.
-      vmapped: Whether seeds are vmapped; else there is one seed, which runs without
-        ``jax.vmap``, as a vmapped convolution becomes a slower grouped one.
-      pretraining: The training that precedes this one, on the same training split.
-
-    Returns:
-      The functions.
+    ``make_optimizer`` gets parameters, of which it uses the structure, the number of
+    steps of the run, and a learning-rate multiplier. The incomplete last batch of an
+    epoch is dropped. Without ``vmapped`` there is one seed, which runs without
+    ``jax.vmap``, as a vmapped convolution becomes a slower grouped one.
     """
-    over_seeds = jax.vmap if vmapped else _over_one_seed
+    over_seeds: _OverSeeds = jax.vmap if vmapped else _over_one_seed
 
-    def init(seed: Array, train: Any, *pretrained: Any) -> TrainState:
+    def init(seed: Array, train: DeviceBatch, *pretrained: Variables) -> TrainState:
         variables = task.init(_key(seed, 0), train, *pretrained)
         _, steps = _count_steps(train, batch_size)
         optimizer = make_optimizer(variables["params"], epochs * steps, 1.0)
         return TrainState(variables, optimizer.init(variables["params"]))
 
     def step(
-        state: TrainState, multiplier: Array, train: Any, indices: Array, key: Array
-    ) -> tuple[TrainState, Array]:
+        state: TrainState, multiplier: Multiplier, train: DeviceBatch, batch: _Batches
+    ) -> Stepped:
+        indices, key = batch
         _, steps = _count_steps(train, batch_size)
         params = state.variables["params"]
         optimizer = make_optimizer(params, epochs * steps, multiplier)
-        batch = jax.tree.map(lambda array: array[indices], train)
+        examples = jax.tree.map(lambda array: array[indices], train)
 
-        def loss(params: Any) -> tuple[Array, Any]:
-            return task.loss({**state.variables, "params": params}, batch, key)
+        def loss(params: optax.Params) -> Loss:
+            return task.loss({**state.variables, "params": params}, examples, key)
 
         (value, carried), gradients = jax.value_and_grad(loss, has_aux=True)(params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, params)
         params = optax.apply_updates(params, updates)
         return TrainState({**carried, "params": params}, opt_state), value
 
-    def shuffle(seed: Array, number: Array, train: Any) -> tuple[Array, Array]:
-        """Indices of the batches of an epoch, and a key for each."""
+    def shuffle(seed: Array, number: Array | int, train: DeviceBatch) -> _Batches:
         n, steps = _count_steps(train, batch_size)
         order_key, step_key = jax.random.split(_key(seed, number))
         order = jax.random.permutation(order_key, n)[: steps * batch_size]
         return order.reshape(steps, batch_size), jax.random.split(step_key, steps)
 
-    # On CPU a convolution inside an XLA loop takes twice the time.
+    # On CPU a convolution inside an XLA loop is slow: 10 steps of a 3x3 convolution of
+    # 64 x 14 x 14 x 16 take 860 ms in a scan, 36 ms in calls (jax 0.10.2, 2 cores).
     loop = _stepped if not vmapped and jax.default_backend() == "cpu" else _scanned
 
     return Compiled(
@@ -133,58 +153,54 @@ def compile_training(
     )
 
 
-def _scanned(step: Any, shuffle: Any, over_seeds: Any) -> Callable[..., Any]:
+def _scanned(step: _Step, shuffle: _Shuffle, over_seeds: _OverSeeds) -> Epochs:
     """Runs all epochs in one compiled call."""
 
     def epochs(
         state: TrainState,
         seed: Array,
         multiplier: Array,
-        first: Any,
-        last: Any,
-        train: Any,
-    ) -> tuple[TrainState, Array]:
-        def epoch(number: Array, carry: tuple[TrainState, Array]) -> Any:
+        first: int,
+        last: int,
+        train: DeviceBatch,
+    ) -> Stepped:
+        def epoch(number: Array, carry: Stepped) -> Stepped:
             state, losses = jax.lax.scan(
-                lambda state, inputs: step(state, multiplier, train, *inputs),
+                lambda state, batch: step(state, multiplier, train, batch),
                 carry[0],
                 shuffle(seed, number, train),
             )
             return state, losses.mean()
 
-        start = state, jnp.float32(0)
-        result: tuple[TrainState, Array] = jax.lax.fori_loop(
-            first, last + 1, epoch, start
-        )
-        return result
+        return jax.lax.fori_loop(first, last + 1, epoch, (state, jnp.float32(0)))
 
-    axes = (0, 0, 0, None, None, 0)
-    return jax.jit(over_seeds(epochs, axes), donate_argnums=0)
+    return jax.jit(over_seeds(epochs, (0, 0, 0, None, None, 0)), donate_argnums=0)
 
 
-def _stepped(step: Any, shuffle: Any, over_seeds: Any) -> Callable[..., Any]:
+def _stepped(step: _Step, shuffle: _Shuffle, over_seeds: _OverSeeds) -> Epochs:
     """Runs each step in a compiled call of its own."""
 
     @functools.partial(jax.jit, donate_argnums=0)
     def at(
-        state: TrainState, multipliers: Array, train: Any, batches: Any, i: Any
-    ) -> tuple[TrainState, Array]:
-        batch = jax.tree.map(lambda leaf: leaf[:, i], batches)
-        stepped: tuple[TrainState, Array] = over_seeds(step)(
-            state, multipliers, train, *batch
-        )
-        return stepped
+        state: TrainState,
+        multipliers: Array,
+        train: DeviceBatch,
+        batches: _Batches,
+        i: int,
+    ) -> Stepped:
+        batch = batches[0][:, i], batches[1][:, i]
+        return over_seeds(step)(state, multipliers, train, batch)
 
     shuffled = jax.jit(over_seeds(shuffle, (0, None, 0)))
 
     def epochs(
         state: TrainState,
         seeds: Array,
-        multipliers: Any,
+        multipliers: Array,
         first: int,
         last: int,
-        train: Any,
-    ) -> tuple[TrainState, Array]:
+        train: DeviceBatch,
+    ) -> Stepped:
         for number in range(first, last + 1):
             batches, losses = shuffled(seeds, number, train), []
             for i in range(batches[0].shape[1]):
@@ -195,7 +211,7 @@ def _stepped(step: Any, shuffle: Any, over_seeds: Any) -> Callable[..., Any]:
     return epochs
 
 
-def _count_steps(train: Any, batch_size: int) -> tuple[int, int]:
+def _count_steps(train: DeviceBatch, batch_size: int) -> tuple[int, int]:
     """Number of examples of a training split, and of full batches in it."""
     n = len(jax.tree.leaves(train)[0])
     if n < batch_size:
@@ -206,17 +222,15 @@ def _count_steps(train: Any, batch_size: int) -> tuple[int, int]:
     return n, n // batch_size
 
 
-def _key(seed: Array | int, number: Array | int) -> Array:
+def _key(seed: Array, number: Array | int) -> Array:
     """Key of all random numbers of an epoch; 0 is the initialization."""
     return jax.random.fold_in(jax.random.key(seed, impl=PRNG), number)
 
 
-def _over_one_seed(
-    fn: Callable[..., Any], in_axes: int | Sequence[int | None] = 0
-) -> Callable[..., Any]:
-    """Stand-in for ``jax.vmap`` that strips an axis of size 1 instead."""
+def _over_one_seed(fn: _Fn, /, in_axes: Axes = 0) -> _Fn:
+    """Strips an axis of size 1 instead of mapping over it as ``jax.vmap`` does."""
 
-    def call(*args: Any) -> Any:
+    def call(*args: object) -> object:
         axes = [in_axes] * len(args) if isinstance(in_axes, int) else in_axes
         result = fn(
             *(
@@ -226,4 +240,4 @@ def _over_one_seed(
         )
         return jax.tree.map(lambda leaf: leaf[None], result)
 
-    return call
+    return cast(_Fn, call)

@@ -4,29 +4,28 @@ A run that is resumed goes on as if it had never stopped.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpy.typing import NDArray
 
 from apalu_jax import introspection
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.data.splits import Batch, Splits
+from apalu_jax.experiments.data.splits import Batch, Numbers, Splits
 from apalu_jax.experiments.records import Trial
-from apalu_jax.experiments.tasks.base import Task
+from apalu_jax.experiments.tasks.base import DeviceBatch, Predictions, Task, Variables
 from apalu_jax.experiments.training.checkpoint import Checkpoint
 from apalu_jax.experiments.training.compiled import Compiled, Stage, TrainState
 
-__all__ = ("Row", "Trained", "Training", "seed_metrics", "shapes", "stack", "train")
-
-Row = dict[str, NDArray[Any]]
+Row: TypeAlias = dict[str, Numbers]
 """Values logged after an epoch: path in the history -> one entry per seed."""
 
-OnEpoch = Callable[[int], None]
+OnEpoch: TypeAlias = Callable[[int], None]
+
+_Tree = TypeVar("_Tree")
 
 
 class Training(NamedTuple):
@@ -36,8 +35,7 @@ class Training(NamedTuple):
       compiled: Compiled functions of the arm.
       task: Loss, predictions and metrics.
       splits: The splits of each seed.
-      log_epochs: Epochs after which values are logged, ascending; the last one is the
-        last epoch.
+      log_epochs: Epochs after which values are logged, the last epoch included.
       log_test_curve: Whether the metrics of the test split are logged too.
     """
 
@@ -54,18 +52,18 @@ class Training(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """Vmapped seeds after their last epoch.
+    """Vmapped seeds after their last epoch, with the seeds along axis 0.
 
     Attributes:
-      variables: Variables of the network, with the seeds along axis 0.
-      predictions: Predictions on the validation split, on the host, likewise.
+      variables: Variables of the network.
+      predictions: Predictions on the validation split, on the host.
       epochs: Epochs of the rows; the first is 0, the start.
       rows: Logged values. The first row holds the activations' parameters alone.
       seconds: Wall time, compilation included, of all sessions.
     """
 
-    variables: dict[str, Any]
-    predictions: Any
+    variables: Variables
+    predictions: Predictions
     epochs: list[int]
     rows: list[Row]
     seconds: float
@@ -74,20 +72,10 @@ class Trained(NamedTuple):
 def train(
     training: Training, trial: Trial, checkpoint: Checkpoint, on_epoch: OnEpoch
 ) -> Trained:
-    """Trains vmapped seeds, from their checkpoint if there is one.
+    """Trains the seeds of a trial, from their checkpoint if there is one.
 
-    Args:
-      training: Everything that they are trained with.
-      trial: Their seeds and learning-rate multipliers.
-      checkpoint: Checkpoint of the trial; its file stays for the caller to remove once
-        the results are safe.
-      on_epoch: Called with the number of epochs done, pretraining included.
-
-    Returns:
-      The trained seeds.
-
-    Raises:
-      ExperimentError: The checkpoint is not usable.
+    ``on_epoch`` is called with the number of epochs done, pretraining included. The
+    file of the checkpoint stays for the caller to remove once the results are safe.
     """
     compiled, task, folds, log_epochs, log_test_curve = training
     seeds = jnp.asarray(trial.seeds, jnp.uint32)
@@ -100,7 +88,7 @@ def train(
     state, rows = _start(compiled, seeds, train_split, checkpoint, on_epoch)
 
     ends = [0, *log_epochs]
-    predictions: dict[str, Any] = {}
+    predictions: dict[str, Predictions] = {}
     for first, last in itertools.pairwise(ends[len(rows) - 1 :]):
         on_epoch(compiled.pretraining_epochs + first)
         state, losses = compiled.epochs(
@@ -127,33 +115,33 @@ def train(
 def _start(
     compiled: Compiled,
     seeds: Array,
-    split: dict[str, Array],
+    split: DeviceBatch,
     checkpoint: Checkpoint,
     on_epoch: OnEpoch,
 ) -> tuple[TrainState, list[Row]]:
-    """The saved state, or the first one, and the rows so far."""
+    """Returns the saved state, or the first one, and the rows so far."""
     if "rows" in checkpoint.saved:
-        state: TrainState = checkpoint.restore(shapes(compiled, seeds, split))
+        state = checkpoint.restore(shapes(compiled, seeds, split))
         return state, checkpoint.saved["rows"]
-    pretrained: tuple[dict[str, Any], ...] = ()
-    if compiled.pretraining:
-        stage = compiled.pretraining
-        pretrained = (_pretrain(stage, seeds, split, checkpoint, on_epoch),)
-    state = compiled.init(seeds, split, *pretrained)
+    if (stage := compiled.pretraining) is None:
+        state = compiled.init(seeds, split)
+    else:
+        pretrained = _pretrain(stage, seeds, split, checkpoint, on_epoch)
+        state = compiled.init(seeds, split, pretrained)
     return state, [_log_activations(state)]
 
 
 def _pretrain(
     stage: Stage,
     seeds: Array,
-    split: dict[str, Array],
+    split: DeviceBatch,
     checkpoint: Checkpoint,
     on_epoch: OnEpoch,
-) -> dict[str, Any]:
+) -> Variables:
     """Trains a pretraining stage to its last epoch."""
     compiled, done = stage.compiled, 0
     if checkpoint.saved:
-        state: TrainState = checkpoint.restore(shapes(compiled, seeds, split))
+        state = checkpoint.restore(shapes(compiled, seeds, split))
         done = checkpoint.saved["pretrained"]
     else:
         state = compiled.init(seeds, split)
@@ -168,36 +156,16 @@ def _pretrain(
     return state.variables
 
 
-def shapes(compiled: Compiled, seeds: Any, split: Any) -> TrainState:
-    """Shapes of the first state, without computing it.
-
-    Args:
-      compiled: Compiled functions of the arm, with its pretraining.
-      seeds: Seeds [s], or their shape.
-      split: Training split, the seeds along axis 0, or its shapes.
-
-    Returns:
-      A ``jax.ShapeDtypeStruct`` for each leaf.
-    """
-    pretrained: tuple[dict[str, Any], ...] = ()
-    if compiled.pretraining:
-        pretrained = (shapes(compiled.pretraining.compiled, seeds, split).variables,)
-    state: TrainState = jax.eval_shape(compiled.init, seeds, split, *pretrained)
-    return state
+def shapes(compiled: Compiled, seeds: Array, split: DeviceBatch) -> TrainState:
+    """Shapes of the first state, without computing it, from arrays or their shapes."""
+    if (stage := compiled.pretraining) is None:
+        return jax.eval_shape(compiled.init, seeds, split)
+    pretrained = shapes(stage.compiled, seeds, split).variables
+    return jax.eval_shape(compiled.init, seeds, split, pretrained)
 
 
 def stack(splits: Sequence[Batch]) -> dict[str, Array]:
-    """Stacks a split of several seeds on the device, the seeds along axis 0.
-
-    Args:
-      splits: The split of each seed.
-
-    Returns:
-      The arrays by name.
-
-    Raises:
-      ExperimentError: The splits differ in size.
-    """
+    """Stacks a split of several seeds on the device, the seeds along axis 0."""
     sizes = {len(array) for split in splits for array in split.values()}
     if len(sizes) > 1:
         raise ExperimentError(
@@ -208,21 +176,17 @@ def stack(splits: Sequence[Batch]) -> dict[str, Array]:
 
 
 def seed_metrics(
-    task: Task, predictions: Any, splits: Sequence[Batch], validation: Any
-) -> dict[str, NDArray[Any]]:
-    """Computes the metrics of a split for each seed.
+    task: Task,
+    predictions: Predictions,
+    splits: Sequence[Batch],
+    validation: Predictions,
+) -> Mapping[str, Numbers]:
+    """Computes the metrics of a split for each seed, by name.
 
-    Args:
-      task: The task.
-      predictions: Predictions on the host, with the seeds along axis 0.
-      splits: The split of each seed.
-      validation: Predictions on the validation split, likewise.
-
-    Returns:
-      One number per seed, by the name of the metric.
+    Predictions on it and on the validation split have the seeds along axis 0.
     """
 
-    def of_seed(tree: Any, i: int) -> Any:
+    def of_seed(tree: _Tree, i: int) -> _Tree:
         return jax.tree.map(lambda leaf: leaf[i], tree)
 
     scores = [
@@ -240,10 +204,9 @@ def _log_activations(state: TrainState) -> Row:
     }
 
 
-def _summarize(values: NDArray[Any]) -> NDArray[Any]:
+def _summarize(values: Numbers) -> Numbers:
     """One number per seed, or three quartiles if a site has many pairs."""
     if values.ndim == 1:
         return values
     flat = values.reshape(len(values), -1)
-    quartiles: NDArray[Any] = np.quantile(flat, (0.25, 0.5, 0.75), axis=1).T
-    return quartiles
+    return np.quantile(flat, (0.25, 0.5, 0.75), axis=1).T

@@ -1,11 +1,12 @@
 """Optimizer that a spec declares, with the treatment that an arm's parameters need."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 from msgspec import Struct
 
 from apalu_jax import optim
@@ -14,7 +15,8 @@ from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import Arm
 from apalu_jax.experiments.schema import Options, convert
 
-__all__ = ("Optimizer", "build")
+Multiplier: TypeAlias = Array | float
+"""Factor of the learning rate."""
 
 
 class Optimizer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,11 +31,8 @@ class Optimizer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
       warmup: Share of the steps in which the rate rises linearly from zero.
       weight_decay: Subtracted beside the gradient's step by "adamw", and added to the
         gradient by the others.
-      b1: Of "adam" and "adamw"; None for optax's default.
-      b2: Likewise.
-      eps: Likewise.
-      momentum: Of "sgd".
-      nesterov: Of "sgd".
+      b1, b2, eps: Of "adam" and "adamw"; None for optax's default.
+      momentum, nesterov: Of "sgd".
       clip_norm: Largest norm of a gradient; None for no limit.
       activation_floor: Smallest value of an activation's parameter that must stay
         positive.
@@ -58,11 +57,7 @@ class Optimizer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     activation_floor: float = 1e-3
 
     def __post_init__(self) -> None:
-        """Checks options that depend on each other.
-
-        Raises:
-          ExperimentError: ``drop_at`` is missing.
-        """
+        """Checks options that depend on each other."""
         if self.schedule == "step" and self.drop_at is None:
             raise ExperimentError("`drop_at` must be given for the schedule step.")
 
@@ -70,34 +65,21 @@ class Optimizer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def build(
     options: Options,
     arm: Arm,
-    params: Any,
+    params: optax.Params,
     total_steps: int,
-    multiplier: Any = 1.0,
+    multiplier: Multiplier = 1.0,
 ) -> optax.GradientTransformation:
     """Builds the optimizer of a spec for one arm.
 
     All arms have the same. Weights, which have two dimensions or more, are decayed; an
     activation's own parameters, biases and scales are not. An arm's parameters are kept
-    positive or frozen if the arm says so.
-
-    Args:
-      options: Fields of :class:`Optimizer`.
-      arm: The activation.
-      params: Parameters of the network, of which only the structure is used.
-      total_steps: Number of steps of the run.
-      multiplier: Factor of the learning rate.
-
-    Returns:
-      The optimizer.
-
-    Raises:
-      ExperimentError: An option is unknown or has a wrong value.
+    positive or frozen if the arm says so. Of ``params`` only the structure is used.
     """
     chosen = convert(options, Optimizer, "optimizer")
     rate = _schedule(chosen, total_steps, multiplier)
     decay, mask = chosen.weight_decay, _decayed(params, arm)
-    moments = {key: getattr(chosen, key) for key in ("b1", "b2", "eps")}
-    moments = {key: value for key, value in moments.items() if value is not None}
+    given = ((key, getattr(chosen, key)) for key in ("b1", "b2", "eps"))
+    moments = {key: value for key, value in given if value is not None}
     decayed = [optax.add_decayed_weights(decay, mask)] if decay else []
     makers: Mapping[str, Callable[[], list[optax.GradientTransformation]]] = {
         "adamw": lambda: [optax.adamw(rate, weight_decay=decay, mask=mask, **moments)],
@@ -117,8 +99,8 @@ def build(
 
 
 def _schedule(
-    options: Optimizer, total_steps: int, multiplier: Any
-) -> Callable[[Any], Any]:
+    options: Optimizer, total_steps: int, multiplier: Multiplier
+) -> optax.Schedule:
     peak = options.learning_rate
     warm = round(options.warmup * total_steps)
     schedules = {
@@ -134,8 +116,8 @@ def _schedule(
     return lambda count: multiplier * joined(count)
 
 
-def _decayed(params: Any, arm: Arm) -> Any:
-    """Mask of the parameters that are decayed."""
+def _decayed(params: optax.Params, arm: Arm) -> optax.Params:
+    """Masks the parameters that are decayed."""
     return jax.tree_util.tree_map_with_path(
         lambda keys, leaf: leaf.ndim > 1 and not arm.owns(join_keys(keys), leaf), params
     )
@@ -144,7 +126,7 @@ def _decayed(params: Any, arm: Arm) -> Any:
 def _keep_within(bounds: tuple[float, float], arm: Arm) -> optax.GradientTransformation:
     """Limits the updates so that an activation's parameters end within bounds."""
 
-    def limit(updates: Any, params: Any) -> Any:
+    def limit(updates: optax.Updates, params: optax.Params) -> optax.Updates:
         return jax.tree_util.tree_map_with_path(
             lambda keys, update, param: (
                 jnp.clip(param + update, *bounds) - param
