@@ -1,12 +1,22 @@
 """Coordinates and outcome of a run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from msgspec import Meta, Struct
 
-__all__ = ("Curve", "History", "InputCounts", "Key", "Kind", "Record", "Setup", "Trial")
+__all__ = (
+    "Curve",
+    "History",
+    "InputCounts",
+    "Key",
+    "Kind",
+    "Record",
+    "Setup",
+    "Trial",
+    "select",
+)
 
 Kind: TypeAlias = Literal["search", "evaluation"]
 Curve: TypeAlias = list[float | None]
@@ -31,12 +41,9 @@ class Trial(NamedTuple):
     """Runs that are trained together: one arm in one variant and unit.
 
     Attributes:
-      arm: The activation.
-      variant: The variant.
-      unit: The unit.
       seeds: One for each run; they are vmapped.
-      lr_multipliers: Of the declared learning rate, one for each run; empty as long as
-        the search that chooses it is unfinished.
+      lr_multipliers: Factors of the declared learning rate, one for each run; empty as
+        long as the search that chooses them is unfinished.
       kind: "search" for runs that choose the multiplier, or "evaluation".
     """
 
@@ -125,10 +132,8 @@ class Record(
     """One run.
 
     Attributes:
-      arm: The activation.
-      seed: The seed.
       variant: The variant; ``""`` if the spec declares none.
-      unit: The unit; ``""`` if the spec declares none.
+      unit: The unit; likewise.
       kind: "evaluation", or "search" for a run that helps to choose a learning rate.
       lr_multiplier: Factor of the declared learning rate.
       value: The primary metric after the last epoch: on the test split, and of a run of
@@ -185,3 +190,19 @@ class Record(
         """Coordinates of the run within the experiment."""
         searched = self.lr_multiplier if self.kind == "search" else None
         return Key(self.arm, self.variant, self.unit, self.seed, searched)
+
+
+def select(
+    records: Iterable[Record],
+    variant: str | None = None,
+    arm: str | None = None,
+    unit: str | None = None,
+) -> list[Record]:
+    """Evaluated runs of a variant, an arm and a unit; None for any."""
+    wanted = (arm, variant, unit)
+    return [
+        record
+        for record in records
+        if record.kind == "evaluation"
+        and all(w in (None, own) for w, own in zip(wanted, record.key, strict=False))
+    ]

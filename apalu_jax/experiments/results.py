@@ -23,7 +23,16 @@ from apalu_jax.experiments.records import InputCounts, Key, Record, Setup
 from apalu_jax.experiments.schema import Options, convert
 from apalu_jax.experiments.specs import FIRST_SEARCH_SEED, Spec
 
-__all__ = ("RECORDS", "SPEC", "Results", "find", "open_folder", "pack", "read")
+__all__ = (
+    "RECORDS",
+    "SPEC",
+    "Results",
+    "find",
+    "open_folder",
+    "pack",
+    "read",
+    "undeclared_name",
+)
 
 SPEC = "spec.json"
 RECORDS = "records.jsonl"
@@ -214,6 +223,15 @@ def find(folder: Path) -> list[Path]:
     return found
 
 
+def undeclared_name(spec: Spec, record: Record) -> str:
+    """An arm, variant or unit of a record that is not declared, in words; or ""."""
+    known = (spec.all_arms, spec.variant_names, spec.unit_names)
+    for kind, name, names in zip(Key._fields, record.key, known, strict=False):
+        if name not in names:
+            return f"{spec.name} declares no {kind} {name!r}"
+    return ""
+
+
 def pack(results: Results) -> None:
     """Compresses the records of a folder, with one histogram an arm instead of a run's.
 
@@ -263,13 +281,8 @@ def _undeclared(spec: Spec, run_hash: str, record: Record) -> str:
             f"made under another configuration ({record.run_hash[:12]}, not "
             f"{run_hash[:12]}); choose another folder"
         )
-    for kind, known in (
-        ("arm", spec.all_arms),
-        ("variant", spec.variant_names),
-        ("unit", spec.unit_names),
-    ):
-        if getattr(record, kind) not in known:
-            return f"{spec.name} declares no {kind} {getattr(record, kind)!r}"
+    if unknown := undeclared_name(spec, record):
+        return unknown
     seeds = range(spec.seeds)
     multipliers: tuple[float, ...] = (record.lr_multiplier,)
     if record.kind == "search":

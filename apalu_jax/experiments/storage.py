@@ -12,8 +12,6 @@ import fcntl
 import hashlib
 import io
 import os
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from apalu_jax._files import naming, write_atomic
 from apalu_jax.experiments import ExperimentError
 
 __all__ = (
@@ -37,44 +36,9 @@ __all__ = (
 )
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_ABANDONED_S = 3600.0
-"""Temporary files older than this were left behind by a kill."""
 
 _Line = TypeVar("_Line")
 _Scalar = TypeVar("_Scalar", bound=np.generic)
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replaces a file, and removes temporary files that earlier writers left.
-
-    Args:
-      path: The file; its folder is created if absent.
-      content: The new content.
-
-    Raises:
-      OSError: The disk is full or the folder cannot be written; the message names
-        ``path``, which keeps its old content, and no temporary file stays behind.
-    """
-    with _named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{path.name}."
-        for leftover in path.parent.glob(f"{prefix}*.tmp"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - leftover.stat().st_mtime > _ABANDONED_S:
-                    leftover.unlink()
-        handle, name = tempfile.mkstemp(".tmp", prefix, path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            # mkstemp's mode is 0600; a new file has what the umask leaves of 0666.
-            os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-        _sync_folder(path.parent)
 
 
 def save_checked(path: Path, content: bytes) -> None:
@@ -151,7 +115,7 @@ def append_lines(path: Path, lines: Iterable[bytes]) -> None:
       OSError: The disk is full or the file cannot be written; the message names
         ``path``. Finished lines stay.
     """
-    with _named(path), path.open("a+b", buffering=0) as file:
+    with naming(path), path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         end = file.read().rfind(b"\n") + 1
@@ -235,29 +199,3 @@ def cached_array(
     with contextlib.suppress(OSError):
         save_checked(path, buffer.getvalue())
     return made
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Adds the path to an OSError that names no file, such as that of a full disk."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    """Syncs a folder, without which a rename may be lost in a crash."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,6 +1,7 @@
 """Values and differences as text, in the unit that a metric is shown in."""
 
 import math
+from collections.abc import Iterable
 
 from apalu_jax.experiments.specs import Metric
 
@@ -8,6 +9,10 @@ __all__ = (
     "difference_text",
     "in_shown_unit",
     "interval_text",
+    "joined",
+    "margin_text",
+    "metric_label",
+    "range_text",
     "shown_unit",
     "value_text",
 )
@@ -25,6 +30,11 @@ def value_text(metric: Metric, value: float) -> str:
     return f"{100 * value:.2f}" if metric.percent else f"{value:.4g}"
 
 
+def range_text(texts: Iterable[str]) -> str:
+    """Both ends of a range; one if they read alike."""
+    return " to ".join(dict.fromkeys(texts))
+
+
 def in_shown_unit(metric: Metric, difference: float) -> float:
     """A difference of values, or of logarithms, in :func:`shown_unit`.
 
@@ -38,11 +48,16 @@ def in_shown_unit(metric: Metric, difference: float) -> float:
     return 100 * difference if metric.percent else difference
 
 
-def shown_unit(metric: Metric) -> str:
-    """Unit of shown differences; "" for the metric's own unit."""
+def shown_unit(metric: Metric, before: str = "") -> str:
+    """Unit of shown differences, after ``before``; "" for the metric's own unit."""
     if metric.relative:
-        return "% of the arm's value"
-    return "percentage points" if metric.percent else ""
+        return f"{before}% of the arm's value"
+    return f"{before}percentage points" if metric.percent else ""
+
+
+def metric_label(metric: Metric) -> str:
+    """Name of a metric, and the unit of its values."""
+    return f"{metric.name}, %" if metric.percent else metric.name
 
 
 def difference_text(metric: Metric, difference: float, sign: str = "+") -> str:
@@ -69,3 +84,13 @@ def interval_text(metric: Metric, ends: tuple[float, float] | None) -> str:
     if ends is None:
         return "-"
     return " to ".join(difference_text(metric, end) for end in ends)
+
+
+def margin_text(metric: Metric) -> str:
+    """The margin with its unit."""
+    return difference_text(metric, metric.margin, "") + shown_unit(metric, " ")
+
+
+def joined(*parts: str, by: str = ", ") -> str:
+    """The parts that are not empty."""
+    return by.join(filter(None, parts))

@@ -22,9 +22,6 @@ class Search:
     """A finished search.
 
     Attributes:
-      arm: The activation.
-      variant: The variant.
-      unit: The unit.
       multiplier: The chosen multiplier of the declared learning rate.
       scores: The primary metric on the validation split for each seed, by multiplier;
         None if the run diverged.
@@ -51,21 +48,12 @@ def runs_of(search: LRSearch) -> list[tuple[int, float]]:
 
 
 def searches(spec: Spec, records: Sequence[Record]) -> list[Search]:
-    """Finished searches of an experiment.
-
-    Args:
-      spec: The declaration.
-      records: Runs, among them those of the searches.
-
-    Returns:
-      A search for each arm, variant and unit whose runs are all recorded.
-    """
+    """One search for each arm, variant and unit whose runs are all recorded."""
     if spec.lr_search is None:
         return []
     runs = {r.key: r for r in records if r.kind == "search" and r.status != "failed"}
-    places = dict.fromkeys(key[:3] for key in runs)
     found = []
-    for place in places:
+    for place in dict.fromkeys(key[:3] for key in runs):
         keys = [Key(*place, seed, m) for seed, m in runs_of(spec.lr_search)]
         if not all(key in runs for key in keys):
             continue
@@ -89,12 +77,8 @@ def searches(spec: Spec, records: Sequence[Record]) -> list[Search]:
 def choose(metric: Metric, scores: Mapping[float, Sequence[float | None]]) -> float:
     """Chooses the multiplier with the best mean; the first one of equals.
 
-    Args:
-      metric: The metric, for its direction.
-      scores: One number for each seed, by multiplier; None if the run diverged.
-
-    Returns:
-      The multiplier; 1.0 if each one has a run that diverged.
+    ``scores`` has one number for each seed, or None if the run diverged. If every
+    multiplier has a diverged run, the choice is 1.0.
 
     Examples:
       >>> accuracy = Metric(name="accuracy", higher_is_better=True, margin=0.01)

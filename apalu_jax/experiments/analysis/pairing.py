@@ -8,29 +8,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.records import Record
+from apalu_jax.experiments.records import Record, select
+from apalu_jax.experiments.results import undeclared_name
 from apalu_jax.experiments.specs import Metric, Spec
 
-__all__ = ("UnitSeed", "differences", "metric_values", "observations")
+__all__ = (
+    "UnitSeed",
+    "by_arm",
+    "differences",
+    "gaps",
+    "metric_values",
+    "observations",
+)
 
 UnitSeed: TypeAlias = tuple[str, int]
 """Coordinates by which runs of two arms are paired."""
 
+# Decimal places of a difference, in units of the largest value.
 _ROUNDING = 12
 
 
 def metric_values(
     spec: Spec, runs: Iterable[Record], metric: Metric
 ) -> dict[UnitSeed, float]:
-    """Values to compare: of a relative metric, their natural logarithms.
-
-    Args:
-      spec: The experiment.
-      runs: Records of one arm in one variant; failed ones have no value.
-      metric: One of the spec's.
-
-    Returns:
-      A value per unit and seed.
+    """Values of one arm in one variant; of a relative metric, their logarithms.
 
     Raises:
       ExperimentError: A run has no such metric, or one that has no logarithm.
@@ -46,15 +47,7 @@ def metric_values(
 def observations(
     values: Mapping[UnitSeed, float], pair_by: str
 ) -> dict[str | int, float]:
-    """Averages over units or over seeds, whichever are not paired.
-
-    Args:
-      values: By unit and seed.
-      pair_by: "seed": over the units, within each seed; "unit": the reverse.
-
-    Returns:
-      A mean for each seed, or for each unit.
-    """
+    """Means over the units for each seed, or the reverse if paired by unit."""
     groups: dict[str | int, list[float]] = {}
     for (unit, seed), value in values.items():
         groups.setdefault(seed if pair_by == "seed" else unit, []).append(value)
@@ -64,16 +57,7 @@ def observations(
 def differences(
     reference: Mapping[UnitSeed, float], arm: Mapping[UnitSeed, float], pair_by: str
 ) -> NDArray[np.float64]:
-    """Paired differences, reference - arm.
-
-    Args:
-      reference: Values of the reference by unit and seed.
-      arm: Those of the arm; only runs that both have count.
-      pair_by: As for :func:`observations`.
-
-    Returns:
-      One for each seed or unit, [n].
-    """
+    """Differences reference - arm, [n]: one for each seed or unit that both have."""
     places = sorted(reference.keys() & arm.keys())
     paired = {place: reference[place] - arm[place] for place in places}
     found = np.asarray(list(observations(paired, pair_by).values()))
@@ -88,7 +72,7 @@ def gaps(
     """Missing pairs, in words."""
     places = reference.keys() & arm.keys()
     found = []
-    declared = {unit: spec.seeds for unit in spec.unit_names}
+    declared = spec.unit_names
     units = [u for u in declared if sum(p[0] == u for p in places) < spec.seeds]
     seeds = {seed for _, seed in places}
     full = sum(all((unit, seed) in places for unit in declared) for seed in seeds)
@@ -123,16 +107,7 @@ def by_arm(
     Raises:
       ExperimentError: A record is of an arm, variant or unit that is not declared.
     """
-    runs: dict[str, list[Record]] = {arm: [] for arm in spec.all_arms}
     for record in records:
-        for kind, names in (
-            ("arm", spec.all_arms),
-            ("variant", spec.variant_names),
-            ("unit", spec.unit_names),
-        ):
-            name = getattr(record, kind)
-            if name not in names:
-                raise ExperimentError(f"{spec.name} declares no {kind} {name!r}.")
-        if (record.variant, record.kind) == (variant, "evaluation"):
-            runs[record.arm].append(record)
-    return runs
+        if unknown := undeclared_name(spec, record):
+            raise ExperimentError(f"{unknown}.")
+    return {arm: select(records, variant, arm) for arm in spec.all_arms}

@@ -12,21 +12,12 @@ POWER = 0.8
 
 
 def minimum_detectable_effect(
-    sd: float, n: int, comparisons: int = 1, test_to_train: float = 0.0
+    sd: float, n: int, comparisons: int = 1, test_train_ratio: float = 0.0
 ) -> float:
     """Smallest true mean difference that a paired t test detects with 80 % power.
 
-    Args:
-      sd: Standard deviation of the differences.
-      n: Number of differences.
-      comparisons: Size of the family: the level is 0.05 over it, as in Holm's first
-        step.
-      test_to_train: Size of the test split over that of the training split where the
-        differences are of overlapping splits.
-
-    Returns:
-      The difference, by the noncentral t distribution; NaN for fewer than two
-      differences or without a variance.
+    By the noncentral t distribution, at the level of Holm's first step: 0.05 over the
+    number of comparisons. NaN for fewer than two differences or without a variance.
 
     Examples:
       >>> round(minimum_detectable_effect(0.2 * 2**0.5, 10, comparisons=6), 2)
@@ -41,4 +32,4 @@ def minimum_detectable_effect(
         return float(scipy.stats.nct.sf(critical, n - 1, shift)) - POWER
 
     shift = scipy.optimize.brentq(lacking, 0.0, 2 * critical + 4)
-    return float(shift) * sd * math.sqrt(1 / n + test_to_train)
+    return float(shift) * sd * math.sqrt(1 / n + test_train_ratio)

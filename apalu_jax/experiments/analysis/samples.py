@@ -9,7 +9,7 @@ __all__ = ("are_equal", "as_differences", "standard_error")
 
 
 def as_differences(differences: ArrayLike) -> NDArray[np.float64]:
-    """Differences as an array.
+    """Converts differences to an array.
 
     Raises:
       ValueError: They are none, not finite, or not along one axis.
@@ -27,6 +27,6 @@ def are_equal(d: NDArray[np.float64]) -> bool:
     return d.size < 2 or bool(np.ptp(d) == 0)
 
 
-def standard_error(d: NDArray[np.float64], test_to_train: float) -> float:
+def standard_error(d: NDArray[np.float64], test_train_ratio: float) -> float:
     """Standard error of the mean, corrected for overlapping splits (Nadeau, Bengio)."""
-    return float(np.std(d, ddof=1)) * math.sqrt(1 / d.size + test_to_train)
+    return float(np.std(d, ddof=1)) * math.sqrt(1 / d.size + test_train_ratio)
