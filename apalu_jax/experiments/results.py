@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from apalu_jax.experiments import ExperimentError, storage
-from apalu_jax.experiments.records import InputCounts, Key, Record, Setup
+from apalu_jax.experiments.records import InputCounts, Key, Record, Setup, select
 from apalu_jax.experiments.schema import Options, convert
 from apalu_jax.experiments.specs import FIRST_SEARCH_SEED, Spec
 
@@ -64,7 +64,6 @@ class Results:
     """An experiment and its runs so far.
 
     Attributes:
-      spec: The declaration.
       records: The runs, in the order in which they ended. A run that follows a failed
         one of the same key replaces it.
       setups: Environments that the records refer to.
@@ -81,7 +80,7 @@ class Results:
     @property
     def evaluated(self) -> list[Record]:
         """The runs that are judged."""
-        return [record for record in self.records if record.kind == "evaluation"]
+        return select(self.records)
 
     @property
     def finished(self) -> set[Key]:
@@ -111,10 +110,9 @@ class Results:
 
     def inputs(self, arm: str, variant: str, unit: str) -> Inputs:
         """Histogram of the inputs of each activation, summed over runs that are ok."""
-        place = (arm, variant, unit)
-        total = dict(self.packed.get(place, {}))
-        for record in self.evaluated:
-            if record.key[:3] == place and record.status == "ok":
+        total = dict(self.packed.get((arm, variant, unit), {}))
+        for record in select(self.records, variant, arm, unit):
+            if record.status == "ok":
                 for site, counts in record.inputs.items():
                     total[site] = total[site] + counts if site in total else counts
         return total
@@ -128,12 +126,6 @@ class Results:
 
 def read(folder: Path) -> Results:
     """Reads the results of a folder.
-
-    Args:
-      folder: Folder that `apalu run` wrote to.
-
-    Returns:
-      The results.
 
     Raises:
       ExperimentError: The declaration is missing, a file is damaged, or a record is of
@@ -164,17 +156,11 @@ def read(folder: Path) -> Results:
 def open_folder(folder: Path, spec: Spec, resume: bool) -> Iterator[Results]:
     """Holds a folder for one run, and reads or creates its results.
 
-    Args:
-      folder: The folder; created if absent.
-      spec: The declaration, which replaces the stored one if the values do not depend
-        on the difference.
-      resume: Whether the folder may hold results already.
-
-    Yields:
-      The results.
+    ``spec`` replaces the stored declaration if no value depends on the difference.
 
     Raises:
-      ExperimentError: Another process holds the folder, or it holds something else.
+      ExperimentError: Another process holds the folder, or it holds something else, or
+        results without ``resume``.
       OSError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -202,12 +188,6 @@ def open_folder(folder: Path, spec: Spec, resume: bool) -> Iterator[Results]:
 
 def find(folder: Path) -> list[Path]:
     """Finds folders with results: this one, or else those directly in it, sorted.
-
-    Args:
-      folder: The folder to search.
-
-    Returns:
-      The folders.
 
     Raises:
       ExperimentError: There are none.
@@ -237,9 +217,6 @@ def pack(results: Results) -> None:
 
     Tables and figures are made from the packed folder as before.
 
-    Args:
-      results: Results that were read from a folder.
-
     Raises:
       OSError: The folder cannot be written; what it holds stays.
     """
@@ -260,7 +237,7 @@ def pack(results: Results) -> None:
 def _merge(
     spec: Spec, earlier: Iterable[Record], added: Iterable[Record], where: str
 ) -> list[Record]:
-    """Adds records; one replaces a failed one of the same run."""
+    """Adds declared records; one replaces a failed one of the same run."""
     merged = {record.key: record for record in earlier}
     run_hash = spec.run_hash
     for number, record in enumerate(added, start=1):

@@ -1,7 +1,5 @@
 """Files that survive a kill or a full disk at any moment, and one writer at a time.
 
-- A file is written beside its target, synced and renamed: the target is complete or
-  absent, also after a crash of the machine.
 - A checked file begins with the SHA-256 of its content, so that damage is found.
 - A line of a JSON-lines file counts once its newline is on the disk. What follows the
   last newline was never finished; the next append cuts it off.
@@ -47,13 +45,7 @@ def save_checked(path: Path, content: bytes) -> None:
 
 
 def load_checked(path: Path) -> bytes | None:
-    """Reads what :func:`save_checked` wrote.
-
-    Args:
-      path: The file.
-
-    Returns:
-      The content; None if there is no file.
+    """Reads a file of :func:`save_checked`; None if there is none.
 
     Raises:
       ExperimentError: The content does not match its SHA-256.
@@ -71,19 +63,10 @@ def load_checked(path: Path) -> bytes | None:
 def parse_lines(
     path: Path, content: bytes, decode: Callable[[bytes], _Line]
 ) -> list[_Line]:
-    """Decodes every finished line.
-
-    Args:
-      path: The file that ``content`` comes from, for the message.
-      content: Lines; what follows the last newline is ignored.
-      decode: Decodes a line; raises ValueError, an error of msgspec or RecursionError
-        if it is damaged.
-
-    Returns:
-      The decoded lines, in order.
+    """Decodes every finished line; what follows the last newline is ignored.
 
     Raises:
-      ExperimentError: A line is damaged.
+      ExperimentError: ``decode`` raised, i.e. a line is damaged; names it and ``path``.
     """
     decoded: list[_Line] = []
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
@@ -106,10 +89,6 @@ def append_lines(path: Path, lines: Iterable[bytes]) -> None:
 
     Several processes may append to one file at a time: an exclusive lock on the file
     covers cutting off an unfinished line and writing, so no line is lost.
-
-    Args:
-      path: The file; created if absent.
-      lines: Lines with their newlines.
 
     Raises:
       OSError: The disk is full or the file cannot be written; the message names
@@ -135,15 +114,7 @@ def append_lines(path: Path, lines: Iterable[bytes]) -> None:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Holds a folder for this process alone.
-
-    The lock ends with the process, however it ends.
-
-    Args:
-      folder: The folder, which exists.
-
-    Yields:
-      None.
+    """Holds a folder for this process alone; ends with the process, however it ends.
 
     Raises:
       ExperimentError: Another process holds it.
@@ -180,13 +151,8 @@ def cached_array(
 ) -> NDArray[_Scalar]:
     """Loads an array from the cache, or computes and stores it.
 
-    Args:
-      name: Name of the file, which says everything that the array depends on.
-      make: Computes the array.
-      folder: Folder of the cache.
-
-    Returns:
-      The array. A damaged file is replaced; a cache that cannot be written is no error.
+    ``name`` of the file says everything that the array depends on. A damaged file is
+    replaced; a cache that cannot be written is no error.
     """
     path = cache_dir() / folder / name
     with contextlib.suppress(OSError, ExperimentError):

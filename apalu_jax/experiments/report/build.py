@@ -39,13 +39,13 @@ class Report(NamedTuple):
 
 
 def build(results: Results) -> Report:
-    """Judges the records as the spec declares, and puts it into words.
+    """Judges the records of an experiment as its spec declares, in words and figures.
 
     Args:
       results: The experiment and its runs so far.
 
     Returns:
-      The report.
+      The content; write it with :func:`~.render.write_markdown` or ``write_html``.
 
     Raises:
       ExperimentError: The records do not fit the spec.

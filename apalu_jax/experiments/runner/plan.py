@@ -4,6 +4,7 @@ Nothing here trains or writes: a plan follows from the declaration and the recor
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.analysis import lr_search
@@ -17,15 +18,7 @@ __all__ = ("plan", "wanted_keys", "with_multipliers")
 def wanted_keys(
     spec: Spec, arms: Sequence[str] | None, seeds: Sequence[int] | None
 ) -> set[Key]:
-    """Coordinates of the requested runs.
-
-    Args:
-      spec: The declaration.
-      arms: A subset of the declared arms and ablations; None for all.
-      seeds: A subset of the declared seeds; None for all.
-
-    Returns:
-      The coordinates in every variant and unit.
+    """Coordinates of the requested arms and seeds in every variant and unit.
 
     Raises:
       ExperimentError: An arm or a seed is not declared, or none is given.
@@ -45,13 +38,8 @@ def wanted_keys(
 def plan(results: Results, wanted: set[Key]) -> list[Trial]:
     """Lists the trials that are left.
 
-    Args:
-      results: The experiment and its runs so far.
-      wanted: Coordinates of the requested runs.
-
-    Returns:
-      The trials. Arms are innermost, so that pairs are complete early; the search of an
-      arm precedes its first evaluation, which has no learning-rate multipliers yet.
+    Arms are innermost, so that pairs are complete early; the search of an arm precedes
+    its first evaluation, which has no learning-rate multipliers yet.
     """
     finished = results.finished
     trials: list[Trial] = []
@@ -66,15 +54,7 @@ def plan(results: Results, wanted: set[Key]) -> list[Trial]:
 
 
 def with_multipliers(results: Results, trial: Trial) -> Trial | None:
-    """Fills in the learning-rate multipliers that the search has chosen.
-
-    Args:
-      results: The experiment and its runs so far.
-      trial: A trial of the plan.
-
-    Returns:
-      The trial, ready to be executed; None if its search failed.
-    """
+    """Fills in the multipliers that the search has chosen; None if it failed."""
     if trial.kind == "search":
         return trial
     multiplier: float | None = 1.0
@@ -120,7 +100,8 @@ def _check(
 ) -> None:
     if chosen is None:
         return
-    unknown = [item for item in chosen if item not in declared]
+    # No more are looked for, as the seeds may be a range of any size.
+    unknown = list(islice((item for item in chosen if item not in declared), 5))
     if unknown or not chosen:
-        some = ", ".join(map(str, unknown[:5])) or "none"
+        some = ", ".join(map(str, unknown)) or "none"
         raise ExperimentError(f"`{name}` must be among {text}, got {some}.")

@@ -46,7 +46,7 @@ def names() -> list[str]:
 
 
 def presets(name: str) -> list[str]:
-    """Names of the presets of experiment ``name``, in the order of its file."""
+    """Names of the presets of an experiment, in the order of its file."""
     return list(_read(name)["presets"])
 
 
