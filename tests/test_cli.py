@@ -55,7 +55,7 @@ def test_second_run_needs_to_resume(first_run, tmp_path):
     again = in_a_process(*RUN)
     assert again.returncode == 2
     assert again.stderr == (
-        "apalu: runs/digits-smoke is not empty: go on with --resume, or choose another "
+        "apalu: runs/digits-smoke is not empty: continue with --resume, or choose another "
         "--out.\n"
     )
     more = invoke(*RUN, "--arms", "prelu", "--resume")

@@ -49,6 +49,7 @@ def list_experiments() -> None:
 @one_line_errors(ExperimentError)
 def run(
     name: Annotated[str, typer.Argument(help="An experiment of `apalu list`.")],
+    *,
     preset: Annotated[str, typer.Option(help="smoke, reduced or full.")] = "reduced",
     arms: Annotated[
         str | None, typer.Option(help="Some of the declared arms: relu,gelu,apalu.")

@@ -5,18 +5,11 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
-__all__ = (
-    "Curve",
-    "History",
-    "InputCounts",
-    "Key",
-    "Kind",
-    "Record",
-    "Setup",
-    "Trial",
-    "select",
-)
+from apalu_jax.experiments.formatting import joined
+
+__all__ = ("History", "InputCounts", "Key", "Record", "Setup", "Trial", "select")
 
 Kind: TypeAlias = Literal["search", "evaluation"]
 Curve: TypeAlias = list[float | None]
@@ -60,7 +53,7 @@ class Trial(NamedTuple):
         first = f"seed{self.seeds[0]}"
         if self.kind == "search":
             first = f"search{self.lr_multipliers[0]:g}-{self.seeds[0]}"
-        return "-".join(filter(None, (self.arm, self.variant, self.unit, first)))
+        return joined(self.arm, self.variant, self.unit, first, by="-")
 
     def keys(self) -> list[Key]:
         """Coordinates of each run."""
@@ -83,9 +76,8 @@ class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
       epochs: Epochs after which values were logged; 0 is the start.
-      train: Curves on the training split, one number for each epoch but the start.
-      validation: Curves on the validation split, likewise.
-      test_curve: Curves on the test split, likewise; empty unless the spec asks for it.
+      train: Curves by name, one number for each epoch but the start.
+      test_curve: Likewise; empty unless the spec asks for it.
       test: Metrics on the test split after the last epoch.
       examples: Size of the test split.
       activations: Parameters of each activation, the start included, by site and name;
@@ -116,9 +108,8 @@ class InputCounts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         if (self.low, self.high) != (other.low, other.high):
             raise ValueError("histograms over different bins cannot be added")
         pairs = zip(self.counts, other.counts, strict=True)
-        return InputCounts(
-            low=self.low,
-            high=self.high,
+        return replace(
+            self,
             counts=[mine + others for mine, others in pairs],
             below=self.below + other.below,
             above=self.above + other.above,
@@ -135,7 +126,6 @@ class Record(
       variant: The variant; ``""`` if the spec declares none.
       unit: The unit; likewise.
       kind: "evaluation", or "search" for a run that helps to choose a learning rate.
-      lr_multiplier: Factor of the declared learning rate.
       value: The primary metric after the last epoch: on the test split, and of a run of
         the search on the validation split. Of an evaluated run that diverged it is the
         chance level; None if a run of the search diverged or any run failed.
@@ -147,8 +137,6 @@ class Record(
       data: The data, if the loader has a choice.
       error: First line of the error that made the run fail.
       setup: Index of the set-up in ``spec.json``.
-      run_hash: See :attr:`Spec.run_hash <apalu_jax.experiments.specs.Spec.run_hash>`.
-      declaration_hash: See ``Spec.declaration_hash``, likewise.
       wall_s: Seconds, compilation included, divided among the vmapped seeds.
     """
 
@@ -171,11 +159,7 @@ class Record(
     wall_s: float
 
     def __post_init__(self) -> None:
-        """Checks the values that the analysis relies on.
-
-        Raises:
-          ValueError: ``value`` does not fit ``status``, or a number is not finite.
-        """
+        """Checks the values that the analysis relies on."""
         may_lack = self.status == "failed" or (
             self.status == "diverged" and self.kind == "search"
         )

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -21,24 +21,16 @@ from msgspec import Struct
 from apalu_jax.experiments import ExperimentError, storage
 from apalu_jax.experiments.records import InputCounts, Key, Record, Setup, select
 from apalu_jax.experiments.schema import Options, convert
-from apalu_jax.experiments.specs import FIRST_SEARCH_SEED, Spec
+from apalu_jax.experiments.specs import Spec
 
-__all__ = (
-    "RECORDS",
-    "SPEC",
-    "Results",
-    "find",
-    "open_folder",
-    "pack",
-    "read",
-    "undeclared_name",
-)
+__all__ = ("Results", "find", "open_folder", "pack", "read", "undeclared_name")
 
 SPEC = "spec.json"
 RECORDS = "records.jsonl"
 _PACKED = "records.jsonl.gz"
 _INPUTS = "inputs.json.gz"
 
+_T = TypeVar("_T")
 Inputs: TypeAlias = dict[str, InputCounts]
 """Histogram of the inputs of each activation, by site."""
 
@@ -95,7 +87,7 @@ class Results:
         return self.setups.index(setup)
 
     def append(self, records: Iterable[Record]) -> None:
-        """Appends runs, each safely on the disk before the next is begun.
+        """Appends runs, each synced to the disk before the next is begun.
 
         Raises:
           ExperimentError: A run is recorded already, or is not declared.
@@ -132,24 +124,23 @@ def read(folder: Path) -> Results:
         another configuration, not declared, or there twice.
     """
     path = folder / SPEC
-    try:
-        content = msgspec.json.decode(path.read_bytes(), type=_File)
-    except FileNotFoundError as error:
-        raise ExperimentError(
-            f"{folder} holds no results: {path} is missing."
-        ) from error
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise ExperimentError(f"{path}: damaged ({error}).") from error
+    if not path.exists():
+        raise ExperimentError(f"{folder} holds no results: {path} is missing.")
+    content = _decode(path, path.read_bytes(), _File)
     spec = convert(content.spec, Spec, str(path))
-    packed = folder / _PACKED
     decode = msgspec.json.Decoder(Record).decode
+    packed = folder / _PACKED
     records = storage.parse_lines(packed, _unzip(packed), decode)
     records += storage.read_lines(folder / RECORDS, decode)
     records = _merge(spec, [], records, str(folder / RECORDS))
     if any(record.setup >= len(content.setups) for record in records):
         raise ExperimentError(f"{path}: damaged (the set-up of a record is missing).")
-    totals = _read_totals(folder / _INPUTS)
-    return Results(spec, records, content.setups, folder, totals)
+    path = folder / _INPUTS
+    totals = _decode(path, _unzip(path) or b"[]", list[_Total])
+    packed_inputs = {
+        (total.arm, total.variant, total.unit): total.inputs for total in totals
+    }
+    return Results(spec, records, content.setups, folder, packed_inputs)
 
 
 @contextlib.contextmanager
@@ -167,7 +158,8 @@ def open_folder(folder: Path, spec: Spec, resume: bool) -> Iterator[Results]:
     with storage.lock(folder):
         if any(folder.iterdir()) and not resume:
             raise ExperimentError(
-                f"{folder} is not empty: go on with --resume, or choose another --out."
+                f"{folder} is not empty: continue with --resume, or choose another "
+                "--out."
             )
         results = Results(spec, folder=folder)
         if any((folder / name).exists() for name in (SPEC, RECORDS, _PACKED)):
@@ -187,11 +179,7 @@ def open_folder(folder: Path, spec: Spec, resume: bool) -> Iterator[Results]:
 
 
 def find(folder: Path) -> list[Path]:
-    """Finds folders with results: this one, or else those directly in it, sorted.
-
-    Raises:
-      ExperimentError: There are none.
-    """
+    """Finds folders with results: this one, or else those directly in it, sorted."""
     if (folder / SPEC).exists():
         return [folder]
     found = sorted(path.parent for path in folder.glob(f"*/{SPEC}"))
@@ -216,9 +204,6 @@ def pack(results: Results) -> None:
     """Compresses the records of a folder, with one histogram an arm instead of a run's.
 
     Tables and figures are made from the packed folder as before.
-
-    Raises:
-      OSError: The folder cannot be written; what it holds stays.
     """
     folder = results.folder
     if folder is None:
@@ -252,7 +237,7 @@ def _merge(
 
 
 def _undeclared(spec: Spec, run_hash: str, record: Record) -> str:
-    """A contradiction between a record and the spec, in words; "" if there is none."""
+    """A contradiction between a record and the spec, in words; or ""."""
     if record.run_hash != run_hash:
         return (
             f"made under another configuration ({record.run_hash[:12]}, not "
@@ -260,13 +245,11 @@ def _undeclared(spec: Spec, run_hash: str, record: Record) -> str:
         )
     if unknown := undeclared_name(spec, record):
         return unknown
-    seeds = range(spec.seeds)
-    multipliers: tuple[float, ...] = (record.lr_multiplier,)
+    declared = record.seed < spec.seeds
     if record.kind == "search":
-        count = spec.lr_search.seeds if spec.lr_search else 0
-        seeds = range(FIRST_SEARCH_SEED, FIRST_SEARCH_SEED + count)
-        multipliers = spec.lr_search.multipliers if spec.lr_search else ()
-    if record.seed not in seeds or record.lr_multiplier not in multipliers:
+        runs = spec.lr_search.runs if spec.lr_search else []
+        declared = (record.seed, record.lr_multiplier) in runs
+    if not declared:
         return (
             f"{spec.name} declares no {record.kind} with seed {record.seed} and "
             f"learning-rate multiplier {record.lr_multiplier:g}"
@@ -274,14 +257,11 @@ def _undeclared(spec: Spec, run_hash: str, record: Record) -> str:
     return ""
 
 
-def _read_totals(path: Path) -> dict[tuple[str, str, str], Inputs]:
-    if not path.exists():
-        return {}
+def _decode(path: Path, content: bytes, kind: type[_T]) -> _T:
     try:
-        totals = msgspec.json.decode(_unzip(path), type=list[_Total])
+        return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ExperimentError(f"{path}: damaged ({error}).") from error
-    return {(total.arm, total.variant, total.unit): total.inputs for total in totals}
 
 
 def _zip(content: bytes) -> bytes:

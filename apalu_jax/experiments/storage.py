@@ -45,11 +45,7 @@ def save_checked(path: Path, content: bytes) -> None:
 
 
 def load_checked(path: Path) -> bytes | None:
-    """Reads a file of :func:`save_checked`; None if there is none.
-
-    Raises:
-      ExperimentError: The content does not match its SHA-256.
-    """
+    """Reads a file of :func:`save_checked`; None if there is none."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -114,11 +110,7 @@ def append_lines(path: Path, lines: Iterable[bytes]) -> None:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Holds a folder for this process alone; ends with the process, however it ends.
-
-    Raises:
-      ExperimentError: Another process holds it.
-    """
+    """Holds a folder for this process alone; ends with the process, however it ends."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -132,11 +124,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def cache_dir() -> Path:
-    """The user's cache folder of this package; not created here.
-
-    Raises:
-      ExperimentError: The user has no home folder, and XDG_CACHE_HOME is not set.
-    """
+    """The user's cache folder of this package; not created here."""
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return Path(base or Path.home() / ".cache") / "apalu_jax"

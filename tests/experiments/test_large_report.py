@@ -210,7 +210,7 @@ def test_figures_of_a_deep_network(large_report):
     assert (found[0], found[-1]) == (SITES[0], SITES[-1])
     assert "12 of 20 layers, evenly spaced" in shapes.caption
     assert "quartiles over its channels" in shapes.caption
-    assert "of same, small" in shapes.caption
+    assert "(same, small)" in shapes.caption
     evolution = large_report.figures["evolution_apalu"].figure.axes[0]
     np.testing.assert_allclose(evolution.lines[1].get_ydata(), [0.55, 0.6, 0.6])
     np.testing.assert_array_equal(evolution.lines[1].get_xdata(), [0, 5, 10])

@@ -13,8 +13,12 @@ from apalu_jax.experiments.analysis.hypothesis_tests import (
     t_test,
 )
 from apalu_jax.experiments.analysis.intervals import bca_interval, t_interval
-from apalu_jax.experiments.analysis.power import LEVEL, minimum_detectable_effect
-from apalu_jax.experiments.analysis.samples import are_equal, as_differences
+from apalu_jax.experiments.analysis.samples import (
+    LEVEL,
+    are_equal,
+    as_differences,
+    minimum_detectable_effect,
+)
 
 __all__ = ("Comparison", "compare")
 
@@ -24,15 +28,12 @@ class Comparison:
     """The reference against one arm, over pairs.
 
     Attributes:
-      n: Number of pairs.
       mean: Mean of reference - arm; of a relative metric, of the logarithms.
       sd: Standard deviation of the differences; NaN for one.
       interval: Ends of the 95 % interval: BCa, or corrected for overlapping splits;
         None where it is not defined.
       p: The two-sided p-value that decides: of the sign-flip test, or of the corrected
         resampled t test.
-      p_sign_flip: p-value of the sign-flip test.
-      p_signed_rank: p-value of the signed-rank test.
       p_equivalent: p-value of the two one-sided tests of equivalence.
       minimum_detectable_effect: The smallest true difference that is detected with
         80 % power at the level of Holm's first step; infinite if this number of pairs

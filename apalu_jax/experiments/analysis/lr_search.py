@@ -7,25 +7,22 @@ is taken only if all have one, and then the declared learning rate is kept.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from apalu_jax.experiments.records import Key, Record
-from apalu_jax.experiments.specs import FIRST_SEARCH_SEED, LRSearch, Metric, Spec
+from apalu_jax.experiments.specs import Metric, Spec
 
-__all__ = ("Search", "choose", "runs_of", "searches")
+__all__ = ("Search", "choose", "searches")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """A finished search.
+class Search(NamedTuple):
+    """A finished search, and the chosen multiplier of the declared learning rate.
 
     Attributes:
-      multiplier: The chosen multiplier of the declared learning rate.
       scores: The primary metric on the validation split for each seed, by multiplier;
         None if the run diverged.
-      wall_s: Seconds that the runs took.
     """
 
     arm: str
@@ -41,12 +38,6 @@ class Search:
         return sum(map(len, self.scores.values()))
 
 
-def runs_of(search: LRSearch) -> list[tuple[int, float]]:
-    """Seed and multiplier of every run of a search, in order."""
-    seeds = range(FIRST_SEARCH_SEED, FIRST_SEARCH_SEED + search.seeds)
-    return [(seed, m) for m in search.multipliers for seed in seeds]
-
-
 def searches(spec: Spec, records: Sequence[Record]) -> list[Search]:
     """One search for each arm, variant and unit whose runs are all recorded."""
     if spec.lr_search is None:
@@ -54,23 +45,14 @@ def searches(spec: Spec, records: Sequence[Record]) -> list[Search]:
     runs = {r.key: r for r in records if r.kind == "search" and r.status != "failed"}
     found = []
     for place in dict.fromkeys(key[:3] for key in runs):
-        keys = [Key(*place, seed, m) for seed, m in runs_of(spec.lr_search)]
+        keys = [Key(*place, seed, m) for seed, m in spec.lr_search.runs]
         if not all(key in runs for key in keys):
             continue
         scores: dict[float, list[float | None]] = {}
         for key in keys:
             scores.setdefault(runs[key].lr_multiplier, []).append(runs[key].value)
-        arm, variant, unit = place
-        found.append(
-            Search(
-                arm=arm,
-                variant=variant,
-                unit=unit,
-                multiplier=choose(spec.metric, scores),
-                scores=scores,
-                wall_s=sum(runs[key].wall_s for key in keys),
-            )
-        )
+        wall_s = sum(runs[key].wall_s for key in keys)
+        found.append(Search(*place, choose(spec.metric, scores), scores, wall_s))
     return found
 
 

@@ -12,14 +12,7 @@ from apalu_jax.experiments.records import Record, select
 from apalu_jax.experiments.results import undeclared_name
 from apalu_jax.experiments.specs import Metric, Spec
 
-__all__ = (
-    "UnitSeed",
-    "by_arm",
-    "differences",
-    "gaps",
-    "metric_values",
-    "observations",
-)
+__all__ = ("UnitSeed", "by_arm", "differences", "gaps", "metric_values", "observations")
 
 UnitSeed: TypeAlias = tuple[str, int]
 """Coordinates by which runs of two arms are paired."""
@@ -31,17 +24,23 @@ _ROUNDING = 12
 def metric_values(
     spec: Spec, runs: Iterable[Record], metric: Metric
 ) -> dict[UnitSeed, float]:
-    """Values of one arm in one variant; of a relative metric, their logarithms.
-
-    Raises:
-      ExperimentError: A run has no such metric, or one that has no logarithm.
-    """
-    primary = metric.name == spec.metric.name
-    return {
-        (run.unit, run.seed): _value(run, metric, primary)
-        for run in runs
-        if run.status != "failed"
-    }
+    """Values of one arm in one variant; of a relative metric, their logarithms."""
+    values = {}
+    for run in runs:
+        if run.status == "failed":
+            continue
+        value, where = run.value, f"The record {tuple(run.key)}"
+        if metric.name != spec.metric.name:
+            value = run.history.test.get(metric.name)
+        if value is None:
+            raise ExperimentError(f"{where} has no test {metric.name}.")
+        if metric.relative and not value > 0:
+            raise ExperimentError(
+                f"{where} has {metric.name} = {value!r}, whose logarithm the "
+                "differences need."
+            )
+        values[run.unit, run.seed] = math.log(value) if metric.relative else value
+    return values
 
 
 def observations(
@@ -70,43 +69,23 @@ def gaps(
     spec: Spec, reference: Mapping[UnitSeed, float], arm: Mapping[UnitSeed, float]
 ) -> list[str]:
     """Missing pairs, in words."""
-    places = reference.keys() & arm.keys()
-    found = []
-    declared = spec.unit_names
-    units = [u for u in declared if sum(p[0] == u for p in places) < spec.seeds]
-    seeds = {seed for _, seed in places}
-    full = sum(all((unit, seed) in places for unit in declared) for seed in seeds)
-    if len(places) < spec.seeds * len(declared):
-        found.append(f"{len(places)} of {spec.seeds * len(declared)} pairs")
-    if len(declared) > 1 and units:
+    places, declared = reference.keys() & arm.keys(), spec.unit_names
+    if len(places) == spec.seeds * len(declared):
+        return []
+    found = [f"{len(places)} of {spec.seeds * len(declared)} pairs"]
+    if len(declared) > 1:
+        units = [u for u in declared if sum(p[0] == u for p in places) < spec.seeds]
+        seeds = {seed for _, seed in places}
+        full = sum(all((unit, seed) in places for unit in declared) for seed in seeds)
         found.append(f"fewer than {spec.seeds} seeds in {', '.join(units)}")
         found.append(f"{full} of {len(seeds)} seeds in every unit")
     return found
 
 
-def _value(run: Record, metric: Metric, primary: bool) -> float:
-    value = run.value if primary else run.history.test.get(metric.name)
-    where = f"The record {tuple(run.key)}"
-    if value is None:
-        raise ExperimentError(f"{where} has no test {metric.name}.")
-    if not metric.relative:
-        return float(value)
-    if not value > 0:
-        raise ExperimentError(
-            f"{where} has {metric.name} = {value!r}, whose logarithm the differences "
-            "need."
-        )
-    return math.log(value)
-
-
 def by_arm(
     spec: Spec, records: Sequence[Record], variant: str
 ) -> dict[str, list[Record]]:
-    """Evaluated records of a variant, for every declared arm.
-
-    Raises:
-      ExperimentError: A record is of an arm, variant or unit that is not declared.
-    """
+    """Evaluated records of a variant, for every declared arm."""
     for record in records:
         if unknown := undeclared_name(spec, record):
             raise ExperimentError(f"{unknown}.")

@@ -21,7 +21,7 @@ class Ranks(NamedTuple):
 
     Attributes:
       units: The units that every arm has values in.
-      averages: From arms to average ranks over the units; 1 is the best.
+      averages: By arm; 1 is the best.
       p: p-value of Friedman's test that all arms rank alike; None with fewer than three
         units or arms, or where all of them tie.
     """

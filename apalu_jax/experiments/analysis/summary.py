@@ -8,7 +8,6 @@ from typing import TypeAlias
 import numpy as np
 
 from apalu_jax.experiments.analysis.comparisons import Comparison, compare
-from apalu_jax.experiments.analysis.formatting import joined
 from apalu_jax.experiments.analysis.hypothesis_tests import holm
 from apalu_jax.experiments.analysis.intervals import binomial_interval
 from apalu_jax.experiments.analysis.pairing import (
@@ -20,6 +19,7 @@ from apalu_jax.experiments.analysis.pairing import (
     observations,
 )
 from apalu_jax.experiments.analysis.ranks import Ranks, rank
+from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import Record
 from apalu_jax.experiments.specs import Metric, Spec
 
@@ -42,7 +42,7 @@ class ArmSummary:
         supports at the mean; None otherwise.
       diverged: Number of runs that diverged; they count with the chance level.
       failed: Number of runs without a value; their pairs are missing.
-      comparison: Reference - arm; None for the reference itself or without a pair.
+      comparison: None for the reference itself or without a pair.
     """
 
     arm: str
@@ -64,7 +64,6 @@ class Table:
       units: The comparisons within each unit, by unit and arm; empty with one unit.
       leave_one_out: The comparisons over all other units, likewise; empty unless units
         are paired and at least three.
-      ranks: Average ranks over the units; None with fewer than two.
       test_train_ratio: Ratio that the comparisons are corrected for: the largest of the
         units; 0 if units are paired.
       family: Size of the family of Holm's adjustment.
@@ -105,8 +104,11 @@ def summarize(
     values = {arm: metric_values(spec, runs[arm], metric) for arm in spec.all_arms}
     overlap = {u: spec.at(variant, u).test_train_ratio for u in spec.unit_names}
     ratio = max(overlap.values()) if spec.pair_by == "seed" else 0.0
-    compared = _compare(spec, metric, values, spec.pair_by, ratio)
-    compared = _adjusted(spec, _with_gaps(spec, values, compared))
+    compared = _adjusted(spec, _compare(spec, metric, values, spec.pair_by, ratio))
+    for arm, comparison in compared.items():
+        missing = gaps(spec, values[spec.reference], values[arm])
+        note = joined(comparison.note, *missing, by="; ")
+        compared[arm] = replace(comparison, note=note)
     units = {
         unit: _compare(spec, metric, _at({unit}, values), "seed", overlap[unit])
         for unit in (spec.unit_names if len(spec.unit_names) > 1 else ())
@@ -167,18 +169,6 @@ def _at(units: set[str], values: _Values) -> _Values:
         arm: {place: value for place, value in column.items() if place[0] in units}
         for arm, column in values.items()
     }
-
-
-def _with_gaps(
-    spec: Spec, values: _Values, compared: Mapping[str, Comparison]
-) -> dict[str, Comparison]:
-    """Adds a note where a unit or a seed has fewer pairs than declared."""
-    noted = {}
-    for arm, comparison in compared.items():
-        missing = gaps(spec, values[spec.reference], values[arm])
-        note = joined(comparison.note, *missing, by="; ")
-        noted[arm] = replace(comparison, note=note)
-    return noted
 
 
 def _adjusted(spec: Spec, compared: Mapping[str, Comparison]) -> dict[str, Comparison]:

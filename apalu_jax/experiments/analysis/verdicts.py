@@ -12,14 +12,8 @@ from apalu_jax.experiments.analysis import (
     holm,
     metric_values,
 )
-from apalu_jax.experiments.analysis.formatting import (
-    difference_text,
-    margin_text,
-    range_text,
-    shown_unit,
-    value_text,
-)
-from apalu_jax.experiments.analysis.power import LEVEL
+from apalu_jax.experiments.analysis.samples import LEVEL
+from apalu_jax.experiments.formatting import range_text
 from apalu_jax.experiments.records import Record, select
 from apalu_jax.experiments.specs import Claim, Metric, Spec
 
@@ -151,7 +145,7 @@ def reached(
     hits = sum(sign * value >= sign * level for value in values)
     sentence = (
         f"{hits} of {len(values)} runs of {spec.reference} reach {metric.name} "
-        f"{value_text(metric, level)}{' %' if metric.percent else ''}."
+        f"{metric.value_text(level)}{' %' if metric.percent else ''}."
     )
     if metric.name == "accuracy":
         sentence += _bounds(own, values)
@@ -196,17 +190,15 @@ def _judge_arms(spec: Spec, claim: Claim, table: Table) -> tuple[Status, str]:
 def _out_of_reach(spec: Spec, table: Table) -> list[str]:
     """Baselines that are too far from their published range, a sentence each."""
     found, metric = [], table.metric
-    for figure in spec.published:
+    for figure in spec.published_of(table.variant, metric):
         here = table.arm(figure.arm)
-        place = (figure.variant or spec.variant_names[0], figure.unit, figure.metric)
-        if here is None or place != (table.variant, "", metric.name):
+        if here is None or figure.unit:
             continue
         off = max(figure.low - here.mean, here.mean - figure.high)
         if not metric.relative and off > _REACH * metric.margin:
-            ends = range_text(value_text(metric, x) for x in (figure.low, figure.high))
             found.append(
-                f"{figure.arm} is at {value_text(metric, here.mean)} here, published "
-                f"at {ends}: too far off to judge the claim."
+                f"{figure.arm} is at {metric.value_text(here.mean)} here, published "
+                f"at {figure.range_text(metric)}: too far off to judge the claim."
             )
     return found
 
@@ -216,13 +208,13 @@ def _detectable(metric: Metric, compared: Mapping[str, Comparison]) -> str:
     n = min(comparison.n for comparison in compared.values())
     sizes = [c.minimum_detectable_effect for c in compared.values()]
     known = [size for size in sizes if not math.isnan(size)]
-    margin = f"the margin is {margin_text(metric)}."
+    margin = f"the margin is {metric.margin_text}."
     if any(math.isinf(size) for size in known):
         return f"With {n} pairs no difference of any size can be significant; {margin}"
     if not known:
         return f"With {n} pairs that do not vary the effect size is undefined; {margin}"
-    ends = (difference_text(metric, size, "") for size in (min(known), max(known)))
+    ends = (metric.difference_text(size, "") for size in (min(known), max(known)))
     return (
         f"With {n} pairs the minimum detectable effect (80 % power) is "
-        f"{range_text(ends)}{shown_unit(metric, ' ')}, by arm; {margin}"
+        f"{range_text(ends)}{metric.unit(' ')}, by arm; {margin}"
     )

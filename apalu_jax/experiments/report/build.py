@@ -16,8 +16,6 @@ class Report(NamedTuple):
     """Content that every format shows.
 
     Attributes:
-      title: One line.
-      question: The question of the experiment.
       verdict: The claim and its verdict; empty if nothing is claimed.
       sections: One per variant and metric, the primary ones first.
       others: Published baselines, the bias of choosing the best epoch by the test

@@ -11,13 +11,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from apalu_jax.experiments.analysis import metric_values
-from apalu_jax.experiments.analysis.formatting import (
-    difference_text,
-    joined,
-    metric_label,
-    range_text,
-    value_text,
-)
+from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import Record, select
 from apalu_jax.experiments.report.tables import Row, Section, TextTable
 from apalu_jax.experiments.specs import Metric, Published, Spec
@@ -38,10 +32,9 @@ def published_baselines(spec: Spec, records: Sequence[Record]) -> Section | None
 
 def published_range(spec: Spec, variant: str, metric: Metric, arm: str) -> str:
     """Published range of an arm over all units; "-" if nothing is published."""
-    for figure in spec.published:
-        where = figure.arm, figure.variant or spec.variant_names[0], figure.unit
-        if where == (arm, variant, "") and figure.metric == metric.name:
-            return _ends(metric, figure)
+    for figure in spec.published_of(variant, metric):
+        if (figure.arm, figure.unit) == (arm, ""):
+            return figure.range_text(metric)
     return "-"
 
 
@@ -100,10 +93,6 @@ def _by_variant(
     return section if section.tables else None
 
 
-def _ends(metric: Metric, figure: Published) -> str:
-    return range_text(value_text(metric, x) for x in (figure.low, figure.high))
-
-
 def _baseline(
     spec: Spec, records: Sequence[Record], published: Published
 ) -> Row | None:
@@ -120,10 +109,10 @@ def _baseline(
     off = round(min(mean - low, 0.0) + max(mean - high, 0.0), 12)
     return (
         joined(published.arm, variant, published.unit),
-        metric_label(metric),
-        _ends(plain, published),
-        f"{value_text(plain, mean)} (n = {len(values)})",
-        value_text(plain, off) if off else "0",
+        metric.label,
+        published.range_text(plain),
+        f"{plain.value_text(mean)} (n = {len(values)})",
+        plain.value_text(off) if off else "0",
         published.source,
         published.comment,
     )
@@ -140,9 +129,9 @@ def _last_and_best(spec: Spec, runs: Sequence[Record]) -> list[Row]:
         leads = ["", ""]
         if spec.reference in ends and arm != spec.reference:
             pairs = zip(ends[spec.reference], (last, best), strict=True)
-            leads = [difference_text(metric, mine - other) for mine, other in pairs]
-        row = (value_text(metric, last), value_text(metric, best))
-        rows.append((arm, *row, difference_text(metric, best - last), *leads))
+            leads = [metric.difference_text(mine - other) for mine, other in pairs]
+        row = (metric.value_text(last), metric.value_text(best))
+        rows.append((arm, *row, metric.difference_text(best - last), *leads))
     return rows
 
 

@@ -2,25 +2,19 @@
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image
 
 from apalu_jax import plotting
 from apalu_jax.experiments.analysis import Table
-from apalu_jax.experiments.analysis.formatting import (
-    in_shown_unit,
-    joined,
-    shown_unit,
-)
-from apalu_jax.experiments.records import Curve, InputCounts, Record, select
+from apalu_jax.experiments.formatting import joined
+from apalu_jax.experiments.records import InputCounts, Record, select
 from apalu_jax.experiments.results import Inputs, Results
 from apalu_jax.experiments.specs import Spec
 from apalu_jax.functional import APALUParams
@@ -89,18 +83,15 @@ def _intervals(spec: Spec, table: Table) -> dict[str, Picture]:
         if comparison is None:
             continue
         ends = comparison.interval or (math.nan, math.nan)
-        mean, low, high = (in_shown_unit(metric, x) for x in (comparison.mean, *ends))
+        mean, low, high = (metric.shown(x) for x in (comparison.mean, *ends))
         group = "ablation" if summary.arm in spec.ablations else "arm of the family"
         lines.append(plotting.Interval(summary.arm, mean, low, high, group))
     if not lines:
         return {}
     figure = plotting.plot_intervals(
         lines,
-        margin=(
-            in_shown_unit(metric, -metric.margin),
-            in_shown_unit(metric, metric.margin),
-        ),
-        xlabel=f"test {metric.name}: {spec.reference} - arm{shown_unit(metric, ', ')}",
+        margin=(metric.shown(-metric.margin), metric.shown(metric.margin)),
+        xlabel=f"test {metric.name}: {spec.reference} - arm{metric.unit(', ')}",
     )
     variant = f", variant {table.variant}" if table.variant else ""
     side = "right" if metric.higher_is_better else "left"
@@ -140,8 +131,9 @@ def _maps(spec: Spec, records: Sequence[Record], variant: str) -> dict[str, Pict
 def _curves(
     spec: Spec, runs: Sequence[Record], variant: str, where: str, compact: bool
 ) -> dict[str, Picture]:
-    split = "test" if spec.log_test_curve else "validation"
-    of = f"{split} split{', logged only' if split == 'test' else ''}{where}"
+    split, of = "validation", f"validation split{where}"
+    if spec.log_test_curve:
+        split, of = "test_curve", f"test split, logged only{where}"
     metric, band = spec.metric.name, "median and middle half of the runs"
     found = {}
     for name, figure, caption in (
@@ -167,7 +159,7 @@ def _learning_curves(
     percent = spec.metric.percent and name == spec.metric.name
     curves = {}
     for arm in spec.all_arms:
-        logged = [_logged(run, split) for run in runs if run.arm == arm]
+        logged = [getattr(run.history, split) for run in runs if run.arm == arm]
         paths = [by_name[name] for by_name in logged if name in by_name]
         if paths:
             curves[arm] = np.asarray(paths, np.float64) * (100 if percent else 1)
@@ -176,7 +168,7 @@ def _learning_curves(
     figure = plotting.plot_learning_curves(
         curves,
         steps=np.asarray(runs[0].history.epochs[1:]),
-        ylabel=f"{split} {name}" + (", %" if percent else ""),
+        ylabel=f"{split.removesuffix('_curve')} {name}{', %' if percent else ''}",
         against=spec.reference if spec.reference in curves else None,
     )
     falls = name == "loss" or not spec.metric.higher_is_better
@@ -189,26 +181,35 @@ def _learning_curves(
 def _learned(
     spec: Spec, runs: Sequence[Record], arm: str, inputs: Inputs, where: str
 ) -> dict[str, Picture]:
-    """Learned functions and parameter paths of an arm with a and b; else empty."""
-    own = [
-        r for r in runs if r.arm == arm and r.status == "ok" and r.history.activations
-    ]
-    if not own or not _moved(own):
+    """Learned functions and parameter curves of an arm with a and b; else empty."""
+    own = [r for r in select(runs, arm=arm) if r.status == "ok"]
+    logged = [run.history.activations for run in own if run.history.activations]
+    # a and b of each activation, [2, run, epoch] or [2, run, epoch, quartile].
+    curves = {
+        site: np.asarray([[run[site][name] for run in logged] for name in "ab"], float)
+        for site in (logged[0] if logged else ())
+    }
+    if not any((ab[:, :, 0] != ab[:, :, -1]).any() for ab in curves.values()):
         return {}
-    sites = list(own[0].history.activations)
+    sites = list(curves)
     positions = np.linspace(0, len(sites) - 1, min(len(sites), _LAYERS))
     chosen = [sites[round(position)] for position in positions]
     some = quartiles = ""
     if len(chosen) < len(sites):
         some = f" {len(chosen)} of {len(sites)} layers, evenly spaced."
-    if isinstance(own[0].history.activations[sites[0]]["a"][-1], list):
+    if curves[sites[0]].ndim > 3:
         quartiles = " The curves of a layer are the quartiles over its channels."
     compact = arm == spec.reference
     shapes = plotting.plot_layers(
-        _ends(own, chosen),
+        {site: APALUParams(*curves[site][:, :, -1]) for site in chosen},
         histograms={site: _histogram(inputs[site]) for site in chosen},
     )
-    evolution = plotting.plot_evolution(_evolution(own))
+    epochs_first = {
+        site: APALUParams(*np.moveaxis(ab, 2, 1)) for site, ab in curves.items()
+    }
+    evolution = plotting.plot_evolution(
+        Snapshot(step=jnp.asarray(own[0].history.epochs), params=epochs_first)
+    )
     for axes in evolution.axes[:2]:
         axes.set_xlabel("epoch")
     return {
@@ -228,33 +229,6 @@ def _learned(
     }
 
 
-def _logged(run: Record, split: str) -> dict[str, Curve]:
-    history = run.history
-    curves = {"train": history.train, "validation": history.validation}
-    return curves.get(split, history.test_curve)
-
-
-def _moved(runs: Sequence[Record]) -> bool:
-    return any(
-        paths[name][0] != paths[name][-1]
-        for run in runs
-        for paths in run.history.activations.values()
-        for name in "ab"
-    )
-
-
-def _ends(runs: Sequence[Record], sites: Sequence[str]) -> dict[str, APALUParams]:
-    return {
-        site: APALUParams(
-            *(
-                _stack(run.history.activations[site][name][-1] for run in runs)
-                for name in "ab"
-            )
-        )
-        for site in sites
-    }
-
-
 def _histogram(inputs: InputCounts) -> Histogram:
     counts = [inputs.below, *inputs.counts, inputs.above, inputs.nan]
     words = np.asarray(counts, np.uint64)
@@ -264,19 +238,3 @@ def _histogram(inputs: InputCounts) -> Histogram:
         inputs.low,
         inputs.high,
     )
-
-
-def _evolution(runs: Sequence[Record]) -> Snapshot:
-    paths = [run.history.activations for run in runs]
-    params = {
-        site: APALUParams(
-            # Epochs along axis 0, as the figure wants them; runs behind.
-            *(np.moveaxis(_stack(p[site][name] for p in paths), 1, 0) for name in "ab")
-        )
-        for site in paths[0]
-    }
-    return Snapshot(step=jnp.asarray(runs[0].history.epochs), params=params)
-
-
-def _stack(values: Iterable[Any]) -> NDArray[np.float64]:
-    return np.asarray(list(values), np.float64)

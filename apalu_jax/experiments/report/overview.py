@@ -7,14 +7,7 @@ from typing import NamedTuple
 from apalu_jax import _readme
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.analysis import ArmSummary, Table, summarize, verdicts
-from apalu_jax.experiments.analysis.formatting import (
-    difference_text,
-    interval_text,
-    joined,
-    metric_label,
-    shown_unit,
-    value_text,
-)
+from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.report.checks import published_range
 from apalu_jax.experiments.report.render import markdown_table
 from apalu_jax.experiments.report.tables import Row, Section, TextTable
@@ -74,17 +67,20 @@ def overview(results: Iterable[Results]) -> Overview:
         if metric != spec.metric:
             judged = summarize(spec, records, variant)
         verdict = verdicts.judge(spec, records, judged)
+        names, unit = joined(spec.preset, variant), metric.unit()
+        judgment = ("none", "-")
         if verdict:
+            reason = verdict.reason if verdict.reason.startswith("incomplete") else ""
+            status = f"{verdict.status} ({reason})" if reason else verdict.status
+            judgment = (verdict.claim.text, status)
             reasons.append(f"{spec.name}: {verdict.reason}")
-        names, unit = joined(spec.preset, variant), shown_unit(metric)
-        judgment = (verdict.claim.text if verdict else "none", _status(verdict))
         best = _best(spec, table)
         pairs, difference, effect = _compared(metric, best)
         rows.append(
             (
                 f"{spec.name} ({names})",
                 *judgment,
-                metric_label(metric) + (f" (differences in {unit})" if unit else ""),
+                metric.label + (f" (differences in {unit})" if unit else ""),
                 _mean(metric, table.arm(spec.reference)),
                 *_baseline(spec, table),
                 f"{best.arm}, {_mean(metric, best)}" if best else "-",
@@ -105,21 +101,11 @@ def overview(results: Iterable[Results]) -> Overview:
 
 
 def update_readme(readme: Path, found: Overview, *, check: bool = False) -> bool:
-    """Puts the tables between their marks and ``<!-- end -->``.
+    """Puts the tables between their marks, and tells whether something differed.
 
-    ``<!-- table: verdicts -->`` marks the table with all columns, and
-    ``<!-- table: verdicts short -->`` the short one.
-
-    Args:
-      readme: The file; written only if something differs.
-      found: The verdicts.
-      check: Whether to leave the file unchanged.
-
-    Returns:
-      Whether something differed.
-
-    Raises:
-      ExperimentError: The file has neither mark.
+    ``<!-- table: verdicts -->`` marks the table with all columns,
+    ``<!-- table: verdicts short -->`` the short one, and ``<!-- end -->`` the end of
+    each. With ``check``, the file is left unchanged.
     """
     (table,), notes = found.section.tables, found.section.notes
     texts = {
@@ -139,12 +125,8 @@ def update_readme(readme: Path, found: Overview, *, check: bool = False) -> bool
 
 def _baseline(spec: Spec, table: Table) -> tuple[str, str]:
     """Name and mean of the baseline, and its published range."""
-    arm = "relu"
-    for figure in spec.published:
-        about = figure.variant or spec.variant_names[0], figure.metric
-        if about == (table.variant, table.metric.name) and figure.arm in spec.all_arms:
-            arm = figure.arm
-            break
+    published = (p.arm for p in spec.published_of(table.variant, table.metric))
+    arm = next((arm for arm in published if arm in spec.all_arms), "relu")
     mean = _mean(table.metric, table.arm(arm))
     return f"{arm}, {mean}", published_range(spec, table.variant, table.metric, arm)
 
@@ -160,19 +142,11 @@ def _compared(metric: Metric, best: ArmSummary | None) -> tuple[str, str, str]:
     """Pairs with the best other arm, difference to it, minimum detectable effect."""
     if best is None or best.comparison is None:
         return "-", "-", "-"
-    mean = difference_text(metric, best.comparison.mean)
-    ends = interval_text(metric, best.comparison.interval)
-    effect = difference_text(metric, best.comparison.minimum_detectable_effect, "")
+    mean = metric.difference_text(best.comparison.mean)
+    ends = metric.interval_text(best.comparison.interval)
+    effect = metric.difference_text(best.comparison.minimum_detectable_effect, "")
     return str(best.comparison.n), f"{mean} ({ends})", effect
 
 
-def _status(verdict: verdicts.Verdict | None) -> str:
-    if verdict is None:
-        return "-"
-    if verdict.reason.startswith("incomplete"):
-        return f"{verdict.status} ({verdict.reason})"
-    return verdict.status
-
-
 def _mean(metric: Metric, summary: ArmSummary | None) -> str:
-    return value_text(metric, summary.mean) if summary else "-"
+    return metric.value_text(summary.mean) if summary else "-"

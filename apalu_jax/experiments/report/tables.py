@@ -4,16 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from apalu_jax.experiments.analysis import ArmSummary, Comparison, Table
-from apalu_jax.experiments.analysis.formatting import (
-    difference_text,
-    interval_text,
-    joined,
-    metric_label,
-    shown_unit,
-    value_text,
-)
 from apalu_jax.experiments.analysis.lr_search import Search
-from apalu_jax.experiments.analysis.power import LEVEL
+from apalu_jax.experiments.analysis.samples import LEVEL
+from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.report import text
 from apalu_jax.experiments.specs import Metric, Spec
 
@@ -92,9 +85,9 @@ def _arms(spec: Spec, table: Table) -> TextTable:
     header = (
         "arm",
         "runs",
-        f"test {metric_label(metric)}, mean{' ± sd' if spread else ''}",
+        f"test {metric.label}, mean{' ± sd' if spread else ''}",
         *(("binomial 95 %",) if binomial else ()),
-        f"{spec.reference} - arm{shown_unit(metric, ', ')}",
+        f"{spec.reference} - arm{metric.unit(', ')}",
         "95 % interval",
         "p",
         "p, Holm",
@@ -120,13 +113,13 @@ def _arms(spec: Spec, table: Table) -> TextTable:
 
 
 def _mean(metric: Metric, summary: ArmSummary, spread: bool) -> str:
-    mean = value_text(metric, summary.mean)
+    mean = metric.value_text(summary.mean)
     if not spread:
         return mean
     if metric.relative:
-        sd = difference_text(metric, summary.sd, "")
+        sd = metric.difference_text(summary.sd, "")
         return f"{mean} ± {sd}{'' if sd == '-' else ' %'}"
-    return f"{mean} ± {value_text(metric, summary.sd)}"
+    return f"{mean} ± {metric.value_text(summary.sd)}"
 
 
 def _compared(
@@ -137,14 +130,14 @@ def _compared(
     metric = table.metric
     flipped = [_p(comparison.p_sign_flip)] if corrected else []
     return [
-        difference_text(metric, comparison.mean),
-        interval_text(metric, comparison.interval),
+        metric.difference_text(comparison.mean),
+        metric.interval_text(comparison.interval),
         _p(comparison.p),
         "-" if comparison.p_holm is None else _p(comparison.p_holm),
         *flipped,
         _p(comparison.p_signed_rank),
         _p(comparison.p_equivalent),
-        difference_text(metric, comparison.minimum_detectable_effect, ""),
+        metric.difference_text(comparison.minimum_detectable_effect, ""),
     ]
 
 
@@ -198,7 +191,7 @@ def _differences(
         if arm not in row:
             yield "-"
             continue
-        cell = difference_text(table.metric, row[arm].mean)
+        cell = table.metric.difference_text(row[arm].mean)
         if row[arm].interval is not None:
-            cell += f" ({interval_text(table.metric, row[arm].interval)})"
+            cell += f" ({table.metric.interval_text(row[arm].interval)})"
         yield cell + (" *" if row[arm].is_significant else "")

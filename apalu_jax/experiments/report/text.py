@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 from apalu_jax.experiments import analysis, arms
 from apalu_jax.experiments.analysis import Table, verdicts
-from apalu_jax.experiments.analysis.formatting import margin_text, shown_unit
-from apalu_jax.experiments.analysis.power import LEVEL
+from apalu_jax.experiments.analysis.samples import LEVEL
 from apalu_jax.experiments.analysis.verdicts import Verdict
 from apalu_jax.experiments.records import Record
 from apalu_jax.experiments.results import Results
@@ -32,7 +31,7 @@ def reading(spec: Spec, table: Table) -> list[str]:
         _pairing(spec, table),
         _test(table),
         "TOST: two one-sided paired t tests of equivalence within the margin "
-        f"±{margin_text(table.metric)}. MDE: minimum detectable effect, the smallest "
+        f"±{table.metric.margin_text}. MDE: minimum detectable effect, the smallest "
         "true difference that is detected with 80 % power at the level of Holm's first "
         "step, by the noncentral t distribution.",
         f"{verdicts.sides(table).sentence(spec.reference)}.",
@@ -99,7 +98,7 @@ def declaration(results: Results) -> list[tuple[str, str]]:
         *((f"arm {name}", arms.get(name).description) for name in spec.all_arms),
         ("stopping rule", spec.stopping_rule),
         *(
-            (f"margin of {metric.name}", f"±{margin_text(metric)}")
+            (f"margin of {metric.name}", f"±{metric.margin_text}")
             for metric in spec.metrics
         ),
         *((name, _items(table) or "as declared") for name, table in tables.items()),
@@ -127,7 +126,7 @@ def _pairing(spec: Spec, table: Table) -> str:
     if len(spec.unit_names) > 1:
         over = "units" if spec.pair_by == "seed" else "seeds"
         averaged = f" and averaged over {over}"
-    unit = shown_unit(table.metric, ", in ")
+    unit = table.metric.unit(", in ")
     interval = (
         "by the corrected resampled t distribution"
         if table.test_train_ratio

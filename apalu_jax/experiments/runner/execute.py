@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from apalu_jax import introspection
 from apalu_jax.experiments import arms, backbones, data, models, tasks
-from apalu_jax.experiments.analysis.formatting import joined
 from apalu_jax.experiments.data.splits import Batch, Dataset, Splits
+from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import History, InputCounts, Record, Trial
 from apalu_jax.experiments.runner import runtime
 from apalu_jax.experiments.schema import Options
@@ -65,15 +65,10 @@ class Executor:
         self._compiled = functools.lru_cache(maxsize=size)(_compile)
 
     def __call__(self, trial: Trial, on_share: Callable[[float], None]) -> list[Record]:
-        """Trains and evaluates a trial; ``on_share`` hears of the share of its epochs.
+        """Trains and evaluates a trial; gives one record for each seed, in order.
 
-        Returns:
-          One record for each seed, in order. An error of the machine, such as memory
-          that runs out, makes records of failed runs.
-
-        Raises:
-          ExperimentError: Data or the checkpoint are missing or damaged, or an option
-            does not fit.
+        ``on_share`` is told the share of the epochs done. An error of the machine, such
+        as memory that runs out, makes records of failed runs.
         """
         outcomes: Sequence[_Outcome]
         try:
@@ -121,11 +116,7 @@ class Executor:
         return self._checkpoints / f"{trial.name}.msgpack"
 
     def prepare(self, trial: Trial) -> tuple[Training, str]:
-        """Loads the data of a trial and compiles its functions, unless they are cached.
-
-        Returns:
-          All that the trial is trained with, and a label of the data.
-        """
+        """All that a trial is trained with, from the caches or made; a data label."""
         if runtime.is_crowded():
             self._compiled.cache_clear()
             jax.clear_caches()

@@ -18,11 +18,7 @@ __all__ = ("plan", "wanted_keys", "with_multipliers")
 def wanted_keys(
     spec: Spec, arms: Sequence[str] | None, seeds: Sequence[int] | None
 ) -> set[Key]:
-    """Coordinates of the requested arms and seeds in every variant and unit.
-
-    Raises:
-      ExperimentError: An arm or a seed is not declared, or none is given.
-    """
+    """Coordinates of the requested arms and seeds in every variant and unit."""
     declared = range(spec.seeds)
     _check("arms", arms, spec.all_arms, ", ".join(spec.all_arms))
     _check("seeds", seeds, declared, f"0:{spec.seeds}")
@@ -57,13 +53,13 @@ def with_multipliers(results: Results, trial: Trial) -> Trial | None:
     """Fills in the multipliers that the search has chosen; None if it failed."""
     if trial.kind == "search":
         return trial
-    multiplier: float | None = 1.0
+    multiplier = 1.0
     if results.spec.lr_search is not None:
         own = [record for record in results.records if record.key[:3] == trial[:3]]
         found = lr_search.searches(results.spec, own)
-        multiplier = found[0].multiplier if found else None
-    if multiplier is None:
-        return None
+        if not found:
+            return None
+        multiplier = found[0].multiplier
     return trial._replace(lr_multipliers=(multiplier,) * len(trial.seeds))
 
 
@@ -86,7 +82,7 @@ def _searches(spec: Spec, trial: Trial) -> Iterator[Trial]:
     if spec.lr_search is None:
         return
     size = spec.at(trial.variant, trial.unit).vmapped_seeds
-    runs = lr_search.runs_of(spec.lr_search)
+    runs = spec.lr_search.runs
     for start in range(0, len(runs), size):
         chunk = runs[start : start + size]
         seeds, multipliers = zip(
