@@ -55,8 +55,8 @@ def test_second_run_needs_to_resume(first_run, tmp_path):
     again = in_a_process(*RUN)
     assert again.returncode == 2
     assert again.stderr == (
-        "apalu: runs/digits-smoke is not empty: continue with --resume, or choose another "
-        "--out.\n"
+        "apalu: runs/digits-smoke is not empty: continue with --resume, or choose "
+        "another --out.\n"
     )
     more = invoke(*RUN, "--arms", "prelu", "--resume")
     assert more.exit_code == 0

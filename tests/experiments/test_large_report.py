@@ -292,6 +292,12 @@ def test_readme_holds_the_verdicts(collection):
     assert "| b (smoke) | APALU is better. | supported |" in text
     assert "old" not in text
     assert not report.update_readme(readme, found, check=True)
+    readme.write_text("<!-- table: verdicts short -->\n<!-- end -->\n")
+    assert report.update_readme(readme, found)
+    assert (
+        "| b | APALU is better. | supported | 10 | accuracy against gelu: +11.35"
+        in (readme.read_text())
+    )
     readme.write_text(other)
     with pytest.raises(ExperimentError, match="must mark the place"):
         report.update_readme(readme, found)
