@@ -231,15 +231,12 @@ def _what_is_kept(folder: Path) -> str:
 
 
 def _parse_seeds(text: str, declared: int) -> list[int]:
-    """Reads ``0:10``, ``3``, and lists of these with commas between.
-
-    The bound is checked here, as a list of 0:99999999999 would not fit into memory.
-    """
+    """Reads ``0:10``, ``3``, and lists of these with commas between."""
     seeds: list[int] = []
     for item in text.split(","):
         start, colon, stop = item.partition(":")
         ends = [start, stop] if colon else [start]
-        # More than nine digits are above every bound.
+        # Checked before the list is made: 0:99999999999 would not fit into memory.
         sound = all(end.isdecimal() and len(end) < 10 for end in ends)
         if not sound or int(ends[-1]) > declared:
             raise ExperimentError(

@@ -72,12 +72,11 @@ class Setup(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Course of a run.
+    """Curves of a run by name, one number for each logged epoch but the start.
 
     Attributes:
       epochs: Epochs after which values were logged; 0 is the start.
-      train: Curves by name, one number for each epoch but the start.
-      test_curve: Likewise; empty unless the spec asks for it.
+      test_curve: Empty unless the spec asks for it.
       test: Metrics on the test split after the last epoch.
       examples: Size of the test split.
       activations: Parameters of each activation, the start included, by site and name;
@@ -120,18 +119,16 @@ class InputCounts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class Record(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """One run.
+    """One run; the variant or unit is "" if the spec declares none.
 
     Attributes:
-      variant: The variant; ``""`` if the spec declares none.
-      unit: The unit; likewise.
       kind: "evaluation", or "search" for a run that helps to choose a learning rate.
       value: The primary metric after the last epoch: on the test split, and of a run of
         the search on the validation split. Of an evaluated run that diverged it is the
         chance level; None if a run of the search diverged or any run failed.
       status: "ok", "diverged" (not finite), or "failed" (stopped by an error of the
         machine, e.g. out of memory; it is tried again on resume).
-      history: The course of the run; empty for a run of the search.
+      history: Empty for a run of the search.
       inputs: Histogram of the inputs of each activation on the test split, by site.
       figure_data: Data for a figure, of seed 0 only.
       data: The data, if the loader has a choice.

@@ -87,12 +87,7 @@ class Results:
         return self.setups.index(setup)
 
     def append(self, records: Iterable[Record]) -> None:
-        """Appends runs, each synced to the disk before the next is begun.
-
-        Raises:
-          ExperimentError: A run is recorded already, or is not declared.
-          OSError: The disk is full or the file cannot be written; finished lines stay.
-        """
+        """Appends declared runs, each synced to the disk before the next is begun."""
         added = list(records)
         merged = _merge(self.spec, self.records, added, "appended records")
         if self.folder is not None:
@@ -117,12 +112,7 @@ class Results:
 
 
 def read(folder: Path) -> Results:
-    """Reads the results of a folder.
-
-    Raises:
-      ExperimentError: The declaration is missing, a file is damaged, or a record is of
-        another configuration, not declared, or there twice.
-    """
+    """Reads the results of a folder, and checks every record against the spec."""
     path = folder / SPEC
     if not path.exists():
         raise ExperimentError(f"{folder} holds no results: {path} is missing.")
@@ -148,11 +138,7 @@ def open_folder(folder: Path, spec: Spec, resume: bool) -> Iterator[Results]:
     """Holds a folder for one run, and reads or creates its results.
 
     ``spec`` replaces the stored declaration if no value depends on the difference.
-
-    Raises:
-      ExperimentError: Another process holds the folder, or it holds something else, or
-        results without ``resume``.
-      OSError: The folder cannot be written.
+    Without ``resume``, the folder must be empty.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with storage.lock(folder):

@@ -59,11 +59,7 @@ def load_checked(path: Path) -> bytes | None:
 def parse_lines(
     path: Path, content: bytes, decode: Callable[[bytes], _Line]
 ) -> list[_Line]:
-    """Decodes every finished line; what follows the last newline is ignored.
-
-    Raises:
-      ExperimentError: ``decode`` raised, i.e. a line is damaged; names it and ``path``.
-    """
+    """Decodes every finished line; what follows the last newline is ignored."""
     decoded: list[_Line] = []
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
@@ -84,11 +80,8 @@ def append_lines(path: Path, lines: Iterable[bytes]) -> None:
     """Appends lines; each is safely on the disk before the next is begun.
 
     Several processes may append to one file at a time: an exclusive lock on the file
-    covers cutting off an unfinished line and writing, so no line is lost.
-
-    Raises:
-      OSError: The disk is full or the file cannot be written; the message names
-        ``path``. Finished lines stay.
+    covers cutting off an unfinished line and writing, so no line is lost. On a full
+    disk, finished lines stay.
     """
     with naming(path), path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -17,13 +17,10 @@ __all__ = ("Ranks", "rank")
 
 
 class Ranks(NamedTuple):
-    """Average ranks of the arms.
+    """Average ranks of the arms over the units that every arm has values in.
 
-    Attributes:
-      units: The units that every arm has values in.
-      averages: By arm; 1 is the best.
-      p: p-value of Friedman's test that all arms rank alike; None with fewer than three
-        units or arms, or where all of them tie.
+    1 is the best. ``p`` is of Friedman's test that all arms rank alike; None with fewer
+    than three units or arms, or where all of them tie.
     """
 
     units: tuple[str, ...]

@@ -92,11 +92,7 @@ def summarize(
     """Compares the arms of a variant by a metric; None for the primary ones.
 
     Only arms, not ablations, are in the family of Holm's adjustment; an arm that has no
-    run yet stands in it with p = 1.
-
-    Raises:
-      ExperimentError: A record is of an arm, a variant or a unit that the spec does not
-        declare, or lacks the metric.
+    run yet stands in it with p = 1. Raises ExperimentError for undeclared records.
     """
     variant = spec.variant_names[0] if variant is None else variant
     metric = spec.metric if metric is None else metric

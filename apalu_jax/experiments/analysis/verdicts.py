@@ -74,16 +74,9 @@ def judge(spec: Spec, records: Sequence[Record], table: Table) -> Verdict | None
       missing; and where a baseline is out of reach of its published range, by more than
       ten margins, since the networks are then not those that the claim is about.
 
-    A claimed level must be reached by every run of the reference besides; one that does
-    not reach it contradicts the claim.
-
-    Args:
-      spec: The experiment.
-      records: Its runs so far.
-      table: Summary of the claim's variant by the primary metric.
-
-    Returns:
-      The verdict; None if nothing is claimed.
+    A claimed level must also be reached by every run of the reference; one that does
+    not reach it contradicts the claim. ``table`` is the summary of the claim's variant
+    by the primary metric.
     """
     claim, (variant, metric) = spec.claim, claimed(spec)
     if claim is None:
@@ -132,11 +125,7 @@ def sides(table: Table) -> Sides:
 def reached(
     spec: Spec, runs: Sequence[Record], level: float, metric: Metric
 ) -> tuple[bool, str]:
-    """Compares every run of the reference in one variant with a claimed level.
-
-    Returns:
-      True if all reach it, and a sentence; of an accuracy with exact bounds.
-    """
+    """True if every run of the reference reaches a claimed level, and a sentence."""
     own = [r for r in runs if r.arm == spec.reference and r.status != "failed"]
     values = list(metric_values(spec, own, metric).values())
     if metric.relative:

@@ -15,15 +15,9 @@ __all__ = ("Report", "build")
 class Report(NamedTuple):
     """Content that every format shows.
 
-    Attributes:
-      verdict: The claim and its verdict; empty if nothing is claimed.
-      sections: One per variant and metric, the primary ones first.
-      others: Published baselines, the bias of choosing the best epoch by the test
-        split, monitors, and the learning-rate search, as far as the experiment has
-        them.
-      notes: Warnings, e.g. that runs are missing.
-      declaration: Settings that were fixed before the run, name and text.
-      figures: Figures and captions, by file name without ending.
+    ``sections`` has one per variant and metric, the primary ones first; ``others`` the
+    sanity checks and the learning-rate search; ``notes`` warns, e.g. of missing runs;
+    ``figures`` is by file name without ending.
     """
 
     title: str

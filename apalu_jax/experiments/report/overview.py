@@ -41,13 +41,8 @@ _READING = (
 class Overview(NamedTuple):
     """Verdicts on the claims of several experiments.
 
-    Attributes:
-      section: One row per experiment: the claim and its verdict, the means of the
-        reference and of a baseline, its published range, the best of the other arms and
-        the difference to it. The baseline is the first arm with a published result,
-        else ReLU.
-      short: The same in five columns.
-      reasons: Reasons of the verdicts, a line each.
+    ``section`` has one row per experiment, ``short`` the same in five columns, and
+    ``reasons`` a line for each verdict.
     """
 
     section: Section
@@ -124,7 +119,7 @@ def update_readme(readme: Path, found: Overview, *, check: bool = False) -> bool
 
 
 def _baseline(spec: Spec, table: Table) -> tuple[str, str]:
-    """Name and mean of the baseline, and its published range."""
+    """The first arm with a published result, else ReLU; and the published range."""
     published = (p.arm for p in spec.published_of(table.variant, table.metric))
     arm = next((arm for arm in published if arm in spec.all_arms), "relu")
     mean = _mean(table.metric, table.arm(arm))

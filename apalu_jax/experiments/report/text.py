@@ -6,6 +6,7 @@ from apalu_jax.experiments import analysis, arms
 from apalu_jax.experiments.analysis import Table, verdicts
 from apalu_jax.experiments.analysis.samples import LEVEL
 from apalu_jax.experiments.analysis.verdicts import Verdict
+from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import Record
 from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.schema import Options
@@ -115,9 +116,8 @@ def declaration(results: Results) -> list[tuple[str, str]]:
 def _environment(results: Results, record: Record) -> str:
     setup = results.setups[record.setup]
     versions = [f"{name} {number}" for name, number in setup.versions.items()]
-    if record.data:
-        versions.append(f"data {record.data}")
-    return f"{setup.platform}; {', '.join(versions)}"
+    data = f"data {record.data}" if record.data else ""
+    return f"{setup.platform}; {joined(*versions, data)}"
 
 
 def _pairing(spec: Spec, table: Table) -> str:

@@ -77,10 +77,7 @@ class Executor:
                 self.checkpoint_path(trial), self._every_s, trial, self._spec.run_hash
             )
             trained = loop.train(
-                training,
-                trial,
-                checkpoint,
-                lambda done: on_share(done / training.epochs),
+                training, trial, checkpoint, lambda n: on_share(n / training.epochs)
             )
             if trial.kind == "search":
                 outcomes = self._searched(trained)

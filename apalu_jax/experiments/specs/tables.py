@@ -103,10 +103,9 @@ class Metric(_Table, frozen=True, kw_only=True):
 
 
 class Claim(_Table, frozen=True, kw_only=True):
-    """Claim of the paper about the experiment.
+    """Claim of the paper about the experiment, and its citation.
 
     Attributes:
-      source: Its citation.
       arms: The arms that the reference is claimed to be better than.
       variant: The variant that decides; ``""`` for the first.
       level: A value that the reference is claimed to reach; None if absent.
