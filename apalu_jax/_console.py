@@ -49,14 +49,20 @@ def to_console() -> Console:
 
 
 def to_table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    title: str = "",
+    *,
+    numbers: bool = True,
 ) -> Table:
     """Lays out text cells as a table; nothing in them is read as markup.
 
     Args:
-      header: Headings. The first column, and one without a heading, is flush left.
+      header: Headings.
       rows: The cells.
       title: A line above the table.
+      numbers: Whether columns are flush right, except the first one and those without
+        a heading.
 
     Returns:
       A table that :mod:`rich` prints.
@@ -69,7 +75,7 @@ def to_table(
     for index, head in enumerate(header):
         table.add_column(
             Text(printable(head)),
-            justify="right" if index > 0 and head else "left",
+            justify="right" if numbers and index > 0 and head else "left",
             no_wrap=index == 0,
         )
     for row in rows:

@@ -42,7 +42,7 @@ def list_experiments() -> None:
         spec = specs.load(name, presets[-1])
         rows.append((name, ", ".join(presets), ", ".join(spec.all_arms), spec.question))
     header = ("experiment", "presets", "arms", "question")
-    to_console().print(to_table(header, rows))
+    to_console().print(to_table(header, rows, numbers=False))
 
 
 @experiments_app.command()
@@ -63,7 +63,8 @@ def run(
     ] = None,
     data_dir: DataDir = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the results; runs/NAME-PRESET.")
+        Path | None,
+        typer.Option(help="Folder for the results  [default: runs/NAME-PRESET]"),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from what the folder holds.")
@@ -158,7 +159,8 @@ def list_data() -> None:
         source = data.source(name)
         rows.append((name, source.title, source.origin, source.license, source.note))
     console = to_console()
-    console.print(to_table(("name", "data set", "source", "license", "note"), rows))
+    header = ("name", "data set", "source", "license", "note")
+    console.print(to_table(header, rows, numbers=False))
     console.print(
         "Files are looked for in --data-dir, then in $APALU_DATA_DIR, then in "
         f"{printable(str(data.downloads.cache_dir()))}; a file that is in none of them "

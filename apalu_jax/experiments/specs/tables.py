@@ -45,7 +45,7 @@ class Metric(_Table, frozen=True, kw_only=True):
     Examples:
       >>> accuracy = Metric(name="a", higher_is_better=True, margin=0.1, percent=True)
       >>> accuracy.value_text(0.98765), accuracy.difference_text(0.0123)
-      ('98.76', '+1.23')
+      ('98.77', '+1.23')
       >>> rmse = Metric(name="rmse", higher_is_better=False, margin=0.1, relative=True)
       >>> rmse.value_text(2.345678), rmse.difference_text(0.0953) + rmse.unit(" ")
       ('2.346', "+10.00 % of the arm's value")
