@@ -139,13 +139,14 @@ def report_results(
         say(f"wrote {readme}" if differs else f"{readme} is up to date")
     elif format != "text":
         for each in found:
-            written = writers[format](report.build(each), each.folder or Path())
-            say(f"wrote {written}")
+            say(f"wrote {writers[format](report.build(each), each.folder or Path())}")
     elif [each.folder for each in found] == folders[:1]:
         _print_report(report.build(found[0]))
     else:
         overview = report.overview(found)
-        _print_section(overview.section)
+        wide = to_console().width >= 140
+        tables = overview.section.tables if wide else [overview.short]
+        _print_section(overview.section._replace(tables=tables))
         print_notes(to_console(), overview.reasons)
 
 
@@ -225,10 +226,9 @@ def _what_is_kept(folder: Path) -> str:
 
     if not (folder / results.SPEC).exists():
         return "; nothing is recorded yet"
-    count = len(results.read(folder).records)
     return (
-        f"; {folder} holds {count} finished runs, and a checkpoint of the current ones "
-        "if they took more than a minute: continue with --resume"
+        f"; {folder} holds {len(results.read(folder).records)} finished runs, and a "
+        "checkpoint of the current ones after a minute: continue with --resume"
     )
 
 
