@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from apalu_jax._files import write_atomic
+
 __all__ = ("fill",)
 
 _MARKED = re.compile(
@@ -19,13 +21,13 @@ def fill(
     *,
     check: bool = False,
 ) -> bool | None:
-    """Replaces what stands between marks.
+    """Replaces the text between a mark and the next ``<!-- end -->``.
 
     Args:
       readme: The file; written only if something differs.
-      render: From the name and the values of a line ``<!-- table: NAME VALUE ... -->``
-        to what stands from there to the line ``<!-- end -->``; None leaves it as it is.
-      check: Whether to leave the file as it is.
+      render: Makes the text from the name and the values of a mark
+        ``<!-- table: NAME VALUE ... -->``; None leaves the old text in place.
+      check: Whether to leave the file unchanged.
 
     Returns:
       Whether something differed; None if nothing was rendered.
@@ -43,5 +45,5 @@ def fill(
     old = readme.read_text(encoding="utf-8")
     new = _MARKED.sub(replace, old)
     if new != old and not check:
-        readme.write_text(new, encoding="utf-8")
+        write_atomic(readme, new.encode())
     return new != old if rendered else None

@@ -1,12 +1,15 @@
 """Coordinates and outcome of a run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
-__all__ = ("Curve", "History", "InputCounts", "Key", "Kind", "Record", "Setup", "Trial")
+from apalu_jax.experiments.formatting import joined
+
+__all__ = ("History", "InputCounts", "Key", "Record", "Setup", "Trial", "select")
 
 Kind: TypeAlias = Literal["search", "evaluation"]
 Curve: TypeAlias = list[float | None]
@@ -31,12 +34,9 @@ class Trial(NamedTuple):
     """Runs that are trained together: one arm in one variant and unit.
 
     Attributes:
-      arm: The activation.
-      variant: The variant.
-      unit: The unit.
       seeds: One for each run; they are vmapped.
-      lr_multipliers: Of the declared learning rate, one for each run; empty as long as
-        the search that chooses it is unfinished.
+      lr_multipliers: Factors of the declared learning rate, one for each run; empty as
+        long as the search that chooses them is unfinished.
       kind: "search" for runs that choose the multiplier, or "evaluation".
     """
 
@@ -53,7 +53,7 @@ class Trial(NamedTuple):
         first = f"seed{self.seeds[0]}"
         if self.kind == "search":
             first = f"search{self.lr_multipliers[0]:g}-{self.seeds[0]}"
-        return "-".join(filter(None, (self.arm, self.variant, self.unit, first)))
+        return joined(self.arm, self.variant, self.unit, first, by="-")
 
     def keys(self) -> list[Key]:
         """Coordinates of each run."""
@@ -72,13 +72,11 @@ class Setup(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Course of a run.
+    """Curves of a run by name, one number for each logged epoch but the start.
 
     Attributes:
       epochs: Epochs after which values were logged; 0 is the start.
-      train: Curves on the training split, one number for each epoch but the start.
-      validation: Curves on the validation split, likewise.
-      test_curve: Curves on the test split, likewise; empty unless the spec asks for it.
+      test_curve: Empty unless the spec asks for it.
       test: Metrics on the test split after the last epoch.
       examples: Size of the test split.
       activations: Parameters of each activation, the start included, by site and name;
@@ -109,9 +107,8 @@ class InputCounts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         if (self.low, self.high) != (other.low, other.high):
             raise ValueError("histograms over different bins cannot be added")
         pairs = zip(self.counts, other.counts, strict=True)
-        return InputCounts(
-            low=self.low,
-            high=self.high,
+        return replace(
+            self,
             counts=[mine + others for mine, others in pairs],
             below=self.below + other.below,
             above=self.above + other.above,
@@ -122,28 +119,21 @@ class InputCounts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class Record(
     Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """One run.
+    """One run; the variant or unit is "" if the spec declares none.
 
     Attributes:
-      arm: The activation.
-      seed: The seed.
-      variant: The variant; ``""`` if the spec declares none.
-      unit: The unit; ``""`` if the spec declares none.
       kind: "evaluation", or "search" for a run that helps to choose a learning rate.
-      lr_multiplier: Factor of the declared learning rate.
       value: The primary metric after the last epoch: on the test split, and of a run of
         the search on the validation split. Of an evaluated run that diverged it is the
         chance level; None if a run of the search diverged or any run failed.
       status: "ok", "diverged" (not finite), or "failed" (stopped by an error of the
         machine, e.g. out of memory; it is tried again on resume).
-      history: The course of the run; empty for a run of the search.
+      history: Empty for a run of the search.
       inputs: Histogram of the inputs of each activation on the test split, by site.
       figure_data: Data for a figure, of seed 0 only.
       data: The data, if the loader has a choice.
       error: First line of the error that made the run fail.
       setup: Index of the set-up in ``spec.json``.
-      run_hash: See :attr:`Spec.run_hash <apalu_jax.experiments.specs.Spec.run_hash>`.
-      declaration_hash: See ``Spec.declaration_hash``, likewise.
       wall_s: Seconds, compilation included, divided among the vmapped seeds.
     """
 
@@ -166,11 +156,7 @@ class Record(
     wall_s: float
 
     def __post_init__(self) -> None:
-        """Checks the values that the analysis relies on.
-
-        Raises:
-          ValueError: ``value`` does not fit ``status``, or a number is not finite.
-        """
+        """Checks the values that the analysis relies on."""
         may_lack = self.status == "failed" or (
             self.status == "diverged" and self.kind == "search"
         )
@@ -185,3 +171,19 @@ class Record(
         """Coordinates of the run within the experiment."""
         searched = self.lr_multiplier if self.kind == "search" else None
         return Key(self.arm, self.variant, self.unit, self.seed, searched)
+
+
+def select(
+    records: Iterable[Record],
+    variant: str | None = None,
+    arm: str | None = None,
+    unit: str | None = None,
+) -> list[Record]:
+    """Evaluated runs of a variant, an arm and a unit; None for any."""
+    wanted = (arm, variant, unit)
+    return [
+        record
+        for record in records
+        if record.kind == "evaluation"
+        and all(w in (None, own) for w, own in zip(wanted, record.key, strict=False))
+    ]

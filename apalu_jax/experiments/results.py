@@ -13,23 +13,24 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from apalu_jax.experiments import ExperimentError, storage
-from apalu_jax.experiments.records import InputCounts, Key, Record, Setup
+from apalu_jax.experiments.records import InputCounts, Key, Record, Setup, select
 from apalu_jax.experiments.schema import Options, convert
-from apalu_jax.experiments.specs import FIRST_SEARCH_SEED, Spec
+from apalu_jax.experiments.specs import Spec
 
-__all__ = ("RECORDS", "SPEC", "Results", "find", "open_folder", "pack", "read")
+__all__ = ("Results", "find", "open_folder", "pack", "read", "undeclared_name")
 
 SPEC = "spec.json"
 RECORDS = "records.jsonl"
 _PACKED = "records.jsonl.gz"
 _INPUTS = "inputs.json.gz"
 
+_T = TypeVar("_T")
 Inputs: TypeAlias = dict[str, InputCounts]
 """Histogram of the inputs of each activation, by site."""
 
@@ -55,7 +56,6 @@ class Results:
     """An experiment and its runs so far.
 
     Attributes:
-      spec: The declaration.
       records: The runs, in the order in which they ended. A run that follows a failed
         one of the same key replaces it.
       setups: Environments that the records refer to.
@@ -72,7 +72,7 @@ class Results:
     @property
     def evaluated(self) -> list[Record]:
         """The runs that are judged."""
-        return [record for record in self.records if record.kind == "evaluation"]
+        return select(self.records)
 
     @property
     def finished(self) -> set[Key]:
@@ -87,12 +87,7 @@ class Results:
         return self.setups.index(setup)
 
     def append(self, records: Iterable[Record]) -> None:
-        """Appends runs, each safely on the disk before the next is begun.
-
-        Raises:
-          ExperimentError: A run is recorded already, or is not declared.
-          OSError: The disk is full or the file cannot be written; finished lines stay.
-        """
+        """Appends declared runs, each synced to the disk before the next is begun."""
         added = list(records)
         merged = _merge(self.spec, self.records, added, "appended records")
         if self.folder is not None:
@@ -102,10 +97,9 @@ class Results:
 
     def inputs(self, arm: str, variant: str, unit: str) -> Inputs:
         """Histogram of the inputs of each activation, summed over runs that are ok."""
-        place = (arm, variant, unit)
-        total = dict(self.packed.get(place, {}))
-        for record in self.evaluated:
-            if record.key[:3] == place and record.status == "ok":
+        total = dict(self.packed.get((arm, variant, unit), {}))
+        for record in select(self.records, variant, arm, unit):
+            if record.status == "ok":
                 for site, counts in record.inputs.items():
                     total[site] = total[site] + counts if site in total else counts
         return total
@@ -118,61 +112,40 @@ class Results:
 
 
 def read(folder: Path) -> Results:
-    """Reads the results of a folder.
-
-    Args:
-      folder: Folder that `apalu run` wrote to.
-
-    Returns:
-      The results.
-
-    Raises:
-      ExperimentError: The declaration is missing, a file is damaged, or a record is of
-        another configuration, not declared, or there twice.
-    """
+    """Reads the results of a folder, and checks every record against the spec."""
     path = folder / SPEC
-    try:
-        content = msgspec.json.decode(path.read_bytes(), type=_File)
-    except FileNotFoundError as error:
-        raise ExperimentError(
-            f"{folder} holds no results: {path} is missing."
-        ) from error
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise ExperimentError(f"{path}: damaged ({error}).") from error
+    if not path.exists():
+        raise ExperimentError(f"{folder} holds no results: {path} is missing.")
+    content = _decode(path, path.read_bytes(), _File)
     spec = convert(content.spec, Spec, str(path))
-    packed = folder / _PACKED
     decode = msgspec.json.Decoder(Record).decode
+    packed = folder / _PACKED
     records = storage.parse_lines(packed, _unzip(packed), decode)
     records += storage.read_lines(folder / RECORDS, decode)
     records = _merge(spec, [], records, str(folder / RECORDS))
     if any(record.setup >= len(content.setups) for record in records):
         raise ExperimentError(f"{path}: damaged (the set-up of a record is missing).")
-    totals = _read_totals(folder / _INPUTS)
-    return Results(spec, records, content.setups, folder, totals)
+    path = folder / _INPUTS
+    totals = _decode(path, _unzip(path) or b"[]", list[_Total])
+    packed_inputs = {
+        (total.arm, total.variant, total.unit): total.inputs for total in totals
+    }
+    return Results(spec, records, content.setups, folder, packed_inputs)
 
 
 @contextlib.contextmanager
 def open_folder(folder: Path, spec: Spec, resume: bool) -> Iterator[Results]:
     """Holds a folder for one run, and reads or creates its results.
 
-    Args:
-      folder: The folder; created if absent.
-      spec: The declaration, which replaces the stored one if the values do not depend
-        on the difference.
-      resume: Whether the folder may hold results already.
-
-    Yields:
-      The results.
-
-    Raises:
-      ExperimentError: Another process holds the folder, or it holds something else.
-      OSError: The folder cannot be written.
+    ``spec`` replaces the stored declaration if no value depends on the difference.
+    Without ``resume``, the folder must be empty.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with storage.lock(folder):
         if any(folder.iterdir()) and not resume:
             raise ExperimentError(
-                f"{folder} is not empty: go on with --resume, or choose another --out."
+                f"{folder} is not empty: continue with --resume, or choose another "
+                "--out."
             )
         results = Results(spec, folder=folder)
         if any((folder / name).exists() for name in (SPEC, RECORDS, _PACKED)):
@@ -192,17 +165,7 @@ def open_folder(folder: Path, spec: Spec, resume: bool) -> Iterator[Results]:
 
 
 def find(folder: Path) -> list[Path]:
-    """Finds folders with results: this one, or else those directly in it, sorted.
-
-    Args:
-      folder: The folder to search.
-
-    Returns:
-      The folders.
-
-    Raises:
-      ExperimentError: There are none.
-    """
+    """Finds folders with results: this one, or else those directly in it, sorted."""
     if (folder / SPEC).exists():
         return [folder]
     found = sorted(path.parent for path in folder.glob(f"*/{SPEC}"))
@@ -214,16 +177,19 @@ def find(folder: Path) -> list[Path]:
     return found
 
 
+def undeclared_name(spec: Spec, record: Record) -> str:
+    """An arm, variant or unit of a record that is not declared, in words; or ""."""
+    known = (spec.all_arms, spec.variant_names, spec.unit_names)
+    for kind, name, names in zip(Key._fields, record.key, known, strict=False):
+        if name not in names:
+            return f"{spec.name} declares no {kind} {name!r}"
+    return ""
+
+
 def pack(results: Results) -> None:
     """Compresses the records of a folder, with one histogram an arm instead of a run's.
 
     Tables and figures are made from the packed folder as before.
-
-    Args:
-      results: Results that were read from a folder.
-
-    Raises:
-      OSError: The folder cannot be written; what it holds stays.
     """
     folder = results.folder
     if folder is None:
@@ -242,7 +208,7 @@ def pack(results: Results) -> None:
 def _merge(
     spec: Spec, earlier: Iterable[Record], added: Iterable[Record], where: str
 ) -> list[Record]:
-    """Adds records; one replaces a failed one of the same run."""
+    """Adds declared records; one replaces a failed one of the same run."""
     merged = {record.key: record for record in earlier}
     run_hash = spec.run_hash
     for number, record in enumerate(added, start=1):
@@ -257,26 +223,19 @@ def _merge(
 
 
 def _undeclared(spec: Spec, run_hash: str, record: Record) -> str:
-    """A contradiction between a record and the spec, in words; "" if there is none."""
+    """A contradiction between a record and the spec, in words; or ""."""
     if record.run_hash != run_hash:
         return (
             f"made under another configuration ({record.run_hash[:12]}, not "
             f"{run_hash[:12]}); choose another folder"
         )
-    for kind, known in (
-        ("arm", spec.all_arms),
-        ("variant", spec.variant_names),
-        ("unit", spec.unit_names),
-    ):
-        if getattr(record, kind) not in known:
-            return f"{spec.name} declares no {kind} {getattr(record, kind)!r}"
-    seeds = range(spec.seeds)
-    multipliers: tuple[float, ...] = (record.lr_multiplier,)
+    if unknown := undeclared_name(spec, record):
+        return unknown
+    declared = record.seed < spec.seeds
     if record.kind == "search":
-        count = spec.lr_search.seeds if spec.lr_search else 0
-        seeds = range(FIRST_SEARCH_SEED, FIRST_SEARCH_SEED + count)
-        multipliers = spec.lr_search.multipliers if spec.lr_search else ()
-    if record.seed not in seeds or record.lr_multiplier not in multipliers:
+        runs = spec.lr_search.runs if spec.lr_search else []
+        declared = (record.seed, record.lr_multiplier) in runs
+    if not declared:
         return (
             f"{spec.name} declares no {record.kind} with seed {record.seed} and "
             f"learning-rate multiplier {record.lr_multiplier:g}"
@@ -284,14 +243,11 @@ def _undeclared(spec: Spec, run_hash: str, record: Record) -> str:
     return ""
 
 
-def _read_totals(path: Path) -> dict[tuple[str, str, str], Inputs]:
-    if not path.exists():
-        return {}
+def _decode(path: Path, content: bytes, kind: type[_T]) -> _T:
     try:
-        totals = msgspec.json.decode(_unzip(path), type=list[_Total])
+        return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ExperimentError(f"{path}: damaged ({error}).") from error
-    return {(total.arm, total.variant, total.unit): total.inputs for total in totals}
 
 
 def _zip(content: bytes) -> bytes:

@@ -11,6 +11,9 @@ from apalu_jax.experiments import ExperimentError
 
 __all__ = ("Options", "construct", "convert", "lookup")
 
+# Fields of every Flax module.
+_OF_FLAX = ("parent", "name")
+
 Options: TypeAlias = Mapping[str, Any]
 """A table of a declaration; its ``name`` says whose options they are."""
 
@@ -18,19 +21,11 @@ _T = TypeVar("_T")
 
 
 def convert(raw: object, kind: type[_T], where: str) -> _T:
-    """Converts plain data and checks every key, type and bound.
-
-    Args:
-      raw: Numbers, strings, lists and mappings.
-      kind: A type that msgspec knows, e.g. a :class:`msgspec.Struct`.
-      where: Prefix of an error message: what is converted.
-
-    Returns:
-      The typed value; lists become tuples where the type says so.
+    """Converts plain data to a type of msgspec, and checks every key, type and bound.
 
     Raises:
       ExperimentError: A key is unknown or missing, or a value has the wrong type; the
-        message names the key, what was given and what is expected.
+        message begins with ``where`` and names the key, what was given and expected.
 
     Examples:
       >>> convert([2, 3], tuple[int, ...], "sizes")
@@ -67,19 +62,13 @@ def _explain(raw: Any, kind: Any, message: str, path: str) -> str:
 def construct(
     target: Callable[..., _T], options: Options, where: str, **given: object
 ) -> _T:
-    """Calls a class or function with checked options.
+    """Calls a class or function with options that fit its annotations.
 
-    Args:
-      target: A function, or a class whose fields are its arguments, with annotations.
-      options: Some of its arguments as plain data; the key ``name`` is left out.
-      where: Prefix of an error message.
-      **given: Arguments that are not options; those that ``target`` lacks are dropped.
-
-    Returns:
-      The result of the call.
+    The key ``name`` of the options is left out, and so is anything ``given`` besides
+    that ``target`` lacks.
 
     Raises:
-      ExperimentError: An option is unknown or missing, or has the wrong type.
+      ExperimentError: As for :func:`convert`.
 
     Examples:
       >>> def area(unit: str, *, width: float, height: float = 1.0) -> str:
@@ -90,12 +79,11 @@ def construct(
     parameters = inspect.signature(target).parameters
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
     for name, parameter in parameters.items():
+        field = name, parameter.annotation
         if name in given or name in _OF_FLAX:
             continue
-        if parameter.default is parameter.empty:
-            fields.append((name, parameter.annotation))
-        else:
-            fields.append((name, parameter.annotation, parameter.default))
+        required = parameter.default is parameter.empty
+        fields.append(field if required else (*field, parameter.default))
     kind = msgspec.defstruct(
         "Options", fields, kw_only=True, forbid_unknown_fields=True
     )
@@ -106,18 +94,10 @@ def construct(
 
 
 def lookup(registry: Mapping[str, _T], options: Options, where: str) -> _T:
-    """Finds the entry of a registry that the ``name`` of a table of options refers to.
-
-    Raises:
-      ExperimentError: There is no such entry.
-    """
+    """Finds the entry of a registry that the ``name`` of the options refers to."""
     name = options.get("name", "")
     if name not in registry:
         raise ExperimentError(
             f"`{where}` must be one of {', '.join(registry)}, got {name!r}."
         )
     return registry[name]
-
-
-_OF_FLAX = ("parent", "name")
-"""Fields of every Flax module."""

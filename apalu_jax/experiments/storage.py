@@ -1,7 +1,5 @@
 """Files that survive a kill or a full disk at any moment, and one writer at a time.
 
-- A file is written beside its target, synced and renamed: the target is complete or
-  absent, also after a crash of the machine.
 - A checked file begins with the SHA-256 of its content, so that damage is found.
 - A line of a JSON-lines file counts once its newline is on the disk. What follows the
   last newline was never finished; the next append cuts it off.
@@ -12,8 +10,6 @@ import fcntl
 import hashlib
 import io
 import os
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from apalu_jax._files import naming, write_atomic
 from apalu_jax.experiments import ExperimentError
 
 __all__ = (
@@ -37,44 +34,9 @@ __all__ = (
 )
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_ABANDONED_S = 3600.0
-"""Temporary files older than this were left behind by a kill."""
 
 _Line = TypeVar("_Line")
 _Scalar = TypeVar("_Scalar", bound=np.generic)
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replaces a file, and removes temporary files that earlier writers left.
-
-    Args:
-      path: The file; its folder is created if absent.
-      content: The new content.
-
-    Raises:
-      OSError: The disk is full or the folder cannot be written; the message names
-        ``path``, which keeps its old content, and no temporary file stays behind.
-    """
-    with _named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{path.name}."
-        for leftover in path.parent.glob(f"{prefix}*.tmp"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - leftover.stat().st_mtime > _ABANDONED_S:
-                    leftover.unlink()
-        handle, name = tempfile.mkstemp(".tmp", prefix, path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            # mkstemp's mode is 0600; a new file has what the umask leaves of 0666.
-            os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-        _sync_folder(path.parent)
 
 
 def save_checked(path: Path, content: bytes) -> None:
@@ -83,17 +45,7 @@ def save_checked(path: Path, content: bytes) -> None:
 
 
 def load_checked(path: Path) -> bytes | None:
-    """Reads what :func:`save_checked` wrote.
-
-    Args:
-      path: The file.
-
-    Returns:
-      The content; None if there is no file.
-
-    Raises:
-      ExperimentError: The content does not match its SHA-256.
-    """
+    """Reads a file of :func:`save_checked`; None if there is none."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -107,20 +59,7 @@ def load_checked(path: Path) -> bytes | None:
 def parse_lines(
     path: Path, content: bytes, decode: Callable[[bytes], _Line]
 ) -> list[_Line]:
-    """Decodes every finished line.
-
-    Args:
-      path: The file that ``content`` comes from, for the message.
-      content: Lines; what follows the last newline is ignored.
-      decode: Decodes a line; raises ValueError, an error of msgspec or RecursionError
-        if it is damaged.
-
-    Returns:
-      The decoded lines, in order.
-
-    Raises:
-      ExperimentError: A line is damaged.
-    """
+    """Decodes every finished line; what follows the last newline is ignored."""
     decoded: list[_Line] = []
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
@@ -141,17 +80,10 @@ def append_lines(path: Path, lines: Iterable[bytes]) -> None:
     """Appends lines; each is safely on the disk before the next is begun.
 
     Several processes may append to one file at a time: an exclusive lock on the file
-    covers cutting off an unfinished line and writing, so no line is lost.
-
-    Args:
-      path: The file; created if absent.
-      lines: Lines with their newlines.
-
-    Raises:
-      OSError: The disk is full or the file cannot be written; the message names
-        ``path``. Finished lines stay.
+    covers cutting off an unfinished line and writing, so no line is lost. On a full
+    disk, finished lines stay.
     """
-    with _named(path), path.open("a+b", buffering=0) as file:
+    with naming(path), path.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         end = file.read().rfind(b"\n") + 1
@@ -171,19 +103,7 @@ def append_lines(path: Path, lines: Iterable[bytes]) -> None:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Holds a folder for this process alone.
-
-    The lock ends with the process, however it ends.
-
-    Args:
-      folder: The folder, which exists.
-
-    Yields:
-      None.
-
-    Raises:
-      ExperimentError: Another process holds it.
-    """
+    """Holds a folder for this process alone; ends with the process, however it ends."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -197,11 +117,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def cache_dir() -> Path:
-    """The user's cache folder of this package; not created here.
-
-    Raises:
-      ExperimentError: The user has no home folder, and XDG_CACHE_HOME is not set.
-    """
+    """The user's cache folder of this package; not created here."""
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return Path(base or Path.home() / ".cache") / "apalu_jax"
@@ -216,13 +132,8 @@ def cached_array(
 ) -> NDArray[_Scalar]:
     """Loads an array from the cache, or computes and stores it.
 
-    Args:
-      name: Name of the file, which says everything that the array depends on.
-      make: Computes the array.
-      folder: Folder of the cache.
-
-    Returns:
-      The array. A damaged file is replaced; a cache that cannot be written is no error.
+    ``name`` of the file says everything that the array depends on. A damaged file is
+    replaced; a cache that cannot be written is no error.
     """
     path = cache_dir() / folder / name
     with contextlib.suppress(OSError, ExperimentError):
@@ -235,29 +146,3 @@ def cached_array(
     with contextlib.suppress(OSError):
         save_checked(path, buffer.getvalue())
     return made
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Adds the path to an OSError that names no file, such as that of a full disk."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    """Syncs a folder, without which a rename may be lost in a crash."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

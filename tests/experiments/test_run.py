@@ -118,7 +118,7 @@ def test_a_plan_follows_from_the_records():
 
 def test_folder_in_use_is_refused(finished_run, tmp_path):
     spec, out, _ = finished_run
-    with pytest.raises(ExperimentError, match="is not empty: go on with --resume"):
+    with pytest.raises(ExperimentError, match="is not empty: continue with --resume"):
         run(spec, out)
     other = replace(spec, epochs=5)
     with pytest.raises(ExperimentError, match=r"spec\.json is of digits \(smoke\)"):

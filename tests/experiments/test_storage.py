@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apalu_jax import _files
 from apalu_jax.experiments import ExperimentError, storage
 
 ROOT = Path(__file__).parents[2]
@@ -32,12 +33,14 @@ def test_a_file_is_replaced_and_leftovers_go(tmp_path):
     storage.write_atomic(path, b"two")
     assert path.read_bytes() == b"two"
     assert {p.name for p in path.parent.iterdir()} == {"file", young.name, other.name}
-    assert path.stat().st_mode & 0o777 == 0o666 & ~storage._umask()
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_files._umask()
 
 
 FULL = """
 import pathlib, resource, signal, sys
 from apalu_jax.experiments import storage
+path = pathlib.Path(sys.argv[1])
+IMPORT
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, ROOM))
 try:
@@ -47,18 +50,38 @@ except OSError as error:
 """
 
 
-def on_full_disk(path, limit, write):
+def on_full_disk(path, limit, write, imported=""):
     """A limit on the size of files stands for the full disk."""
     program = FULL.replace("ROOM", str(limit)).replace("WRITE", write)
+    program = program.replace("IMPORT", imported)
     return run_python(program, path).returncode
 
 
-def test_full_disk_leaves_the_old_file_and_is_named(tmp_path):
-    path = tmp_path / "file"
-    storage.write_atomic(path, b"old")
-    write = "storage.write_atomic(pathlib.Path(sys.argv[1]), bytes(100))"
-    assert on_full_disk(path, 50, write) == 7
-    assert path.read_bytes() == b"old"
+REPORT = """
+from apalu_jax.experiments import report
+empty = report.Report("title", "question", [], [], [], [], [], {})
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "imported", "write"),
+    [
+        ("file", "", "storage.write_atomic(path, bytes(100))"),
+        (
+            "README.md",
+            "from apalu_jax import _readme",
+            "_readme.fill(path, lambda *mark: 100 * 'x')",
+        ),
+        ("report.md", REPORT, "report.write_markdown(empty, path.parent)"),
+        ("report.html", REPORT, "report.write_html(empty, path.parent)"),
+    ],
+)
+def test_full_disk_leaves_the_old_file_and_is_named(tmp_path, name, imported, write):
+    path = tmp_path / name
+    old = b"<!-- table: a -->\n<!-- end -->\n"
+    storage.write_atomic(path, old)
+    assert on_full_disk(path, 40, write, imported) == 7
+    assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -66,7 +89,7 @@ def test_full_disk_leaves_the_old_file_and_is_named(tmp_path):
 def test_full_disk_leaves_the_finished_lines(tmp_path, room):
     path = tmp_path / "lines"
     storage.append_lines(path, [b"one\n"])
-    write = "storage.append_lines(pathlib.Path(sys.argv[1]), [b'a line of 12\\n'])"
+    write = "storage.append_lines(path, [b'a line of 12\\n'])"
     assert on_full_disk(path, 4 + room, write) == 7
     assert path.read_bytes() == b"one\n"
 

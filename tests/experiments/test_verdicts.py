@@ -29,9 +29,13 @@ def spec_with(arms=("relu", "gelu"), settings=None, **claim):
     )
 
 
+def judge_runs(spec, runs):
+    table = analysis.summarize(spec, runs, verdicts.claimed(spec)[0])
+    return verdicts.judge(spec, runs, table)
+
+
 def judge(spec, relu, gelu, apalu=SHARED):
-    runs = make_runs({"relu": relu, "gelu": gelu, "apalu": apalu})
-    return verdicts.judge(spec, runs)
+    return judge_runs(spec, make_runs({"relu": relu, "gelu": gelu, "apalu": apalu}))
 
 
 @pytest.mark.parametrize(
@@ -114,14 +118,14 @@ def test_incomplete_records_resolve_nothing():
     assert verdict.reason == "incomplete: 29 of 30"
     runs = make_runs({"relu": SHARED, "gelu": SHARED, "apalu": SHARED})
     runs[0] = replace(runs[0], status="failed", value=None, history={"error": "x"})
-    assert verdicts.judge(spec_with(), runs).reason == "incomplete: 29 of 30"
-    assert verdicts.judge(spec_with(), []).reason == "incomplete: 0 of 30"
+    assert judge_runs(spec_with(), runs).reason == "incomplete: 29 of 30"
+    assert judge_runs(spec_with(), []).reason == "incomplete: 0 of 30"
 
 
 def test_a_preset_without_an_arm_of_the_claim_resolves_nothing():
     spec = replace(spec_with(), arms=("relu", "apalu"))
     runs = make_runs({"relu": column(0.02), "apalu": SHARED})
-    verdict = verdicts.judge(spec, runs)
+    verdict = judge_runs(spec, runs)
     assert verdict.status == "not resolved"
     assert verdict.reason == "the preset smoke lacks gelu"
 
@@ -148,7 +152,7 @@ def test_baselines_out_of_reach_resolve_nothing(low, high, withheld):
 
 
 def test_nothing_claimed_nothing_judged():
-    assert verdicts.judge(tiny(), []) is None
+    assert judge_runs(tiny(), []) is None
 
 
 @pytest.mark.parametrize(
@@ -183,7 +187,7 @@ def test_level_of_another_metric():
         {"relu": SHARED, "gelu": SHARED, "apalu": SHARED}, also=lambda value: 1 - value
     )
     # Values of 0.8 to 0.83 are errors of 0.2 to 0.17.
-    verdict = verdicts.judge(spec, [replace(r, value=round(r.value, 2)) for r in runs])
+    verdict = judge_runs(spec, [replace(r, value=round(r.value, 2)) for r in runs])
     assert verdict.status == "supported"
     assert "10 of 10 runs of apalu reach rmse 0.2." in verdict.reason
 
@@ -194,8 +198,8 @@ def test_the_variant_of_the_claim_decides():
     lost = {"relu": column(-0.02), "gelu": column(-0.03), "apalu": SHARED}
     won = {"relu": column(0.02), "gelu": column(0.03), "apalu": SHARED}
     runs = make_runs(lost, variant="same") + make_runs(won, variant="gain")
-    verdict = verdicts.judge(spec, runs)
+    verdict = judge_runs(spec, runs)
     assert (verdict.status, verdict.variant) == ("supported", "gain")
     first = replace(spec, claim=replace(spec.claim, variant=""))
-    verdict = verdicts.judge(first, runs)
+    verdict = judge_runs(first, runs)
     assert (verdict.status, verdict.variant) == ("contradicted", "same")

@@ -3,9 +3,9 @@
 The unit of evidence is the difference between the reference and another arm in the same
 seed and unit, averaged over what the spec does not pair by. For each arm: the mean
 difference with an interval, an exact sign-flip and an exact signed-rank test, a test of
-equivalence, and the minimum detectable effect. Where the
-seeds are overlapping splits of one data set, the corrected resampled t test decides.
-The p-values of the declared family are adjusted after Holm.
+equivalence, and the minimum detectable effect. Where the seeds are overlapping splits
+of one data set, the corrected resampled t test decides. The p-values of the declared
+family are adjusted after Holm.
 """
 
 from apalu_jax.experiments.analysis.comparisons import Comparison as Comparison
@@ -22,13 +22,11 @@ from apalu_jax.experiments.analysis.intervals import (
     binomial_interval as binomial_interval,
 )
 from apalu_jax.experiments.analysis.intervals import t_interval as t_interval
-from apalu_jax.experiments.analysis.pairing import differences as differences
 from apalu_jax.experiments.analysis.pairing import metric_values as metric_values
-from apalu_jax.experiments.analysis.power import (
+from apalu_jax.experiments.analysis.ranks import rank as rank
+from apalu_jax.experiments.analysis.samples import (
     minimum_detectable_effect as minimum_detectable_effect,
 )
-from apalu_jax.experiments.analysis.ranks import Ranks as Ranks
-from apalu_jax.experiments.analysis.ranks import rank as rank
 from apalu_jax.experiments.analysis.summary import ArmSummary as ArmSummary
 from apalu_jax.experiments.analysis.summary import Table as Table
 from apalu_jax.experiments.analysis.summary import summarize as summarize

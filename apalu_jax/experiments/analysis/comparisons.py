@@ -13,8 +13,12 @@ from apalu_jax.experiments.analysis.hypothesis_tests import (
     t_test,
 )
 from apalu_jax.experiments.analysis.intervals import bca_interval, t_interval
-from apalu_jax.experiments.analysis.power import LEVEL, minimum_detectable_effect
-from apalu_jax.experiments.analysis.samples import are_equal, as_differences
+from apalu_jax.experiments.analysis.samples import (
+    LEVEL,
+    are_equal,
+    as_differences,
+    minimum_detectable_effect,
+)
 
 __all__ = ("Comparison", "compare")
 
@@ -24,21 +28,18 @@ class Comparison:
     """The reference against one arm, over pairs.
 
     Attributes:
-      n: Number of pairs.
       mean: Mean of reference - arm; of a relative metric, of the logarithms.
       sd: Standard deviation of the differences; NaN for one.
       interval: Ends of the 95 % interval: BCa, or corrected for overlapping splits;
         None where it is not defined.
       p: The two-sided p-value that decides: of the sign-flip test, or of the corrected
         resampled t test.
-      p_sign_flip: That of the sign-flip test.
-      p_signed_rank: That of the signed-rank test.
-      p_equivalent: That of the two one-sided tests of equivalence.
+      p_equivalent: p-value of the two one-sided tests of equivalence.
       minimum_detectable_effect: The smallest true difference that is detected with
         80 % power at the level of Holm's first step; infinite if this number of pairs
         can show none, NaN if undefined.
       p_holm: ``p``, adjusted over the family; None outside the family.
-      note: Why something is missing, or "".
+      note: The reason why something is missing, or "".
     """
 
     n: int
@@ -66,17 +67,10 @@ def compare(
     comparisons: int = 1,
     test_train_ratio: float = 0.0,
 ) -> Comparison:
-    """Intervals and tests of paired differences.
+    """Computes intervals and tests of paired differences, reference - arm, [n].
 
-    Args:
-      differences: Reference - arm, [n] with n >= 1.
-      margin: What does not matter, > 0.
-      comparisons: Size of the family.
-      test_train_ratio: Size of the test split over that of the training split where the
-        differences are of overlapping random splits, else 0.
-
-    Returns:
-      The comparison, with a note where something is not defined.
+    The family has ``comparisons`` members; ``test_train_ratio`` is not 0 if the
+    differences are of overlapping random splits.
 
     Examples:
       >>> compare([0.5, 0.5, 0.5], margin=0.1).note
@@ -87,9 +81,16 @@ def compare(
     corrected = test_train_ratio > 0
     interval = t_interval(d, test_train_ratio) if corrected else bca_interval(d)
     sd = float(d.std(ddof=1)) if d.size > 1 else math.nan
-    resolved = minimum_detectable_effect(sd, d.size, comparisons, test_train_ratio)
+    effect = minimum_detectable_effect(sd, d.size, comparisons, test_train_ratio)
     if not corrected and smallest_p(d.size) * comparisons > LEVEL:
-        resolved = math.inf
+        effect = math.inf
+    note = ""
+    if d.size == 1:
+        note = "one pair: no interval"
+    elif are_equal(d):
+        note = "all differences are equal: no interval"
+    elif interval is None:
+        note = "the BCa interval is not defined here"
     return Comparison(
         n=d.size,
         mean=float(d.mean()),
@@ -99,14 +100,6 @@ def compare(
         p_sign_flip=flipped,
         p_signed_rank=signed_rank(d),
         p_equivalent=equivalence(d, margin, test_train_ratio),
-        minimum_detectable_effect=resolved,
-        note=_note(d.size, are_equal(d), interval is None),
+        minimum_detectable_effect=effect,
+        note=note,
     )
-
-
-def _note(n: int, equal: bool, missing: bool) -> str:
-    if n == 1:
-        return "one pair: no interval"
-    if equal:
-        return "all differences are equal: no interval"
-    return "the BCa interval is not defined here" if missing else ""

@@ -13,7 +13,6 @@ References:
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -39,14 +38,10 @@ _GRAIN = 1e-12
 
 
 def sign_flip(differences: ArrayLike) -> float:
-    """Two-sided sign-flip test [1]_ of a mean difference of zero.
+    """p-value of the two-sided sign-flip test [1]_ of a mean difference of zero, [n].
 
-    Args:
-      differences: Paired differences, [n] with n >= 1.
-
-    Returns:
-      The share of sign patterns whose mean is at least as far from zero as the observed
-      one; all ``2^n`` patterns up to n = 32, a million drawn ones beyond.
+    It is the share of sign patterns whose mean is at least as far from zero as the
+    observed one: of all ``2^n`` up to n = 32, of a million sampled ones beyond.
 
     Examples:
       >>> sign_flip([1.0, 2.0, 3.0])  # 2 of 8 patterns
@@ -68,14 +63,10 @@ def sign_flip(differences: ArrayLike) -> float:
 
 
 def signed_rank(differences: ArrayLike) -> float:
-    """Two-sided exact Wilcoxon signed-rank test [2]_.
+    """p-value of the two-sided exact Wilcoxon signed-rank test [2]_, [n].
 
-    Args:
-      differences: Paired differences, [n] with n >= 1. Equal sizes share their mean
-        rank; zeros are ranked, and count for neither side.
-
-    Returns:
-      The p-value: that of the sign-flip test of the signed ranks.
+    It is that of the sign-flip test of the signed ranks. Equal sizes share their mean
+    rank; zeros are ranked, and count for neither side.
 
     Examples:
       >>> signed_rank([0.1, 0.2, 70.0, -0.05])  # 4 of 16 patterns
@@ -88,18 +79,11 @@ def signed_rank(differences: ArrayLike) -> float:
 
 
 def t_test(differences: ArrayLike, test_train_ratio: float) -> float:
-    """Two-sided corrected resampled t test [3]_ of a mean difference of zero.
+    """p-value of the two-sided corrected resampled t test [3]_, [n].
 
     The variance of the mean is ``(1/n + test_train_ratio) s^2``: overlapping splits are
-    not independent, and ``s^2 / n`` would claim too much.
-
-    Args:
-      differences: Paired differences over overlapping random splits, [n] with n >= 1.
-      test_train_ratio: Size of the test split over that of the training split.
-
-    Returns:
-      The p-value; without a variance (one difference, or all equal) that of the
-      sign-flip test.
+    not independent, and ``s^2 / n`` would claim too much. Without a variance (one
+    difference, or all equal) it is that of the sign-flip test.
 
     Examples:
       >>> round(t_test([1.0, 2.0, 3.0], 0.5), 3)
@@ -115,17 +99,11 @@ def t_test(differences: ArrayLike, test_train_ratio: float) -> float:
 def equivalence(
     differences: ArrayLike, margin: float, test_train_ratio: float = 0.0
 ) -> float:
-    """Two one-sided paired t tests [4]_ of a mean difference outside a margin.
+    """p-value of two one-sided paired t tests [4]_ of a mean outside +-margin, [n].
 
-    Args:
-      differences: Paired differences, [n] with n >= 1.
-      margin: What does not matter, > 0.
-      test_train_ratio: As for :func:`t_test`.
-
-    Returns:
-      The larger of both p-values: the mean difference lies within ``+-margin`` where it
-      is small. Without a variance that of two sign tests: ``2^-n`` within the margin, 1
-      outside.
+    It is the larger one of both: if it is small, the mean difference lies within the
+    margin. Without a variance it is that of two sign tests: ``2^-n`` within the margin,
+    1 outside.
 
     Examples:
       >>> round(equivalence([-0.1, 0.0, 0.1], 0.3), 4)
@@ -143,14 +121,9 @@ def equivalence(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values [5]_.
+    """Holm's adjusted p-values [5]_ of one family, in the same order.
 
-    Args:
-      p_values: The p-values of one family.
-
-    Returns:
-      The adjusted ones in the same order: ``max over j <= i of (m - j + 1) p_(j)``, at
-      most 1, ``p_(1) <= ... <= p_(m)``.
+    ``max over j <= i of (m - j + 1) p_(j)``, at most 1, ``p_(1) <= ... <= p_(m)``.
 
     Examples:
       >>> holm([0.01, 0.04, 0.03])
@@ -177,8 +150,8 @@ def _signed_sums(values: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _sampled_sign_flip(grains: NDArray[np.int64], least: int) -> float:
-    def reaches(x: NDArray[np.int64], axis: int) -> Any:
-        return (np.abs(np.sum(x, axis=axis)) >= least).astype(np.float64)
+    def reaches(x: NDArray[np.int64], axis: int) -> NDArray[np.float64]:
+        return np.asarray(np.abs(np.sum(x, axis=axis)) >= least, np.float64)
 
     result = scipy.stats.permutation_test(
         (grains,),

@@ -28,14 +28,10 @@ _SEED = 0
 
 
 def bca_interval(differences: ArrayLike) -> tuple[float, float] | None:
-    """95 % bias-corrected and accelerated bootstrap interval [1]_ of a mean.
+    """95 % bias-corrected and accelerated bootstrap interval [1]_ of a mean, [n].
 
-    Args:
-      differences: Paired differences, [n] with n >= 1.
-
-    Returns:
-      Both ends, from 10,000 resamples with a fixed seed; None where the interval is not
-      defined: fewer than two differences, or all of them equal.
+    From 10,000 resamples with a fixed seed; None where it is not defined: fewer than
+    two differences, or all of them equal.
 
     Examples:
       >>> low, high = bca_interval([1.0, 2.0, 3.0, 4.0])
@@ -46,7 +42,7 @@ def bca_interval(differences: ArrayLike) -> tuple[float, float] | None:
     if are_equal(d):
         return None
     with warnings.catch_warnings():
-        # A degenerate bootstrap distribution is told by the ends, below.
+        # A degenerate bootstrap distribution shows in the ends, below.
         warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
         low, high = scipy.stats.bootstrap(
             (d,),
@@ -63,16 +59,10 @@ def bca_interval(differences: ArrayLike) -> tuple[float, float] | None:
 def t_interval(
     differences: ArrayLike, test_train_ratio: float
 ) -> tuple[float, float] | None:
-    """95 % interval of a mean by the corrected resampled t distribution [2]_.
+    """95 % interval of a mean by the corrected resampled t distribution [2]_, [n].
 
-    Args:
-      differences: Paired differences over overlapping random splits, [n] with n >= 1.
-      test_train_ratio: Size of the test split over that of the training split; 0 gives
-        the interval of independent differences.
-
-    Returns:
-      Both ends; None where it is not defined: fewer than two differences, or all of
-      them equal.
+    ``test_train_ratio`` 0 gives the interval of independent differences. None where it
+    is not defined: fewer than two differences, or all of them equal.
 
     Examples:
       >>> low, high = t_interval([1.0, 2.0, 3.0], 0.5)
@@ -88,17 +78,7 @@ def t_interval(
 
 
 def binomial_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Exact two-sided 95 % interval [3]_ of a share.
-
-    Args:
-      successes: How many of the trials succeeded.
-      trials: How many there were, at least one.
-
-    Returns:
-      Both ends, in [0, 1].
-
-    Raises:
-      ValueError: The successes are not among the trials.
+    """Exact two-sided 95 % interval [3]_ of a share of at least one trial.
 
     Examples:
       >>> low, high = binomial_interval(60, 60)

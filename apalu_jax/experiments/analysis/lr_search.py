@@ -7,28 +7,22 @@ is taken only if all have one, and then the declared learning rate is kept.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from apalu_jax.experiments.records import Key, Record
-from apalu_jax.experiments.specs import FIRST_SEARCH_SEED, LRSearch, Metric, Spec
+from apalu_jax.experiments.specs import Metric, Spec
 
-__all__ = ("Search", "choose", "runs_of", "searches")
+__all__ = ("Search", "choose", "searches")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """A finished search.
+class Search(NamedTuple):
+    """A finished search, and the chosen multiplier of the declared learning rate.
 
     Attributes:
-      arm: The activation.
-      variant: The variant.
-      unit: The unit.
-      multiplier: The chosen multiplier of the declared learning rate.
       scores: The primary metric on the validation split for each seed, by multiplier;
         None if the run diverged.
-      wall_s: Seconds that the runs took.
     """
 
     arm: str
@@ -44,57 +38,29 @@ class Search:
         return sum(map(len, self.scores.values()))
 
 
-def runs_of(search: LRSearch) -> list[tuple[int, float]]:
-    """Seed and multiplier of every run of a search, in order."""
-    seeds = range(FIRST_SEARCH_SEED, FIRST_SEARCH_SEED + search.seeds)
-    return [(seed, m) for m in search.multipliers for seed in seeds]
-
-
 def searches(spec: Spec, records: Sequence[Record]) -> list[Search]:
-    """Finished searches of an experiment.
-
-    Args:
-      spec: The declaration.
-      records: Runs, among them those of the searches.
-
-    Returns:
-      A search for each arm, variant and unit whose runs are all recorded.
-    """
+    """One search for each arm, variant and unit whose runs are all recorded."""
     if spec.lr_search is None:
         return []
     runs = {r.key: r for r in records if r.kind == "search" and r.status != "failed"}
-    places = dict.fromkeys(key[:3] for key in runs)
     found = []
-    for place in places:
-        keys = [Key(*place, seed, m) for seed, m in runs_of(spec.lr_search)]
+    for place in dict.fromkeys(key[:3] for key in runs):
+        keys = [Key(*place, seed, m) for seed, m in spec.lr_search.runs]
         if not all(key in runs for key in keys):
             continue
         scores: dict[float, list[float | None]] = {}
         for key in keys:
             scores.setdefault(runs[key].lr_multiplier, []).append(runs[key].value)
-        arm, variant, unit = place
-        found.append(
-            Search(
-                arm=arm,
-                variant=variant,
-                unit=unit,
-                multiplier=choose(spec.metric, scores),
-                scores=scores,
-                wall_s=sum(runs[key].wall_s for key in keys),
-            )
-        )
+        wall_s = sum(runs[key].wall_s for key in keys)
+        found.append(Search(*place, choose(spec.metric, scores), scores, wall_s))
     return found
 
 
 def choose(metric: Metric, scores: Mapping[float, Sequence[float | None]]) -> float:
     """Chooses the multiplier with the best mean; the first one of equals.
 
-    Args:
-      metric: The metric, for its direction.
-      scores: One number for each seed, by multiplier; None if the run diverged.
-
-    Returns:
-      The multiplier; 1.0 if each one has a run that diverged.
+    ``scores`` has one number for each seed, or None if the run diverged. If every
+    multiplier has a diverged run, the choice is 1.0.
 
     Examples:
       >>> accuracy = Metric(name="accuracy", higher_is_better=True, margin=0.01)

@@ -8,53 +8,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.records import Record
+from apalu_jax.experiments.records import Record, select
+from apalu_jax.experiments.results import undeclared_name
 from apalu_jax.experiments.specs import Metric, Spec
 
-__all__ = ("UnitSeed", "differences", "metric_values", "observations")
+__all__ = ("UnitSeed", "by_arm", "differences", "gaps", "metric_values", "observations")
 
 UnitSeed: TypeAlias = tuple[str, int]
 """Coordinates by which runs of two arms are paired."""
 
+# Decimal places of a difference, in units of the largest value.
 _ROUNDING = 12
 
 
 def metric_values(
     spec: Spec, runs: Iterable[Record], metric: Metric
 ) -> dict[UnitSeed, float]:
-    """Values to compare: of a relative metric, their natural logarithms.
-
-    Args:
-      spec: The experiment.
-      runs: Records of one arm in one variant; failed ones have no value.
-      metric: One of the spec's.
-
-    Returns:
-      A value per unit and seed.
-
-    Raises:
-      ExperimentError: A run has no such metric, or one that has no logarithm.
-    """
-    primary = metric.name == spec.metric.name
-    return {
-        (run.unit, run.seed): _value(run, metric, primary)
-        for run in runs
-        if run.status != "failed"
-    }
+    """Values of one arm in one variant; of a relative metric, their logarithms."""
+    values = {}
+    for run in runs:
+        if run.status == "failed":
+            continue
+        value, where = run.value, f"The record {tuple(run.key)}"
+        if metric.name != spec.metric.name:
+            value = run.history.test.get(metric.name)
+        if value is None:
+            raise ExperimentError(f"{where} has no test {metric.name}.")
+        if metric.relative and not value > 0:
+            raise ExperimentError(
+                f"{where} has {metric.name} = {value!r}, whose logarithm the "
+                "differences need."
+            )
+        values[run.unit, run.seed] = math.log(value) if metric.relative else value
+    return values
 
 
 def observations(
     values: Mapping[UnitSeed, float], pair_by: str
 ) -> dict[str | int, float]:
-    """Averages over units or over seeds, whichever are not paired.
-
-    Args:
-      values: By unit and seed.
-      pair_by: "seed": over the units, within each seed; "unit": the reverse.
-
-    Returns:
-      A mean for each seed, or for each unit.
-    """
+    """Means over the units for each seed, or the reverse if paired by unit."""
     groups: dict[str | int, list[float]] = {}
     for (unit, seed), value in values.items():
         groups.setdefault(seed if pair_by == "seed" else unit, []).append(value)
@@ -64,16 +56,7 @@ def observations(
 def differences(
     reference: Mapping[UnitSeed, float], arm: Mapping[UnitSeed, float], pair_by: str
 ) -> NDArray[np.float64]:
-    """Paired differences, reference - arm.
-
-    Args:
-      reference: Values of the reference by unit and seed.
-      arm: Those of the arm; only runs that both have count.
-      pair_by: As for :func:`observations`.
-
-    Returns:
-      One for each seed or unit, [n].
-    """
+    """Differences reference - arm, [n]: one for each seed or unit that both have."""
     places = sorted(reference.keys() & arm.keys())
     paired = {place: reference[place] - arm[place] for place in places}
     found = np.asarray(list(observations(paired, pair_by).values()))
@@ -86,53 +69,24 @@ def gaps(
     spec: Spec, reference: Mapping[UnitSeed, float], arm: Mapping[UnitSeed, float]
 ) -> list[str]:
     """Missing pairs, in words."""
-    places = reference.keys() & arm.keys()
-    found = []
-    declared = {unit: spec.seeds for unit in spec.unit_names}
-    units = [u for u in declared if sum(p[0] == u for p in places) < spec.seeds]
-    seeds = {seed for _, seed in places}
-    full = sum(all((unit, seed) in places for unit in declared) for seed in seeds)
-    if len(places) < spec.seeds * len(declared):
-        found.append(f"{len(places)} of {spec.seeds * len(declared)} pairs")
-    if len(declared) > 1 and units:
+    places, declared = reference.keys() & arm.keys(), spec.unit_names
+    if len(places) == spec.seeds * len(declared):
+        return []
+    found = [f"{len(places)} of {spec.seeds * len(declared)} pairs"]
+    if len(declared) > 1:
+        units = [u for u in declared if sum(p[0] == u for p in places) < spec.seeds]
+        seeds = {seed for _, seed in places}
+        full = sum(all((unit, seed) in places for unit in declared) for seed in seeds)
         found.append(f"fewer than {spec.seeds} seeds in {', '.join(units)}")
         found.append(f"{full} of {len(seeds)} seeds in every unit")
     return found
 
 
-def _value(run: Record, metric: Metric, primary: bool) -> float:
-    value = run.value if primary else run.history.test.get(metric.name)
-    where = f"The record {tuple(run.key)}"
-    if value is None:
-        raise ExperimentError(f"{where} has no test {metric.name}.")
-    if not metric.relative:
-        return float(value)
-    if not value > 0:
-        raise ExperimentError(
-            f"{where} has {metric.name} = {value!r}, whose logarithm the differences "
-            "need."
-        )
-    return math.log(value)
-
-
 def by_arm(
     spec: Spec, records: Sequence[Record], variant: str
 ) -> dict[str, list[Record]]:
-    """Evaluated records of a variant, for every declared arm.
-
-    Raises:
-      ExperimentError: A record is of an arm, variant or unit that is not declared.
-    """
-    runs: dict[str, list[Record]] = {arm: [] for arm in spec.all_arms}
+    """Evaluated records of a variant, for every declared arm."""
     for record in records:
-        for kind, names in (
-            ("arm", spec.all_arms),
-            ("variant", spec.variant_names),
-            ("unit", spec.unit_names),
-        ):
-            name = getattr(record, kind)
-            if name not in names:
-                raise ExperimentError(f"{spec.name} declares no {kind} {name!r}.")
-        if (record.variant, record.kind) == (variant, "evaluation"):
-            runs[record.arm].append(record)
-    return runs
+        if unknown := undeclared_name(spec, record):
+            raise ExperimentError(f"{unknown}.")
+    return {arm: select(records, variant, arm) for arm in spec.all_arms}

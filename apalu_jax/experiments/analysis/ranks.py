@@ -17,13 +17,10 @@ __all__ = ("Ranks", "rank")
 
 
 class Ranks(NamedTuple):
-    """Average ranks of the arms.
+    """Average ranks of the arms over the units that every arm has values in.
 
-    Attributes:
-      units: The units that every arm has values in.
-      averages: From arms to average ranks over the units; 1 is the best.
-      p: p-value of Friedman's test that all arms rank alike; None with fewer than three
-        units or arms, or where all of them tie.
+    1 is the best. ``p`` is of Friedman's test that all arms rank alike; None with fewer
+    than three units or arms, or where all of them tie.
     """
 
     units: tuple[str, ...]
@@ -34,15 +31,9 @@ class Ranks(NamedTuple):
 def rank(
     values: Mapping[str, Mapping[UnitSeed, float]], higher_is_better: bool
 ) -> Ranks | None:
-    """Ranks arms by their means in each unit [1]_.
+    """Ranks arms by their means in each unit [1]_; None with fewer than two of either.
 
-    Args:
-      values: From arms to values by unit and seed. A unit's means are over the seeds
-        that all arms have there.
-      higher_is_better: The direction.
-
-    Returns:
-      The ranks; None with fewer than two units or arms.
+    A unit's means are over the seeds that all arms have there.
 
     Examples:
       >>> values = {"a": {("u", 0): 1.0, ("v", 0): 3.0}}
@@ -63,11 +54,7 @@ def rank(
     )
     ranks = scipy.stats.rankdata(-means if higher_is_better else means, axis=0)
     averages = dict(zip(values, ranks.mean(axis=1).tolist(), strict=True))
-    return Ranks(units, averages, _friedman(means))
-
-
-def _friedman(means: np.ndarray) -> float | None:
-    arms, units = means.shape
-    if min(arms, units) < 3 or not np.ptp(means, axis=0).any():
-        return None
-    return float(scipy.stats.friedmanchisquare(*means).pvalue)
+    p = None
+    if min(means.shape) >= 3 and np.ptp(means, axis=0).any():
+        p = float(scipy.stats.friedmanchisquare(*means).pvalue)
+    return Ranks(units, averages, p)

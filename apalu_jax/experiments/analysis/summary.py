@@ -19,6 +19,7 @@ from apalu_jax.experiments.analysis.pairing import (
     observations,
 )
 from apalu_jax.experiments.analysis.ranks import Ranks, rank
+from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import Record
 from apalu_jax.experiments.specs import Metric, Spec
 
@@ -32,7 +33,6 @@ class ArmSummary:
     """One arm of a table.
 
     Attributes:
-      arm: Its name.
       n: Number of runs with a value, diverged ones included.
       mean: Mean of the metric over seeds or units, as paired; of a relative metric the
         geometric one; NaN without a run.
@@ -40,9 +40,9 @@ class ArmSummary:
         with fewer than two.
       binomial: Of an accuracy, the exact 95 % interval that a test split of this size
         supports at the mean; None otherwise.
-      diverged: How many runs diverged; they count with the chance level.
-      failed: How many runs have no value; their pairs are missing.
-      comparison: Reference - arm; None for the reference itself or without a pair.
+      diverged: Number of runs that diverged; they count with the chance level.
+      failed: Number of runs without a value; their pairs are missing.
+      comparison: None for the reference itself or without a pair.
     """
 
     arm: str
@@ -60,16 +60,13 @@ class Table:
     """One metric in one variant.
 
     Attributes:
-      variant: Name of the variant.
-      metric: The metric.
-      arms: A summary per declared arm that has a run, arms first, controls last.
-      units: From units to the reference - arm within them, by arm; empty with one unit.
-      leave_one_out: From units to the reference - arm over all other units, by arm;
-        empty unless units are paired and at least three.
-      ranks: Average ranks over the units; None with fewer than two.
+      arms: A summary per declared arm that has a run, arms first, ablations last.
+      units: The comparisons within each unit, by unit and arm; empty with one unit.
+      leave_one_out: The comparisons over all other units, likewise; empty unless units
+        are paired and at least three.
       test_train_ratio: Ratio that the comparisons are corrected for: the largest of the
         units; 0 if units are paired.
-      family: Size of the family that Holm's adjustment is over.
+      family: Size of the family of Holm's adjustment.
     """
 
     variant: str
@@ -92,21 +89,10 @@ def summarize(
     variant: str | None = None,
     metric: Metric | None = None,
 ) -> Table:
-    """Judges a variant by a metric.
+    """Compares the arms of a variant by a metric; None for the primary ones.
 
-    Args:
-      spec: The experiment.
-      records: Its runs so far.
-      variant: One of the spec's; the primary one if None.
-      metric: One of the spec's; the primary one if None.
-
-    Returns:
-      The table. Only arms, not controls, are in the family that Holm's adjustment is
-      over; an arm that has no run yet stands in it with p = 1.
-
-    Raises:
-      ExperimentError: A record is of an arm, a variant or a unit that the spec does not
-        declare, or lacks the metric.
+    Only arms, not ablations, are in the family of Holm's adjustment; an arm that has no
+    run yet stands in it with p = 1. Raises ExperimentError for undeclared records.
     """
     variant = spec.variant_names[0] if variant is None else variant
     metric = spec.metric if metric is None else metric
@@ -114,8 +100,11 @@ def summarize(
     values = {arm: metric_values(spec, runs[arm], metric) for arm in spec.all_arms}
     overlap = {u: spec.at(variant, u).test_train_ratio for u in spec.unit_names}
     ratio = max(overlap.values()) if spec.pair_by == "seed" else 0.0
-    compared = _compare(spec, metric, values, spec.pair_by, ratio)
-    compared = _adjusted(spec, _with_gaps(spec, values, compared))
+    compared = _adjusted(spec, _compare(spec, metric, values, spec.pair_by, ratio))
+    for arm, comparison in compared.items():
+        missing = gaps(spec, values[spec.reference], values[arm])
+        note = joined(comparison.note, *missing, by="; ")
+        compared[arm] = replace(comparison, note=note)
     units = {
         unit: _compare(spec, metric, _at({unit}, values), "seed", overlap[unit])
         for unit in (spec.unit_names if len(spec.unit_names) > 1 else ())
@@ -124,7 +113,7 @@ def summarize(
         variant=variant,
         metric=metric,
         arms=tuple(
-            _summarize_arm(spec, metric, arm, runs[arm], values[arm], compared.get(arm))
+            _summarize_arm(spec, metric, runs[arm], values[arm], compared.get(arm))
             for arm in spec.all_arms
             if runs[arm]
         ),
@@ -160,16 +149,15 @@ def _compare(
 def _leave_one_out(
     spec: Spec, metric: Metric, values: _Values
 ) -> dict[str, dict[str, Comparison]]:
-    """The comparisons over all units but one, for every one that has a pair left."""
     if spec.pair_by != "unit" or len(spec.unit_names) < 3:
         return {}
-    found = {}
-    for unit in spec.unit_names:
-        others = set(spec.unit_names) - {unit}
-        row = _compare(spec, metric, _at(others, values), "unit", 0.0)
-        if row:
-            found[unit] = _adjusted(spec, row)
-    return found
+    rows = {
+        unit: _compare(
+            spec, metric, _at({*spec.unit_names} - {unit}, values), "unit", 0
+        )
+        for unit in spec.unit_names
+    }
+    return {unit: _adjusted(spec, row) for unit, row in rows.items() if row}
 
 
 def _at(units: set[str], values: _Values) -> _Values:
@@ -179,61 +167,39 @@ def _at(units: set[str], values: _Values) -> _Values:
     }
 
 
-def _with_gaps(
-    spec: Spec, values: _Values, compared: Mapping[str, Comparison]
-) -> dict[str, Comparison]:
-    """With a note where a unit or a seed has fewer pairs than declared."""
-    noted = {}
-    for arm, comparison in compared.items():
-        missing = gaps(spec, values[spec.reference], values[arm])
-        note = "; ".join(filter(None, [comparison.note, *missing]))
-        noted[arm] = replace(comparison, note=note)
-    return noted
-
-
 def _adjusted(spec: Spec, compared: Mapping[str, Comparison]) -> dict[str, Comparison]:
-    """With Holm's adjustment over the declared family."""
+    """Adds Holm's adjustment over the declared family."""
     family = [arm for arm in spec.arms if arm != spec.reference]
     p = holm([compared[arm].p if arm in compared else 1.0 for arm in family])
+    adjusted = dict(zip(family, p, strict=True))
     return {
-        **compared,
-        **{
-            arm: replace(compared[arm], p_holm=value)
-            for arm, value in zip(family, p, strict=True)
-            if arm in compared
-        },
+        arm: replace(comparison, p_holm=adjusted.get(arm))
+        for arm, comparison in compared.items()
     }
 
 
 def _summarize_arm(
     spec: Spec,
     metric: Metric,
-    arm: str,
     runs: Sequence[Record],
     values: Mapping[UnitSeed, float],
     comparison: Comparison | None,
 ) -> ArmSummary:
     numbers = np.asarray(list(observations(values, spec.pair_by).values()))
     mean = float(numbers.mean()) if numbers.size else math.nan
+    binomial = None
+    if metric.name == "accuracy" and not metric.relative:
+        sizes = {r.history.examples for r in runs if r.status != "failed"}
+        if len(sizes) == 1:
+            (size,) = sizes
+            binomial = binomial_interval(round(mean * size), size)
     return ArmSummary(
-        arm=arm,
+        arm=runs[0].arm,
         n=len(values),
         mean=math.exp(mean) if metric.relative else mean,
         sd=float(numbers.std(ddof=1)) if numbers.size > 1 else math.nan,
-        binomial=_binomial(metric, runs, mean),
+        binomial=binomial,
         diverged=sum(run.status == "diverged" for run in runs),
         failed=sum(run.status == "failed" for run in runs),
         comparison=comparison,
     )
-
-
-def _binomial(
-    metric: Metric, runs: Sequence[Record], mean: float
-) -> tuple[float, float] | None:
-    if metric.name != "accuracy" or metric.relative:
-        return None
-    sizes = {r.history.examples for r in runs if r.status != "failed"}
-    if len(sizes) != 1:
-        return None
-    (size,) = sizes
-    return binomial_interval(round(mean * size), size)

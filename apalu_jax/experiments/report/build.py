@@ -15,17 +15,9 @@ __all__ = ("Report", "build")
 class Report(NamedTuple):
     """Content that every format shows.
 
-    Attributes:
-      title: One line.
-      question: What the experiment asks.
-      verdict: The claim and its verdict; empty if nothing is claimed.
-      sections: One per variant and metric, the primary ones first.
-      others: Published baselines, the bias of choosing the best epoch by the test
-        split, monitors, and the learning-rate search, as far as the experiment has
-        them.
-      notes: Warnings, e.g. that runs are missing.
-      declaration: Settings that were fixed before the run, name and text.
-      figures: File name without ending -> figure and caption.
+    ``sections`` has one per variant and metric, the primary ones first; ``others`` the
+    sanity checks and the learning-rate search; ``notes`` warns, e.g. of missing runs;
+    ``figures`` is by file name without ending.
     """
 
     title: str
@@ -39,37 +31,37 @@ class Report(NamedTuple):
 
 
 def build(results: Results) -> Report:
-    """Judges the records as the spec declares, and puts it into words.
+    """Judges the records of an experiment as its spec declares, in words and figures.
 
     Args:
       results: The experiment and its runs so far.
 
     Returns:
-      The report.
+      The content; write it with :func:`~.render.write_markdown` or ``write_html``.
 
     Raises:
       ExperimentError: The records do not fit the spec.
     """
     spec, records = results.spec, results.records
-    summaries = [
-        analysis.summarize(spec, records, variant, metric)
+    summaries = {
+        (variant, metric.name): analysis.summarize(spec, records, variant, metric)
         for metric in spec.metrics
         for variant in spec.variant_names
-    ]
-    searches = lr_search.searches(spec, records)
+    }
+    decisive = summaries[verdicts.claimed(spec)[0], spec.metric.name]
     others = (
         checks.published_baselines(spec, records),
         checks.best_on_test(spec, records),
         checks.monitored(spec, records),
-        tables.searched(spec, searches) if searches else None,
+        tables.searched(spec, lr_search.searches(spec, records)),
     )
     return Report(
         title=f"{spec.title} ({spec.name}, preset {spec.preset})",
         question=spec.question,
-        verdict=text.verdict(verdicts.judge(spec, records)),
-        sections=[tables.judged(spec, summary) for summary in summaries],
+        verdict=text.verdict(verdicts.judge(spec, records, decisive)),
+        sections=[tables.judged(spec, summary) for summary in summaries.values()],
         others=[section for section in others if section],
         notes=text.state(results),
         declaration=text.declaration(results),
-        figures=figures.draw(results, summaries),
+        figures=figures.draw(results, list(summaries.values())),
     )

@@ -2,21 +2,19 @@
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from PIL import Image
 
 from apalu_jax import plotting
 from apalu_jax.experiments.analysis import Table
-from apalu_jax.experiments.analysis.formatting import in_shown_unit, shown_unit
-from apalu_jax.experiments.records import Curve, InputCounts, Record
+from apalu_jax.experiments.formatting import joined
+from apalu_jax.experiments.records import InputCounts, Record, select
 from apalu_jax.experiments.results import Inputs, Results
 from apalu_jax.experiments.specs import Spec
 from apalu_jax.functional import APALUParams
@@ -33,13 +31,7 @@ _DPI = 75
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of a report.
-
-    Attributes:
-      figure: The figure.
-      caption: What it shows.
-      compact: Whether it is in the short forms of the report too.
-    """
+    """A figure and its caption; a compact one is in the Markdown report too."""
 
     figure: Figure
     caption: str
@@ -58,17 +50,11 @@ class Picture:
 
 
 def draw(results: Results, tables: Sequence[Table]) -> dict[str, Picture]:
-    """Draws the figures that the records allow.
+    """Draws the figures that the records allow, by the names of their files.
 
-    Args:
-      results: The experiment and its runs so far.
-      tables: The summaries by :func:`~apalu_jax.experiments.analysis.summarize`.
-
-    Returns:
-      Pictures by the names of their files. Curves are those of the first unit, as an
-      average over units would mix scales.
+    Curves are those of the first unit, as an average over units would mix scales.
     """
-    spec, records = results.spec, results.evaluated
+    spec, records = results.spec, results.records
     pictures: dict[str, Picture] = {}
     for table in tables:
         if table.metric.name == spec.metric.name:
@@ -77,16 +63,11 @@ def draw(results: Results, tables: Sequence[Table]) -> dict[str, Picture]:
         pictures |= _maps(spec, records, variant)
     unit = spec.unit_names[0]
     for variant in spec.variant_names:
-        runs = [
-            r
-            for r in records
-            if (r.variant, r.unit) == (variant, unit) and r.status != "failed"
-        ]
-        where = f" of {', '.join(filter(None, (variant, unit)))}"
-        where = where if variant or unit else ""
-        name = f"_{variant}" if variant else ""
+        runs = select(records, variant, unit=unit)
+        runs = [run for run in runs if run.status != "failed"]
+        where = f" ({joined(variant, unit)})" if variant or unit else ""
         compact = variant == spec.variant_names[0]
-        pictures |= _curves(spec, runs, name, where, compact)
+        pictures |= _curves(spec, runs, variant, where, compact)
         if compact:
             for arm in spec.all_arms:
                 inputs = results.inputs(arm, variant, unit)
@@ -102,17 +83,15 @@ def _intervals(spec: Spec, table: Table) -> dict[str, Picture]:
         if comparison is None:
             continue
         ends = comparison.interval or (math.nan, math.nan)
-        mean, low, high = (in_shown_unit(metric, x) for x in (comparison.mean, *ends))
+        mean, low, high = (metric.shown(x) for x in (comparison.mean, *ends))
         group = "ablation" if summary.arm in spec.ablations else "arm of the family"
         lines.append(plotting.Interval(summary.arm, mean, low, high, group))
     if not lines:
         return {}
-    unit = f", {shown_unit(metric)}" if shown_unit(metric) else ""
-    margin = in_shown_unit(metric, -metric.margin), in_shown_unit(metric, metric.margin)
     figure = plotting.plot_intervals(
         lines,
-        margin=margin,
-        xlabel=f"test {metric.name}: {spec.reference} - arm{unit}",
+        margin=(metric.shown(-metric.margin), metric.shown(metric.margin)),
+        xlabel=f"test {metric.name}: {spec.reference} - arm{metric.unit(', ')}",
     )
     variant = f", variant {table.variant}" if table.variant else ""
     side = "right" if metric.higher_is_better else "left"
@@ -120,56 +99,57 @@ def _intervals(spec: Spec, table: Table) -> dict[str, Picture]:
         f"{spec.reference} - arm, test {metric.name}{variant}: mean and 95 % interval; "
         f"{spec.reference} is the better one on the {side}. Gray: the margin."
     )
-    name = f"intervals_{table.variant}" if table.variant else "intervals"
-    return {name: Picture(figure, caption, table.variant == spec.variant_names[0])}
+    compact = table.variant == spec.variant_names[0]
+    name = joined("intervals", table.variant, by="_")
+    return {name: Picture(figure, caption, compact)}
 
 
 def _maps(spec: Spec, records: Sequence[Record], variant: str) -> dict[str, Picture]:
-    """Maps of pixels that runs of the first seed hold, one figure a unit."""
+    """Score maps of runs of the first seed, one figure a unit."""
     found = {}
     for unit in spec.unit_names:
         shown = {
             run.arm: run.figure_data
-            for run in records
-            if (run.variant, run.unit) == (variant, unit) and "maps" in run.figure_data
+            for run in select(records, variant, unit=unit)
+            if "maps" in run.figure_data
         }
         rows = {arm: shown[arm]["maps"] for arm in spec.all_arms if arm in shown}
         if not rows:
             continue
         masks = next(iter(shown.values()))["masks"]
-        place = ", ".join(filter(None, (variant, unit)))
-        found["_".join(filter(None, ("maps", variant, unit)))] = Picture(
+        place = joined(variant, unit) or "all"
+        found[joined("maps", variant, unit, by="_")] = Picture(
             plotting.plot_maps(rows, masks),
-            f"Where the score comes from in anomalous test images ({place or 'all'}): "
-            "bright is what it depends on, the outline what is anomalous. Seed 0.",
+            f"Contribution of each pixel to the score of anomalous test images "
+            f"({place}), bright where it is high; the outline is the ground truth. "
+            "Seed 0.",
             variant == spec.variant_names[0],
         )
     return found
 
 
 def _curves(
-    spec: Spec, runs: Sequence[Record], name: str, where: str, compact: bool
+    spec: Spec, runs: Sequence[Record], variant: str, where: str, compact: bool
 ) -> dict[str, Picture]:
-    metric = spec.metric
+    split, of = "validation", f"validation split{where}"
+    if spec.log_test_curve:
+        split, of = "test_curve", f"test split, logged only{where}"
+    metric, band = spec.metric.name, "median and middle half of the runs"
     found = {}
-    split = "test" if spec.log_test_curve else "validation"
-    figure = _learning_curves(spec, runs, split, metric.name)
-    if figure:
-        of = "test split, logged only" if spec.log_test_curve else "validation split"
-        found[f"learning_curves{name}"] = Picture(
-            figure,
-            f"{metric.name} on the {of}{where}: median and middle half of the runs, "
-            f"{spec.reference} in every panel.",
-            compact,
-        )
-    figure = _learning_curves(spec, runs, "train", "loss")
-    if figure:
-        found[f"training_loss{name}"] = Picture(
-            figure,
-            f"Training loss{where}, mean over each epoch: median and middle half of "
-            "the runs.",
-            compact,
-        )
+    for name, figure, caption in (
+        (
+            "learning_curves",
+            _learning_curves(spec, runs, split, metric),
+            f"{metric} on the {of}: {band}, {spec.reference} in every panel.",
+        ),
+        (
+            "training_loss",
+            _learning_curves(spec, runs, "train", "loss"),
+            f"Training loss{where}, mean over each epoch: {band}.",
+        ),
+    ):
+        if figure:
+            found[joined(name, variant, by="_")] = Picture(figure, caption, compact)
     return found
 
 
@@ -179,7 +159,7 @@ def _learning_curves(
     percent = spec.metric.percent and name == spec.metric.name
     curves = {}
     for arm in spec.all_arms:
-        logged = [_logged(run, split) for run in runs if run.arm == arm]
+        logged = [getattr(run.history, split) for run in runs if run.arm == arm]
         paths = [by_name[name] for by_name in logged if name in by_name]
         if paths:
             curves[arm] = np.asarray(paths, np.float64) * (100 if percent else 1)
@@ -188,7 +168,7 @@ def _learning_curves(
     figure = plotting.plot_learning_curves(
         curves,
         steps=np.asarray(runs[0].history.epochs[1:]),
-        ylabel=f"{split} {name}" + (", %" if percent else ""),
+        ylabel=f"{split.removesuffix('_curve')} {name}{', %' if percent else ''}",
         against=spec.reference if spec.reference in curves else None,
     )
     falls = name == "loss" or not spec.metric.higher_is_better
@@ -201,38 +181,43 @@ def _learning_curves(
 def _learned(
     spec: Spec, runs: Sequence[Record], arm: str, inputs: Inputs, where: str
 ) -> dict[str, Picture]:
-    """Learned functions and parameter paths of an arm with a and b; else empty."""
-    own = [
-        r for r in runs if r.arm == arm and r.status == "ok" and r.history.activations
-    ]
-    if not own or not _moved(own):
+    """Learned functions and parameter curves of an arm with a and b; else empty."""
+    own = [r for r in select(runs, arm=arm) if r.status == "ok"]
+    logged = [run.history.activations for run in own if run.history.activations]
+    # a and b of each activation, [2, run, epoch] or [2, run, epoch, quartile].
+    curves = {
+        site: np.asarray([[run[site][name] for run in logged] for name in "ab"], float)
+        for site in (logged[0] if logged else ())
+    }
+    if not any((ab[:, :, 0] != ab[:, :, -1]).any() for ab in curves.values()):
         return {}
-    sites = list(own[0].history.activations)
-    chosen = _spaced(sites)
-    some = (
-        f" {len(chosen)} of {len(sites)} layers, evenly spaced."
-        if len(chosen) < len(sites)
-        else ""
-    )
-    quartiles = (
-        " Of each layer the quartiles over its channels are drawn."
-        if isinstance(own[0].history.activations[sites[0]]["a"][-1], list)
-        else ""
-    )
+    sites = list(curves)
+    positions = np.linspace(0, len(sites) - 1, min(len(sites), _LAYERS))
+    chosen = [sites[round(position)] for position in positions]
+    some = quartiles = ""
+    if len(chosen) < len(sites):
+        some = f" {len(chosen)} of {len(sites)} layers, evenly spaced."
+    if curves[sites[0]].ndim > 3:
+        quartiles = " The curves of a layer are the quartiles over its channels."
     compact = arm == spec.reference
     shapes = plotting.plot_layers(
-        _ends(own, chosen),
+        {site: APALUParams(*curves[site][:, :, -1]) for site in chosen},
         histograms={site: _histogram(inputs[site]) for site in chosen},
     )
-    evolution = plotting.plot_evolution(_evolution(own))
+    epochs_first = {
+        site: APALUParams(*np.moveaxis(ab, 2, 1)) for site, ab in curves.items()
+    }
+    evolution = plotting.plot_evolution(
+        Snapshot(step=jnp.asarray(own[0].history.epochs), params=epochs_first)
+    )
     for axes in evolution.axes[:2]:
         axes.set_xlabel("epoch")
     return {
         f"shapes_{arm}": Picture(
             shapes,
-            f"The functions that {arm} has learned{where}, layer by layer: mean and "
-            f"band of the runs, over the density of their inputs on the test split."
-            f"{some}{quartiles}",
+            f"Functions learned by {arm}{where}, one panel a layer: mean and band of "
+            f"the runs, over the density of their inputs on the test split.{some}"
+            f"{quartiles}",
             compact,
         ),
         f"evolution_{arm}": Picture(
@@ -241,38 +226,6 @@ def _learned(
             f"runs.{quartiles}",
             compact,
         ),
-    }
-
-
-def _logged(run: Record, split: str) -> dict[str, Curve]:
-    history = run.history
-    curves = {"train": history.train, "validation": history.validation}
-    return curves.get(split, history.test_curve)
-
-
-def _moved(runs: Sequence[Record]) -> bool:
-    return any(
-        paths[name][0] != paths[name][-1]
-        for run in runs
-        for paths in run.history.activations.values()
-        for name in "ab"
-    )
-
-
-def _spaced(sites: Sequence[str]) -> list[str]:
-    positions = np.linspace(0, len(sites) - 1, min(len(sites), _LAYERS))
-    return [sites[round(position)] for position in positions]
-
-
-def _ends(runs: Sequence[Record], sites: Sequence[str]) -> dict[str, APALUParams]:
-    return {
-        site: APALUParams(
-            *(
-                _stack(run.history.activations[site][name][-1] for run in runs)
-                for name in "ab"
-            )
-        )
-        for site in sites
     }
 
 
@@ -285,19 +238,3 @@ def _histogram(inputs: InputCounts) -> Histogram:
         inputs.low,
         inputs.high,
     )
-
-
-def _evolution(runs: Sequence[Record]) -> Snapshot:
-    paths = [run.history.activations for run in runs]
-    params = {
-        site: APALUParams(
-            # Epochs along axis 0, as the figure wants them; runs behind.
-            *(np.moveaxis(_stack(p[site][name] for p in paths), 1, 0) for name in "ab")
-        )
-        for site in paths[0]
-    }
-    return Snapshot(step=jnp.asarray(runs[0].history.epochs), params=params)
-
-
-def _stack(values: Iterable[Any]) -> NDArray[np.float64]:
-    return np.asarray(list(values), np.float64)

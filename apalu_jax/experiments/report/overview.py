@@ -1,140 +1,129 @@
 """Overview of several experiments: the verdict on each claim."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from apalu_jax import _readme
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.analysis import ArmSummary, Table, summarize, verdicts
-from apalu_jax.experiments.analysis.formatting import (
-    difference_text,
-    interval_text,
-    shown_unit,
-    value_text,
-)
+from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.report.checks import published_range
 from apalu_jax.experiments.report.render import markdown_table
-from apalu_jax.experiments.report.tables import Section, TextTable
+from apalu_jax.experiments.report.tables import Row, Section, TextTable
 from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.specs import Metric, Spec
 
-__all__ = ("overview", "reasons", "update_readme")
+__all__ = ("Overview", "overview", "update_readme")
 
-_MARK = "verdicts"
+_HEADER = (
+    "experiment",
+    "claim",
+    "verdict",
+    "metric",
+    "reference",
+    "baseline",
+    "published of it",
+    "best other arm",
+    "pairs",
+    "difference to it",
+    "MDE, 80 % power",
+)
+_SHORT = ("experiment", "claim", "verdict", "pairs", "difference to the best other arm")
+_READING = (
+    "Means of the test metric over all runs. Published: by others, after full "
+    "training; a baseline far below it was trained less, and the verdict is about such "
+    "training. Difference: reference - arm over the pairs, with its 95 % interval. "
+    "MDE: minimum detectable effect of the sample, with 80 % power."
+)
 
 
-def overview(results: Sequence[Results]) -> Section:
-    """One row per claim.
+class Overview(NamedTuple):
+    """Verdicts on the claims of several experiments.
 
-    Args:
-      results: Experiments; those without a claim are shown without a verdict.
-
-    Returns:
-      The table: experiment and preset, claim, verdict, the means of the reference and
-      of the baseline, its published range, the best of the other arms, and the
-      difference to it. The baseline is the first arm with a published result, else
-      ReLU.
+    ``section`` has one row per experiment, ``short`` the same in five columns, and
+    ``reasons`` a line for each verdict.
     """
-    header = (
-        "experiment",
-        "claim",
-        "verdict",
-        "metric",
-        "reference",
-        "baseline",
-        "published of it",
-        "best other arm",
-        "pairs",
-        "difference to it",
-        "MDE, 80 % power",
+
+    section: Section
+    short: TextTable
+    reasons: list[str]
+
+
+def overview(results: Iterable[Results]) -> Overview:
+    """Judges experiments; those without a claim are shown without a verdict."""
+    rows: list[Row] = []
+    short: list[Row] = []
+    reasons = []
+    for result in results:
+        spec, records = result.spec, result.records
+        variant, metric = verdicts.claimed(spec)
+        table = judged = summarize(spec, records, variant, metric)
+        if metric != spec.metric:
+            judged = summarize(spec, records, variant)
+        verdict = verdicts.judge(spec, records, judged)
+        names, unit = joined(spec.preset, variant), metric.unit()
+        judgment = ("none", "-")
+        if verdict:
+            reason = verdict.reason if verdict.reason.startswith("incomplete") else ""
+            status = f"{verdict.status} ({reason})" if reason else verdict.status
+            judgment = (verdict.claim.text, status)
+            reasons.append(f"{spec.name}: {verdict.reason}")
+        best = _best(spec, table)
+        pairs, difference, effect = _compared(metric, best)
+        rows.append(
+            (
+                f"{spec.name} ({names})",
+                *judgment,
+                metric.label + (f" (differences in {unit})" if unit else ""),
+                _mean(metric, table.arm(spec.reference)),
+                *_baseline(spec, table),
+                f"{best.arm}, {_mean(metric, best)}" if best else "-",
+                pairs,
+                difference,
+                effect,
+            )
+        )
+        shown = (
+            f"{metric.name} against {best.arm}: {difference} {unit}" if best else "-"
+        )
+        short.append((spec.name, *judgment, pairs, shown.rstrip()))
+    return Overview(
+        Section("Verdicts", [TextTable("", _HEADER, rows)], [_READING]),
+        TextTable("", _SHORT, short),
+        reasons,
     )
-    reading = (
-        "Means of the test metric over all runs. Published: by others, after full "
-        "training; a baseline far below it was trained less, and the verdict is about "
-        "such training. Difference: reference - arm over the pairs, with its 95 % "
-        "interval. MDE: minimum detectable effect of the sample, with 80 % power."
-    )
-    cells = TextTable("", header, [_row(result) for result in results])
-    return Section("Verdicts", [cells], [reading])
 
 
-def reasons(results: Sequence[Results]) -> list[str]:
-    """Reasons of the verdicts, a line each.
+def update_readme(readme: Path, found: Overview, *, check: bool = False) -> bool:
+    """Puts the tables between their marks, and tells whether something differed.
 
-    Args:
-      results: Experiments; those without a claim are left out.
-
-    Returns:
-      Lines.
+    ``<!-- table: verdicts -->`` marks the table with all columns,
+    ``<!-- table: verdicts short -->`` the short one, and ``<!-- end -->`` the end of
+    each. With ``check``, the file is left unchanged.
     """
-    found = ((r.spec, verdicts.judge(r.spec, r.records)) for r in results)
-    return [f"{spec.name}: {verdict.reason}" for spec, verdict in found if verdict]
-
-
-def update_readme(
-    readme: Path, results: Sequence[Results], *, check: bool = False
-) -> bool:
-    """Puts :func:`overview` between ``<!-- table: verdicts -->`` and ``<!-- end -->``.
-
-    Args:
-      readme: The file; written only if something differs.
-      results: The experiments.
-      check: Whether to leave the file as it is.
-
-    Returns:
-      Whether something differed.
-
-    Raises:
-      ExperimentError: The file has no such lines.
-    """
-    section = overview(results)
-    text = markdown_table(section.tables[0]) + f"\n\n- {section.notes[0]}"
+    (table,), notes = found.section.tables, found.section.notes
+    texts = {
+        "verdicts": f"{markdown_table(table)}\n\n- {notes[0]}",
+        "verdicts short": markdown_table(found.short),
+    }
     differs = _readme.fill(
-        readme, lambda name, _: text if name == _MARK else None, check=check
+        readme, lambda name, values: texts.get(" ".join([name, *values])), check=check
     )
     if differs is None:
+        marks = " or ".join(f"<!-- table: {name} -->" for name in texts)
         raise ExperimentError(
-            f"{readme} must mark the place by the lines <!-- table: {_MARK} --> and "
-            "<!-- end -->."
+            f"{readme} must mark the place by the lines {marks} and <!-- end -->."
         )
     return differs
 
 
-def _row(result: Results) -> tuple[str, ...]:
-    spec = result.spec
-    verdict = verdicts.judge(spec, result.records)
-    variant = verdict.variant if verdict else spec.variant_names[0]
-    metric = verdicts.claimed_metric(spec)
-    table = summarize(spec, result.records, variant, metric)
-    baseline = _baseline(spec, variant, metric)
-    best = _best(spec, table)
-    comparison = best.comparison if best else None
-    compared = ("-", "-", "-")
-    if comparison:
-        mean = difference_text(metric, comparison.mean)
-        ends = interval_text(metric, comparison.interval)
-        effect = difference_text(metric, comparison.minimum_detectable_effect, "")
-        compared = (str(comparison.n), f"{mean} ({ends})", effect)
-    name = f"{spec.name} ({', '.join(filter(None, (spec.preset, variant)))})"
-    return (
-        name,
-        verdict.claim.text if verdict else "none",
-        _status(verdict),
-        _metric(metric),
-        _mean(metric, table.arm(spec.reference)),
-        f"{baseline}, {_mean(metric, table.arm(baseline))}",
-        published_range(spec, variant, metric, baseline),
-        f"{best.arm}, {_mean(metric, best)}" if best else "-",
-        *compared,
-    )
-
-
-def _baseline(spec: Spec, variant: str, metric: Metric) -> str:
-    for figure in spec.published:
-        about = figure.variant or spec.variant_names[0], figure.metric
-        if about == (variant, metric.name) and figure.arm in spec.all_arms:
-            return figure.arm
-    return "relu"
+def _baseline(spec: Spec, table: Table) -> tuple[str, str]:
+    """The first arm with a published result, else ReLU; and the published range."""
+    published = (p.arm for p in spec.published_of(table.variant, table.metric))
+    arm = next((arm for arm in published if arm in spec.all_arms), "relu")
+    mean = _mean(table.metric, table.arm(arm))
+    return f"{arm}, {mean}", published_range(spec, table.variant, table.metric, arm)
 
 
 def _best(spec: Spec, table: Table) -> ArmSummary | None:
@@ -144,19 +133,15 @@ def _best(spec: Spec, table: Table) -> ArmSummary | None:
     return max(others, key=lambda summary: sign * summary.mean, default=None)
 
 
-def _status(verdict: verdicts.Verdict | None) -> str:
-    if verdict is None:
-        return "-"
-    if verdict.reason.startswith("incomplete"):
-        return f"{verdict.status} ({verdict.reason})"
-    return verdict.status
-
-
-def _metric(metric: Metric) -> str:
-    unit = shown_unit(metric)
-    name = f"{metric.name}, %" if metric.percent else metric.name
-    return f"{name} (differences in {unit})" if unit else name
+def _compared(metric: Metric, best: ArmSummary | None) -> tuple[str, str, str]:
+    """Pairs with the best other arm, difference to it, minimum detectable effect."""
+    if best is None or best.comparison is None:
+        return "-", "-", "-"
+    mean = metric.difference_text(best.comparison.mean)
+    ends = metric.interval_text(best.comparison.interval)
+    effect = metric.difference_text(best.comparison.minimum_detectable_effect, "")
+    return str(best.comparison.n), f"{mean} ({ends})", effect
 
 
 def _mean(metric: Metric, summary: ArmSummary | None) -> str:
-    return value_text(metric, summary.mean) if summary else "-"
+    return metric.value_text(summary.mean) if summary else "-"

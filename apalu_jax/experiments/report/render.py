@@ -1,39 +1,15 @@
-"""Report on a terminal, in Markdown, and as one HTML page."""
+"""Report in Markdown and as one HTML page."""
 
 import base64
-from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
-from rich import box
-from rich.table import Table
 
 from apalu_jax.experiments import storage
 from apalu_jax.experiments.report.build import Report
 from apalu_jax.experiments.report.tables import TextTable
 
-__all__ = ("markdown_table", "to_table", "write_html", "write_markdown")
-
-
-def to_table(table: TextTable, title: str = "") -> Table:
-    """Lays out a table for a terminal.
-
-    Args:
-      table: The cells.
-      title: Title, if the table has none of its own.
-
-    Returns:
-      A table that :mod:`rich` prints.
-    """
-    shown = Table(title=table.title or title, box=box.SIMPLE_HEAD, title_justify="left")
-    for index, head in enumerate(table.header):
-        numeric = index > 0 and bool(head)
-        shown.add_column(
-            head, justify="right" if numeric else "left", no_wrap=index == 0
-        )
-    for row in table.rows:
-        shown.add_row(*row)
-    return shown
+__all__ = ("markdown_table", "write_html", "write_markdown")
 
 
 def markdown_table(table: TextTable) -> str:
@@ -46,19 +22,12 @@ def markdown_table(table: TextTable) -> str:
       | 1 | a\|b |
     """
     lines = [table.header, ["---"] * len(table.header), *table.rows]
-    return "\n".join(map(_markdown_row, lines))
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
 def write_markdown(report: Report, folder: Path) -> Path:
-    """Writes ``report.md``, and its figures into ``figures/``.
-
-    Args:
-      report: The report.
-      folder: The folder.
-
-    Returns:
-      The file.
-    """
+    """Writes ``report.md``, and its figures into ``figures/``; returns the file."""
     for name, picture in report.figures.items():
         if picture.compact:
             storage.write_atomic(folder / "figures" / f"{name}.png", picture.png)
@@ -66,15 +35,7 @@ def write_markdown(report: Report, folder: Path) -> Path:
 
 
 def write_html(report: Report, folder: Path) -> Path:
-    """Writes ``report.html``, one page with all figures in it.
-
-    Args:
-      report: The report.
-      folder: The folder.
-
-    Returns:
-      The file.
-    """
+    """Writes ``report.html``, one page with all figures in it; returns the file."""
     return _write(folder / "report.html", "report.html.jinja", report)
 
 
@@ -92,7 +53,3 @@ def _write(path: Path, template: str, report: Report) -> Path:
     text = environment.get_template(template).render(report=report)
     storage.write_atomic(path, text.encode())
     return path
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,36 +1,26 @@
 """Tables of a report, as text cells."""
 
-import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 from apalu_jax.experiments.analysis import ArmSummary, Comparison, Table
-from apalu_jax.experiments.analysis.formatting import (
-    difference_text,
-    interval_text,
-    shown_unit,
-    value_text,
-)
 from apalu_jax.experiments.analysis.lr_search import Search
-from apalu_jax.experiments.analysis.power import LEVEL
+from apalu_jax.experiments.analysis.samples import LEVEL
+from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.report import text
 from apalu_jax.experiments.specs import Metric, Spec
 
-__all__ = ("TextTable", "Section", "judged", "searched")
+__all__ = ("Row", "Section", "TextTable", "judged", "searched")
+
+Row: TypeAlias = tuple[str, ...]
 
 
 class TextTable(NamedTuple):
-    """A table of text cells.
-
-    Attributes:
-      title: Caption; "" if the section's title is enough.
-      header: Column headings.
-      rows: The rows.
-    """
+    """A table of text cells; its title is "" if that of the section is enough."""
 
     title: str
-    header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    header: Row
+    rows: list[Row]
 
 
 class Section(NamedTuple):
@@ -42,15 +32,7 @@ class Section(NamedTuple):
 
 
 def judged(spec: Spec, table: Table) -> Section:
-    """One metric in one variant: every arm, and the differences by unit.
-
-    Args:
-      spec: The experiment.
-      table: See :func:`~apalu_jax.experiments.analysis.summarize`.
-
-    Returns:
-      The section.
-    """
+    """One metric in one variant: every arm, and the differences by unit."""
     title = f"Test {table.metric.name}"
     if table.variant:
         title += f", variant {table.variant}"
@@ -62,59 +44,50 @@ def judged(spec: Spec, table: Table) -> Section:
     return Section(title, tables, text.reading(spec, table))
 
 
-def searched(spec: Spec, found: Sequence[Search]) -> Section:
-    """Chosen learning rates by variant and unit, and the cost of the search.
-
-    Args:
-      spec: The experiment.
-      found: Its finished searches, at least one.
-
-    Returns:
-      The section.
-    """
+def searched(spec: Spec, found: Sequence[Search]) -> Section | None:
+    """Chosen learning rates by variant and unit, and the cost of the search."""
+    if not found:
+        return None
     by_place = {(search.variant, search.unit, search.arm): search for search in found}
-    rows = []
+    rows: list[Row] = []
     for variant in spec.variant_names:
         for unit in spec.unit_names:
             row = [by_place.get((variant, unit, arm)) for arm in spec.all_arms]
             done = [search for search in row if search is not None]
             if done:
-                rows.append(
-                    (
-                        " / ".join(filter(None, (variant, unit))) or spec.name,
-                        *(f"{s.multiplier:.3g}" if s else "-" for s in row),
-                        str(sum(search.runs for search in done)),
-                        f"{sum(search.wall_s for search in done):.0f}",
-                    )
-                )
+                label = joined(variant, unit, by=" / ") or spec.name
+                chosen = (f"{s.multiplier:.3g}" if s else "-" for s in row)
+                rows.append((label, *chosen, *_cost(done)))
     header = ("", *spec.all_arms, "runs", "seconds")
-    return Section("Learning-rate search", [TextTable("", header, rows)], _cost(found))
-
-
-def _cost(found: Sequence[Search]) -> list[str]:
     at_end = sum(s.multiplier in (min(s.scores), max(s.scores)) for s in found)
     diverged = sum(None in scores for s in found for scores in s.scores.values())
-    return [
+    runs, seconds = _cost(found)
+    notes = [
         "The chosen multiplier of the declared learning rate, by the mean of the "
         "primary metric on the validation split, over seeds that no evaluated run has.",
-        f"It cost {sum(s.runs for s in found)} runs and "
-        f"{sum(s.wall_s for s in found):.0f} seconds; {at_end} of {len(found)} "
-        f"searches chose an end of the grid, {diverged} multipliers diverged.",
+        f"It cost {runs} runs and {seconds} seconds; {at_end} of {len(found)} searches "
+        f"chose an end of the grid, {diverged} multipliers diverged.",
     ]
+    return Section("Learning-rate search", [TextTable("", header, rows)], notes)
+
+
+def _cost(found: Sequence[Search]) -> tuple[str, str]:
+    seconds = sum(search.wall_s for search in found)
+    return str(sum(search.runs for search in found)), f"{seconds:.0f}"
 
 
 def _arms(spec: Spec, table: Table) -> TextTable:
     metric = table.metric
-    percent = ", %" if metric.percent else ""
-    unit = f", {shown_unit(metric)}" if shown_unit(metric) else ""
     corrected = table.test_train_ratio > 0
     # The spread over data sets is no property of an arm.
     spread = spec.pair_by == "seed"
-    header = [
+    binomial = any(summary.binomial for summary in table.arms)
+    header = (
         "arm",
         "runs",
-        f"test {metric.name}{percent}, mean{' ± sd' if spread else ''}",
-        f"{spec.reference} - arm{unit}",
+        f"test {metric.label}, mean{' ± sd' if spread else ''}",
+        *(("binomial 95 %",) if binomial else ()),
+        f"{spec.reference} - arm{metric.unit(', ')}",
         "95 % interval",
         "p",
         "p, Holm",
@@ -122,40 +95,31 @@ def _arms(spec: Spec, table: Table) -> TextTable:
         "p, signed rank",
         "p, TOST",
         "MDE, 80 % power",
-    ]
-    binomial = any(summary.binomial for summary in table.arms)
-    if binomial:
-        header.insert(3, "binomial 95 %")
-    if table.ranks:
-        header.append("mean rank")
-    rows = []
+        *(("mean rank",) if table.ranks else ()),
+        "",
+    )
+    rows: list[Row] = []
     for summary in table.arms:
         row = [summary.arm, str(summary.n), _mean(metric, summary, spread)]
         if binomial:
-            row.append(_binomial(summary))
+            ends = summary.binomial
+            row.append(f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}" if ends else "-")
         row += _compared(table, summary.comparison, corrected)
         if table.ranks:
-            place = table.ranks.averages.get(summary.arm, math.nan)
-            row.append("-" if math.isnan(place) else f"{place:.2f}")
+            place = table.ranks.averages.get(summary.arm)
+            row.append("-" if place is None else f"{place:.2f}")
         rows.append((*row, _remark(spec, summary)))
-    return TextTable("", (*header, ""), rows)
+    return TextTable("", header, rows)
 
 
 def _mean(metric: Metric, summary: ArmSummary, spread: bool) -> str:
-    mean = value_text(metric, summary.mean)
+    mean = metric.value_text(summary.mean)
     if not spread:
         return mean
     if metric.relative:
-        sd = difference_text(metric, summary.sd, "")
+        sd = metric.difference_text(summary.sd, "")
         return f"{mean} ± {sd}{'' if sd == '-' else ' %'}"
-    return f"{mean} ± {value_text(metric, summary.sd)}"
-
-
-def _binomial(summary: ArmSummary) -> str:
-    if summary.binomial is None:
-        return "-"
-    low, high = summary.binomial
-    return f"{100 * low:.1f} to {100 * high:.1f}"
+    return f"{mean} ± {metric.value_text(summary.sd)}"
 
 
 def _compared(
@@ -166,14 +130,14 @@ def _compared(
     metric = table.metric
     flipped = [_p(comparison.p_sign_flip)] if corrected else []
     return [
-        difference_text(metric, comparison.mean),
-        interval_text(metric, comparison.interval),
+        metric.difference_text(comparison.mean),
+        metric.interval_text(comparison.interval),
         _p(comparison.p),
         "-" if comparison.p_holm is None else _p(comparison.p_holm),
         *flipped,
         _p(comparison.p_signed_rank),
         _p(comparison.p_equivalent),
-        difference_text(metric, comparison.minimum_detectable_effect, ""),
+        metric.difference_text(comparison.minimum_detectable_effect, ""),
     ]
 
 
@@ -182,49 +146,52 @@ def _p(value: float) -> str:
 
 
 def _remark(spec: Spec, summary: ArmSummary) -> str:
-    remarks = ["ablation"] if summary.arm in spec.ablations else []
-    for count, what in ((summary.diverged, "diverged"), (summary.failed, "failed")):
-        if count:
-            remarks.append(f"{count} {what}")
-    if summary.comparison and summary.comparison.note:
-        remarks.append(summary.comparison.note)
-    return "; ".join(remarks)
+    return joined(
+        "ablation" if summary.arm in spec.ablations else "",
+        f"{summary.diverged} diverged" if summary.diverged else "",
+        f"{summary.failed} failed" if summary.failed else "",
+        summary.comparison.note if summary.comparison else "",
+        by="; ",
+    )
 
 
 def _units(spec: Spec, table: Table) -> TextTable:
-    others = [arm for arm in spec.all_arms if arm != spec.reference]
-    rows = []
-    for unit, row in table.units.items():
-        n = max(comparison.n for comparison in row.values())
-        cells = [_difference(table, row.get(arm)) for arm in others]
-        rows.append((unit, str(n), *cells))
+    rows = [
+        (unit, str(max(c.n for c in row.values())), *_differences(spec, table, row))
+        for unit, row in table.units.items()
+    ]
     title = (
         f"{spec.reference} - arm within each unit (mean and 95 % interval over seeds, "
         "not adjusted)"
     )
-    return TextTable(title, ("unit", "seeds", *others), rows)
+    return TextTable(title, ("unit", "seeds", *_others(spec)), rows)
 
 
 def _leave_one_out(spec: Spec, table: Table) -> TextTable:
-    others = [arm for arm in spec.all_arms if arm != spec.reference]
-    rows = []
-    for unit, row in table.leave_one_out.items():
-        cells = [
-            _difference(table, c) + (" *" if c and c.is_significant else "")
-            for c in map(row.get, others)
-        ]
-        rows.append((unit, *cells))
+    rows = [
+        (unit, *_differences(spec, table, row))
+        for unit, row in table.leave_one_out.items()
+    ]
     title = (
         f"{spec.reference} - arm over all units but one (mean and 95 % interval; *: "
         f"significant, Holm, {LEVEL})"
     )
-    return TextTable(title, ("left out", *others), rows)
+    return TextTable(title, ("left out", *_others(spec)), rows)
 
 
-def _difference(table: Table, comparison: Comparison | None) -> str:
-    if comparison is None:
-        return "-"
-    mean = difference_text(table.metric, comparison.mean)
-    if comparison.interval is None:
-        return mean
-    return f"{mean} ({interval_text(table.metric, comparison.interval)})"
+def _others(spec: Spec) -> list[str]:
+    return [arm for arm in spec.all_arms if arm != spec.reference]
+
+
+def _differences(
+    spec: Spec, table: Table, row: Mapping[str, Comparison]
+) -> Iterator[str]:
+    """Difference to every other arm; a star marks a significant one."""
+    for arm in _others(spec):
+        if arm not in row:
+            yield "-"
+            continue
+        cell = table.metric.difference_text(row[arm].mean)
+        if row[arm].interval is not None:
+            cell += f" ({table.metric.interval_text(row[arm].interval)})"
+        yield cell + (" *" if row[arm].is_significant else "")

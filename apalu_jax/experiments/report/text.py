@@ -1,29 +1,22 @@
 """Sentences of a report."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from apalu_jax.experiments import analysis, arms
 from apalu_jax.experiments.analysis import Table, verdicts
-from apalu_jax.experiments.analysis.formatting import difference_text, shown_unit
-from apalu_jax.experiments.analysis.power import LEVEL
+from apalu_jax.experiments.analysis.samples import LEVEL
 from apalu_jax.experiments.analysis.verdicts import Verdict
+from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import Record
 from apalu_jax.experiments.results import Results
-from apalu_jax.experiments.specs import Metric, Spec
+from apalu_jax.experiments.schema import Options
+from apalu_jax.experiments.specs import Spec
 
 __all__ = ("declaration", "reading", "state", "verdict")
 
 
 def verdict(found: Verdict | None) -> list[str]:
-    """The claim, its verdict and the reason.
-
-    Args:
-      found: The verdict; None if nothing is claimed.
-
-    Returns:
-      Lines.
-    """
+    """The claim, its verdict and the reason; empty if nothing is claimed."""
     if found is None:
         return []
     where = f" (variant {found.variant})" if found.variant else ""
@@ -34,26 +27,15 @@ def verdict(found: Verdict | None) -> list[str]:
 
 
 def reading(spec: Spec, table: Table) -> list[str]:
-    """Notes on reading a table, and its outcome.
-
-    Args:
-      spec: The experiment.
-      table: See :func:`~apalu_jax.experiments.analysis.summarize`.
-
-    Returns:
-      Lines.
-    """
-    better, worse, others = verdicts.sides(table.metric, table)
+    """Notes on reading a table, and its outcome."""
     notes = [
         _pairing(spec, table),
         _test(table),
         "TOST: two one-sided paired t tests of equivalence within the margin "
-        f"{_margin(table.metric)}. MDE: minimum detectable effect, the smallest true "
-        "difference that is detected with 80 % power at the level of Holm's first "
+        f"±{table.metric.margin_text}. MDE: minimum detectable effect, the smallest "
+        "true difference that is detected with 80 % power at the level of Holm's first "
         "step, by the noncentral t distribution.",
-        f"{spec.reference} is significantly better than {', '.join(better) or 'none'} "
-        f"and significantly worse than {', '.join(worse) or 'none'}; no significant "
-        f"difference from {', '.join(others) or 'none'} (Holm, {LEVEL}).",
+        f"{verdicts.sides(table).sentence(spec.reference)}.",
     ]
     if table.metric.relative:
         notes.insert(
@@ -77,14 +59,7 @@ def reading(spec: Spec, table: Table) -> list[str]:
 
 
 def state(results: Results) -> list[str]:
-    """Warnings: missing or failed runs, mixed environments, a changed declaration.
-
-    Args:
-      results: The experiment and its runs so far.
-
-    Returns:
-      Lines; empty if the results are complete and uniform.
-    """
+    """Warnings: missing or failed runs, mixed environments, a changed declaration."""
     spec, records = results.spec, results.evaluated
     notes = []
     runs = len(spec.variant_names) * len(spec.unit_names) * spec.seeds
@@ -106,14 +81,7 @@ def state(results: Results) -> list[str]:
 
 
 def declaration(results: Results) -> list[tuple[str, str]]:
-    """Settings that were fixed before the run, and the environment of the runs.
-
-    Args:
-      results: The experiment and its runs so far.
-
-    Returns:
-      Names and texts.
-    """
+    """Settings that were fixed before the run, and the environment of the runs."""
     spec = results.spec
     config = spec.to_dict()
     keys = ("data", "task", "model", "optimizer", "pretraining", "backbone")
@@ -122,17 +90,18 @@ def declaration(results: Results) -> list[tuple[str, str]]:
         **{f"variant {name}": over for name, over in spec.variants.items() if name},
         **{f"unit {name}": over for name, over in spec.units.items() if name},
     }
-    grid = spec.lr_search
-    search = (
-        f"multipliers {', '.join(map(str, grid.multipliers))}, {grid.seeds} seeds each"
-        if grid
-        else "none"
-    )
+    grid, search = spec.lr_search, "none"
+    if grid:
+        tried = ", ".join(map(str, grid.multipliers))
+        search = f"multipliers {tried}, {grid.seeds} seeds each"
     environments = sorted({_environment(results, run) for run in results.evaluated})
     return [
         *((f"arm {name}", arms.get(name).description) for name in spec.all_arms),
         ("stopping rule", spec.stopping_rule),
-        *((f"margin of {metric.name}", _margin(metric)) for metric in spec.metrics),
+        *(
+            (f"margin of {metric.name}", f"±{metric.margin_text}")
+            for metric in spec.metrics
+        ),
         *((name, _items(table) or "as declared") for name, table in tables.items()),
         ("learning-rate search", search),
         ("paired by", spec.pair_by),
@@ -147,9 +116,8 @@ def declaration(results: Results) -> list[tuple[str, str]]:
 def _environment(results: Results, record: Record) -> str:
     setup = results.setups[record.setup]
     versions = [f"{name} {number}" for name, number in setup.versions.items()]
-    if record.data:
-        versions.append(f"data {record.data}")
-    return f"{setup.platform}; {', '.join(versions)}"
+    data = f"data {record.data}" if record.data else ""
+    return f"{setup.platform}; {joined(*versions, data)}"
 
 
 def _pairing(spec: Spec, table: Table) -> str:
@@ -158,7 +126,7 @@ def _pairing(spec: Spec, table: Table) -> str:
     if len(spec.unit_names) > 1:
         over = "units" if spec.pair_by == "seed" else "seeds"
         averaged = f" and averaged over {over}"
-    unit = f", in {shown_unit(table.metric)}" if shown_unit(table.metric) else ""
+    unit = table.metric.unit(", in ")
     interval = (
         "by the corrected resampled t distribution"
         if table.test_train_ratio
@@ -171,38 +139,28 @@ def _pairing(spec: Spec, table: Table) -> str:
 
 
 def _test(table: Table) -> str:
-    test = (
-        "corrected resampled t test (Nadeau and Bengio), as the seeds are overlapping "
-        f"splits: variance factor 1/n + {table.test_train_ratio:.3g}."
-        if table.test_train_ratio
-        else f"sign-flip test{_floor(table)}"
-    )
+    """The test, and the smallest p-value that this number of pairs can give."""
+    family = [s.comparison for s in table.arms if s.comparison]
+    pairs = [comparison.n for comparison in family if comparison.p_holm is not None]
+    test = "sign-flip test"
+    if table.test_train_ratio:
+        test = (
+            "corrected resampled t test (Nadeau and Bengio), as the seeds are "
+            "overlapping splits: variance factor 1/n + "
+            f"{table.test_train_ratio:.3g}"
+        )
+    elif pairs:
+        smallest = analysis.smallest_p(min(pairs))
+        test += f"; with {min(pairs)} pairs it cannot be below {smallest:.2g}"
+        if smallest * table.family > LEVEL:
+            test += f", so no arm can differ at {LEVEL} after Holm's adjustment"
     return (
-        f"p: two-sided {test} Holm's adjustment is over the declared family of "
+        f"p: two-sided {test}. Holm's adjustment is over the declared family of "
         f"{table.family}; ablations are outside it and exploratory."
     )
 
 
-def _floor(table: Table) -> str:
-    """Smallest p-value that this number of pairs can give."""
-    family = [s.comparison for s in table.arms if s.comparison]
-    pairs = [comparison.n for comparison in family if comparison.p_holm is not None]
-    if not pairs:
-        return "."
-    n = min(pairs)
-    smallest = analysis.smallest_p(n)
-    text = f"; with {n} pairs it cannot be below {smallest:.2g}"
-    if smallest * table.family > LEVEL:
-        return f"{text}, so no arm can differ at {LEVEL} after Holm's adjustment."
-    return f"{text}."
-
-
-def _margin(metric: Metric) -> str:
-    unit = f" {shown_unit(metric)}" if shown_unit(metric) else ""
-    return f"±{difference_text(metric, metric.margin, '')}{unit}"
-
-
-def _items(table: Mapping[str, Any]) -> str:
+def _items(table: Options) -> str:
     return ", ".join(
         f"{key} = {{{_items(value)}}}"
         if isinstance(value, Mapping)

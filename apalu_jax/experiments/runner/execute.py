@@ -4,7 +4,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import jax
 import msgspec
@@ -14,8 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from apalu_jax import introspection
 from apalu_jax.experiments import arms, backbones, data, models, tasks
 from apalu_jax.experiments.data.splits import Batch, Dataset, Splits
+from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import History, InputCounts, Record, Trial
 from apalu_jax.experiments.runner import runtime
+from apalu_jax.experiments.schema import Options
 from apalu_jax.experiments.specs import Spec
 from apalu_jax.experiments.tasks.base import Task
 from apalu_jax.experiments.training import loop, optimizers
@@ -26,19 +28,23 @@ from apalu_jax.introspection import Histogram
 
 __all__ = ("Executor",)
 
-OnShare = Callable[[float], None]
+# Settings that the compiled functions do not depend on.
+_NOT_COMPILED = {"data": None, "backbone": None, "test_train_ratio": None}
+
+
+class _Outcome(TypedDict, total=False):
+    """Fields of a record that training fills in."""
+
+    value: float | None
+    status: Literal["ok", "diverged", "failed"]
+    history: History
+    inputs: dict[str, InputCounts]
+    figure_data: dict[str, Any]
+    error: str
 
 
 class Executor:
-    """Executes trials; data and compiled functions are shared between them.
-
-    Args:
-      spec: The experiment.
-      data_dir: Folder to look for data in first.
-      checkpoints: Folder of the checkpoints.
-      checkpoint_every_s: Seconds between two checkpoints.
-      setup: Index of the set-up in the results.
-    """
+    """Executes trials; data and compiled functions are shared between them."""
 
     def __init__(
         self,
@@ -48,7 +54,7 @@ class Executor:
         checkpoint_every_s: float,
         setup: int,
     ) -> None:
-        """Prepares the caches."""
+        """Prepares the caches; ``setup`` is the index of the set-up in the results."""
         self._spec, self._data_dir = spec, data_dir
         self._checkpoints, self._every_s = checkpoints, checkpoint_every_s
         self._setup = setup
@@ -58,40 +64,29 @@ class Executor:
         size = len(spec.all_arms)
         self._compiled = functools.lru_cache(maxsize=size)(_compile)
 
-    def __call__(self, trial: Trial, on_share: OnShare) -> list[Record]:
-        """Trains and evaluates a trial.
+    def __call__(self, trial: Trial, on_share: Callable[[float], None]) -> list[Record]:
+        """Trains and evaluates a trial; gives one record for each seed, in order.
 
-        Args:
-          trial: The trial, with its learning-rate multipliers.
-          on_share: Called with the share of the epochs done.
-
-        Returns:
-          One record for each seed, in order. An error of the machine, such as memory
-          that runs out, makes records of failed runs.
-
-        Raises:
-          ExperimentError: Data or the checkpoint are missing or damaged, or an option
-            does not fit.
+        ``on_share`` is told the share of the epochs done. An error of the machine, such
+        as memory that runs out, makes records of failed runs.
         """
+        outcomes: Sequence[_Outcome]
         try:
             training, label = self.prepare(trial)
             checkpoint = Checkpoint(
                 self.checkpoint_path(trial), self._every_s, trial, self._spec.run_hash
             )
             trained = loop.train(
-                training,
-                trial,
-                checkpoint,
-                lambda done: on_share(done / training.epochs),
+                training, trial, checkpoint, lambda n: on_share(n / training.epochs)
             )
             if trial.kind == "search":
-                outcomes = self._searched(trained, len(trial.seeds))
+                outcomes = self._searched(trained)
             else:
                 outcomes = self._evaluated(trial, training, trained)
             seconds = trained.seconds / len(trial.seeds)
         except jax.errors.JaxRuntimeError as error:
             reason = str(error).splitlines()[0]
-            failed = {"value": None, "status": "failed", "error": reason}
+            failed = _Outcome(value=None, status="failed", error=reason)
             outcomes, label, seconds = [failed] * len(trial.seeds), "", 0.0
         return [
             Record(
@@ -118,27 +113,19 @@ class Executor:
         return self._checkpoints / f"{trial.name}.msgpack"
 
     def prepare(self, trial: Trial) -> tuple[Training, str]:
-        """Loads the data of a trial and compiles its functions, at first need.
-
-        Args:
-          trial: The trial.
-
-        Returns:
-          Everything that the trial is trained with, and a label of the data.
-        """
+        """All that a trial is trained with, from the caches or made; a data label."""
         if runtime.is_crowded():
             self._compiled.cache_clear()
             jax.clear_caches()
-        variant, unit = trial.variant, trial.unit
-        config = self._spec.at(variant, unit)
-        dataset = self._dataset(variant, unit)
+        config = self._spec.at(trial.variant, trial.unit)
+        dataset = self._dataset(trial.variant, trial.unit)
         # A hashable form of the settings that the compiled functions depend on.
         settings = json.dumps(msgspec.to_builtins(config) | _NOT_COMPILED)
         task, compiled = self._compiled(trial.arm, dataset.outputs, settings)
         training = Training(
             compiled,
             task,
-            self._splits(variant, unit, trial.seeds),
+            self._splits(trial.variant, trial.unit, trial.seeds),
             _log_epochs(config.epochs, self._spec.num_log_points),
             self._spec.log_test_curve,
         )
@@ -150,7 +137,7 @@ class Executor:
         if config.backbone is None:
             return loaded
         backbone = backbones.label(config.backbone, self._data_dir)
-        label = "; ".join(filter(None, (loaded.label, backbone)))
+        label = joined(loaded.label, backbone, by="; ")
         return Dataset(loaded.outputs, loaded.splits, label)
 
     def _make_splits(
@@ -162,25 +149,20 @@ class Executor:
             return folds
         return [backbones.attach(fold, options, self._data_dir) for fold in folds]
 
-    def _searched(self, trained: Trained, count: int) -> list[dict[str, Any]]:
+    def _searched(self, trained: Trained) -> list[_Outcome]:
         """Outcome of each run of a search: the metric on the validation split."""
-        key = f"validation/{self._spec.metric.name}"
-        outcomes = []
-        for i in range(count):
-            value = trained.rows[-1][key][i]
-            sound = np.isfinite([value, *_losses(trained, i)]).all()
-            outcomes.append(
-                {
-                    "value": _rounded(value) if sound else None,
-                    "status": "ok" if sound else "diverged",
-                }
-            )
-        return outcomes
+        values = trained.rows[-1][f"validation/{self._spec.metric.name}"]
+        return [
+            _Outcome(value=_rounded(value), status="ok")
+            if np.isfinite([value, *_losses(trained, i)]).all()
+            else _Outcome(value=None, status="diverged")
+            for i, value in enumerate(values)
+        ]
 
     def _evaluated(
         self, trial: Trial, training: Training, trained: Trained
-    ) -> list[dict[str, Any]]:
-        """Outcome of each evaluated run: test metrics, course, histograms."""
+    ) -> list[_Outcome]:
+        """Outcome of each evaluated run: test metrics, curves, histograms."""
         compiled, task = training.compiled, training.task
         tests = [fold.test for fold in training.splits]
         stacked = loop.stack(tests)
@@ -190,9 +172,10 @@ class Executor:
         histograms = compiled.histograms(trained.variables, stacked) if sites else {}
         outcomes = [
             self._outcome(task, trained, scores, test, i)
-            | {"inputs": {site: _counts(h, i) for site, h in histograms.items()}}
             for i, test in enumerate(tests)
         ]
+        for i, outcome in enumerate(outcomes):
+            outcome["inputs"] = {site: _counts(h, i) for site, h in histograms.items()}
         if trial.seeds[0] == 0:
             first = jax.tree.map(lambda leaf: leaf[0], predictions)
             outcomes[0]["figure_data"] = task.figure_data(first, tests[0])
@@ -202,11 +185,11 @@ class Executor:
         self,
         task: Task,
         trained: Trained,
-        scores: Mapping[str, NDArray[Any]],
+        scores: Mapping[str, NDArray[np.generic]],
         test: Batch,
         i: int,
-    ) -> dict[str, Any]:
-        """Value, status and course of run ``i``."""
+    ) -> _Outcome:
+        """Value, status and curves of run ``i``."""
         values = {name: float(column[i]) for name, column in scores.items()}
         diverged = not np.isfinite([*_losses(trained, i), *values.values()]).all()
         if diverged:
@@ -217,14 +200,11 @@ class Executor:
             test={name: _rounded(value) for name, value in values.items()},
             examples=len(next(iter(test.values()))),
         )
-        return {
-            "value": values[self._spec.metric.name],
-            "status": "diverged" if diverged else "ok",
-            "history": history,
-        }
-
-
-_NOT_COMPILED = {"data": None, "backbone": None, "test_train_ratio": None}
+        return _Outcome(
+            value=values[self._spec.metric.name],
+            status="diverged" if diverged else "ok",
+            history=history,
+        )
 
 
 def _compile(arm_name: str, outputs: int, settings: str) -> tuple[Task, Compiled]:
@@ -232,7 +212,7 @@ def _compile(arm_name: str, outputs: int, settings: str) -> tuple[Task, Compiled
     arm, config = arms.get(arm_name), json.loads(settings)
 
     def build(
-        stage: Mapping[str, Any], pretraining: Stage | None = None
+        stage: Options, pretraining: Stage | None = None
     ) -> tuple[Task, Compiled]:
         task = tasks.build(stage["task"], models.build(stage["model"], arm, outputs))
         compiled = compile_training(

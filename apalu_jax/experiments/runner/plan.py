@@ -4,6 +4,7 @@ Nothing here trains or writes: a plan follows from the declaration and the recor
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.analysis import lr_search
@@ -17,19 +18,7 @@ __all__ = ("plan", "wanted_keys", "with_multipliers")
 def wanted_keys(
     spec: Spec, arms: Sequence[str] | None, seeds: Sequence[int] | None
 ) -> set[Key]:
-    """Coordinates of the requested runs.
-
-    Args:
-      spec: The declaration.
-      arms: A subset of the declared arms and ablations; None for all.
-      seeds: A subset of the declared seeds; None for all.
-
-    Returns:
-      The coordinates in every variant and unit.
-
-    Raises:
-      ExperimentError: An arm or a seed is not declared, or none is given.
-    """
+    """Coordinates of the requested arms and seeds in every variant and unit."""
     declared = range(spec.seeds)
     _check("arms", arms, spec.all_arms, ", ".join(spec.all_arms))
     _check("seeds", seeds, declared, f"0:{spec.seeds}")
@@ -45,13 +34,8 @@ def wanted_keys(
 def plan(results: Results, wanted: set[Key]) -> list[Trial]:
     """Lists the trials that are left.
 
-    Args:
-      results: The experiment and its runs so far.
-      wanted: Coordinates of the requested runs.
-
-    Returns:
-      The trials. Arms are innermost, so that pairs are complete early; the search of an
-      arm precedes its first evaluation, which has no learning-rate multipliers yet.
+    Arms are innermost, so that pairs are complete early; the search of an arm precedes
+    its first evaluation, which has no learning-rate multipliers yet.
     """
     finished = results.finished
     trials: list[Trial] = []
@@ -66,24 +50,16 @@ def plan(results: Results, wanted: set[Key]) -> list[Trial]:
 
 
 def with_multipliers(results: Results, trial: Trial) -> Trial | None:
-    """Fills in the learning-rate multipliers that the search has chosen.
-
-    Args:
-      results: The experiment and its runs so far.
-      trial: A trial of the plan.
-
-    Returns:
-      The trial, ready to be executed; None if its search failed.
-    """
+    """Fills in the multipliers that the search has chosen; None if it failed."""
     if trial.kind == "search":
         return trial
-    multiplier: float | None = 1.0
+    multiplier = 1.0
     if results.spec.lr_search is not None:
         own = [record for record in results.records if record.key[:3] == trial[:3]]
         found = lr_search.searches(results.spec, own)
-        multiplier = found[0].multiplier if found else None
-    if multiplier is None:
-        return None
+        if not found:
+            return None
+        multiplier = found[0].multiplier
     return trial._replace(lr_multipliers=(multiplier,) * len(trial.seeds))
 
 
@@ -106,7 +82,7 @@ def _searches(spec: Spec, trial: Trial) -> Iterator[Trial]:
     if spec.lr_search is None:
         return
     size = spec.at(trial.variant, trial.unit).vmapped_seeds
-    runs = lr_search.runs_of(spec.lr_search)
+    runs = spec.lr_search.runs
     for start in range(0, len(runs), size):
         chunk = runs[start : start + size]
         seeds, multipliers = zip(
@@ -120,7 +96,8 @@ def _check(
 ) -> None:
     if chosen is None:
         return
-    unknown = [item for item in chosen if item not in declared]
+    # No more are looked for, as the seeds may be a range of any size.
+    unknown = list(islice((item for item in chosen if item not in declared), 5))
     if unknown or not chosen:
-        some = ", ".join(map(str, unknown[:5])) or "none"
+        some = ", ".join(map(str, unknown)) or "none"
         raise ExperimentError(f"`{name}` must be among {text}, got {some}.")

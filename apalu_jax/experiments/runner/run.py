@@ -51,13 +51,8 @@ def run(
         trials = plan(results, wanted)
         checkpoints = out / "checkpoints"
         _remove_all_but(checkpoints, {trial.name for trial in trials})
-        execute = Executor(
-            spec,
-            data_dir,
-            checkpoints,
-            checkpoint_every_s,
-            results.setup_index(current_setup()) if trials else 0,
-        )
+        setup = results.setup_index(current_setup()) if trials else 0
+        execute = Executor(spec, data_dir, checkpoints, checkpoint_every_s, setup)
         for done, planned in enumerate(trials):
             trial = with_multipliers(results, planned)
             if trial is None:

@@ -31,13 +31,12 @@ _MIN_COMPILE_S = 0.3
 
 
 def keep_freed() -> None:
-    """Tells glibc's malloc to keep freed memory, however large the blocks.
+    """Tells glibc's malloc to keep freed memory until the process ends.
 
     On CPU, XLA allocates the memory of a step anew each time. glibc maps a block of
     more than 32 MB from the system and returns it at once, and the system clears each
     of its pages, which for a small convolutional network with APALU is a third of the
-    step's time. The process keeps its peak memory until it ends. No effect with another
-    C library.
+    step's time. No effect with another C library.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -49,9 +48,8 @@ def keep_freed() -> None:
 def use_compilation_cache() -> None:
     """Lets JAX store all but the smallest programs in the user's cache folder.
 
-    A folder that the user has given to JAX, e.g. by ``JAX_COMPILATION_CACHE_DIR``, is
-    left in place. JAX checks what it reads: a damaged entry gives a warning and is
-    compiled again.
+    A folder that the user has given to JAX, e.g. by ``JAX_COMPILATION_CACHE_DIR``,
+    stays. A damaged entry gives a warning of JAX, which compiles again.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = storage.cache_dir() / "compiled"
@@ -79,9 +77,6 @@ def pinned_numerics() -> Iterator[None]:
 
     A value then depends on the declaration alone, and not on JAX_DEFAULT_PRNG_IMPL,
     JAX_THREEFRY_PARTITIONABLE or JAX_ENABLE_X64 in the environment.
-
-    Yields:
-      None.
     """
     with (
         jax.default_prng_impl(PRNG),

@@ -11,29 +11,14 @@ from importlib import resources
 from typing import Any
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.schema import Options, convert
-from apalu_jax.experiments.specs.spec import Spec, merge
-from apalu_jax.experiments.specs.tables import (
-    FIRST_SEARCH_SEED,
-    Claim,
-    LRSearch,
-    Metric,
-    Published,
-    RunConfig,
-)
-
-__all__ = (
-    "FIRST_SEARCH_SEED",
-    "Claim",
-    "LRSearch",
-    "Metric",
-    "Published",
-    "RunConfig",
-    "Spec",
-    "load",
-    "names",
-    "presets",
-)
+from apalu_jax.experiments.schema import convert
+from apalu_jax.experiments.specs.spec import Spec as Spec
+from apalu_jax.experiments.specs.spec import merge
+from apalu_jax.experiments.specs.tables import FIRST_SEARCH_SEED as FIRST_SEARCH_SEED
+from apalu_jax.experiments.specs.tables import Claim as Claim
+from apalu_jax.experiments.specs.tables import LRSearch as LRSearch
+from apalu_jax.experiments.specs.tables import Metric as Metric
+from apalu_jax.experiments.specs.tables import Published as Published
 
 
 def names() -> list[str]:
@@ -46,7 +31,7 @@ def names() -> list[str]:
 
 
 def presets(name: str) -> list[str]:
-    """Names of the presets of experiment ``name``, in the order of its file."""
+    """Names of the presets of an experiment, in the order of its file."""
     return list(_read(name)["presets"])
 
 
@@ -55,14 +40,8 @@ def load(
 ) -> Spec:
     """Loads a declared experiment.
 
-    Args:
-      name: One of :func:`names`.
-      preset: One of :func:`presets`.
-      units: Some of the declared units; None for those of the preset. Other units make
-        another spec, without the published means over all units.
-
-    Returns:
-      The spec.
+    ``units`` other than those of the preset make another spec, without the published
+    means over all units.
 
     Raises:
       ExperimentError: The experiment, preset or unit is unknown, or its file is
@@ -79,7 +58,7 @@ def load(
         raise ExperimentError(
             f"`preset` must be one of {', '.join(choices)} for {name}, got {preset!r}."
         )
-    chosen = dict(choices[preset])
+    chosen = choices[preset]
     wanted = {
         key: chosen.pop(key)
         for key in ("variants", "units")
@@ -92,18 +71,15 @@ def load(
             merged["published"] = [figure for figure in figures if figure.get("unit")]
         wanted["units"] = units
     for key, some in wanted.items():
-        merged[key] = _choose(name, key, merged.get(key, {}), some)
+        declared = merged.get(key, {})
+        unknown = [name for name in some if name not in declared]
+        if unknown or not some:
+            raise ExperimentError(
+                f"{name}: `{key}` must be among {', '.join(declared) or 'none'}, got "
+                f"{', '.join(unknown) or 'none'}."
+            )
+        merged[key] = {name: declared[name] for name in some}
     return convert(merged, Spec, name)
-
-
-def _choose(where: str, key: str, declared: Options, wanted: Sequence[str]) -> Options:
-    unknown = [name for name in wanted if name not in declared]
-    if unknown or not wanted:
-        raise ExperimentError(
-            f"{where}: `{key}` must be among {', '.join(declared) or 'none'}, got "
-            f"{', '.join(unknown) or 'none'}."
-        )
-    return {name: declared[name] for name in wanted}
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.schema import Options, convert
 from apalu_jax.experiments.specs.tables import (
     FIRST_SEARCH_SEED,
@@ -48,10 +49,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     """One experiment under one preset.
 
     Attributes:
-      name: Name of the experiment.
-      preset: Name of the preset.
       title: One line, for the report.
-      question: The question that the experiment asks.
       stopping_rule: When a run and the experiment end, and what counts as the value.
       arms: The activations compared: the family of tests.
       ablations: Arms outside the family of tests; shown as exploratory.
@@ -63,8 +61,6 @@ class Spec(RunConfig, frozen=True, kw_only=True):
         observation; "unit": the reverse.
       metric: The primary metric.
       secondary_metrics: Further metrics, each with a table of its own.
-      claim: Claim of the paper; None if absent.
-      published: Published results of the baselines.
       lr_search: The search for a learning rate; None for the declared one.
       data: Module of :mod:`apalu_jax.experiments.data` under ``name``, and its options.
       task: Class of :mod:`apalu_jax.experiments.tasks`, likewise.
@@ -74,13 +70,10 @@ class Spec(RunConfig, frozen=True, kw_only=True):
       vmapped_seeds: Number of consecutive seeds that are trained together under
         ``jax.vmap``. A block of them is always trained as a whole, so that no value
         depends on which seeds were requested.
-      epochs: Passes over the training split.
-      batch_size: Examples a step.
       test_train_ratio: Size of the test split over that of the training split if the
         seeds are overlapping random splits of one data set, else 0.
-      pretraining: A training that precedes the main one; None for none.
       backbone: Options of :func:`apalu_jax.experiments.backbones.attach`: a frozen
-        network whose outputs replace or accompany the inputs; None for none.
+        network whose outputs replace or accompany the inputs.
       num_log_points: Number of evenly spaced epochs after which validation metrics and
         the activations' parameters are logged; all epochs if there are fewer.
       log_test_curve: Whether test metrics are logged as well, to show the result of
@@ -110,11 +103,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     monitors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Checks the names that refer to each other.
-
-        Raises:
-          ExperimentError: A name is unknown, or an arm is declared twice.
-        """
+        """Checks the names that refer to each other."""
         for key in ("data", "task", "model", "optimizer"):
             if "name" not in getattr(self, key):
                 raise ExperimentError(
@@ -164,18 +153,25 @@ class Spec(RunConfig, frozen=True, kw_only=True):
         """Names of the units; ``""`` if none is declared."""
         return tuple(self.units) or ("",)
 
+    def published_of(self, variant: str, metric: Metric) -> list[Published]:
+        """Published results of a variant by a metric."""
+        first = self.variant_names[0]
+        return [
+            figure
+            for figure in self.published
+            if (figure.variant or first, figure.metric) == (variant, metric.name)
+        ]
+
     def at(self, variant: str, unit: str) -> RunConfig:
         """Settings of a unit in a variant; the unit's overrides are applied last."""
         merged = {key: value for key, value in self.to_dict().items() if key in _CONFIG}
         for table, name in ((self.variants, variant), (self.units, unit)):
             merged = merge(merged, table.get(name, {}))
-        where = ", ".join(filter(None, (self.name, variant, unit)))
-        return convert(merged, RunConfig, where)
+        return convert(merged, RunConfig, joined(self.name, variant, unit))
 
     def to_dict(self) -> dict[str, Any]:
         """The declaration as plain data; fields at their default are left out."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
+        return msgspec.to_builtins(self)
 
     @property
     def run_hash(self) -> str:
@@ -210,15 +206,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
 
 
 def merge(base: Options, over: Options) -> dict[str, Any]:
-    """Merges tables key by key.
-
-    Args:
-      base: The table.
-      over: Keys that are added to it or replace its own.
-
-    Returns:
-      The merged table; mappings in both are merged likewise.
-    """
+    """Adds or replaces keys of a table; mappings in both are merged likewise."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)

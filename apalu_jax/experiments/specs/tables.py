@@ -1,9 +1,11 @@
 """Tables of a declaration: metric, claim, search, settings of a run."""
 
+import math
 from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
 
+from apalu_jax.experiments.formatting import range_text
 from apalu_jax.experiments.schema import Options
 
 __all__ = (
@@ -32,14 +34,21 @@ class _Table(
 
 
 class Metric(_Table, frozen=True, kw_only=True):
-    """A metric to compare.
+    """A metric to compare, and its values and differences as text.
 
     Attributes:
       name: Key of the task's metrics, computed on the test split after the last epoch.
-      higher_is_better: The direction.
       margin: Differences within +-margin do not matter; in the unit of the differences.
       percent: Whether tables and figures show the metric times 100.
       relative: Whether differences are taken of the metric's natural logarithm.
+
+    Examples:
+      >>> accuracy = Metric(name="a", higher_is_better=True, margin=0.1, percent=True)
+      >>> accuracy.value_text(0.98765), accuracy.difference_text(0.0123)
+      ('98.77', '+1.23')
+      >>> rmse = Metric(name="rmse", higher_is_better=False, margin=0.1, relative=True)
+      >>> rmse.value_text(2.345678), rmse.difference_text(0.0953) + rmse.unit(" ")
+      ('2.346', "+10.00 % of the arm's value")
     """
 
     name: str
@@ -48,13 +57,55 @@ class Metric(_Table, frozen=True, kw_only=True):
     percent: bool = False
     relative: bool = False
 
+    @property
+    def label(self) -> str:
+        """Name, and unit of the values."""
+        return f"{self.name}, %" if self.percent else self.name
+
+    def unit(self, before: str = "") -> str:
+        """Unit of shown differences, after ``before``; "" for the metric's own unit."""
+        if self.relative:
+            return f"{before}% of the arm's value"
+        return f"{before}percentage points" if self.percent else ""
+
+    def shown(self, difference: float) -> float:
+        """A difference of values, or of logarithms, in :meth:`unit`."""
+        if self.relative:
+            return 100 * math.expm1(difference) if difference < 700 else math.inf
+        return 100 * difference if self.percent else difference
+
+    def value_text(self, value: float) -> str:
+        """A value; a dash for NaN."""
+        if math.isnan(value):
+            return "-"
+        return f"{100 * value:.2f}" if self.percent else f"{value:.4g}"
+
+    def difference_text(self, difference: float, sign: str = "+") -> str:
+        """A difference; a dash for NaN."""
+        shown = self.shown(difference)
+        if math.isnan(shown):
+            return "-"
+        if math.isinf(shown):
+            return "none"
+        if self.relative or self.percent:
+            # + 0.0 turns a rounded -0.0 into 0.0.
+            return f"{round(shown, 2) + 0.0:{sign}.2f}"
+        return f"{shown + 0.0:{sign}.3g}"
+
+    def interval_text(self, ends: tuple[float, float] | None) -> str:
+        """An interval of differences; a dash for None."""
+        return " to ".join(map(self.difference_text, ends)) if ends else "-"
+
+    @property
+    def margin_text(self) -> str:
+        """The margin and its unit."""
+        return self.difference_text(self.margin, "") + self.unit(" ")
+
 
 class Claim(_Table, frozen=True, kw_only=True):
-    """Claim of the paper about the experiment.
+    """Claim of the paper about the experiment, and its citation.
 
     Attributes:
-      text: The claim.
-      source: Its citation.
       arms: The arms that the reference is claimed to be better than.
       variant: The variant that decides; ``""`` for the first.
       level: A value that the reference is claimed to reach; None if absent.
@@ -73,11 +124,9 @@ class Published(_Table, frozen=True, kw_only=True):
     """Published result of a baseline: a sanity check of the experiment.
 
     Attributes:
-      arm: The baseline; ignored if a preset lacks it or one of the following.
-      metric: One of the declared metrics.
+      arm: The baseline.
       low: Smallest of the published means.
       high: Largest of them.
-      source: Their citation.
       variant: The variant; ``""`` for the first.
       unit: The unit; ``""`` for the mean over all.
       comment: Differences in protocol, because of which the numbers need not agree.
@@ -92,19 +141,29 @@ class Published(_Table, frozen=True, kw_only=True):
     unit: str = ""
     comment: str = ""
 
+    def range_text(self, metric: Metric) -> str:
+        """Both ends of the range; one if they read alike."""
+        return range_text(map(metric.value_text, (self.low, self.high)))
+
 
 class LRSearch(_Table, frozen=True, kw_only=True):
     """Grid search over the learning rate, the same for all arms, on validation data.
 
+    The best multiplier of the declared learning rate by the primary metric on the
+    validation split after the last epoch is taken, for each arm, variant and unit.
+
     Attributes:
-      multipliers: Of the declared learning rate; the best one by the primary metric on
-        the validation split after the last epoch is taken, for each arm, variant and
-        unit.
       seeds: Number of runs for each multiplier; evaluated runs have other seeds.
     """
 
     multipliers: Annotated[tuple[Positive, ...], Meta(min_length=1)]
     seeds: Count
+
+    @property
+    def runs(self) -> list[tuple[int, float]]:
+        """Seed and multiplier of every run, in order."""
+        seeds = range(FIRST_SEARCH_SEED, FIRST_SEARCH_SEED + self.seeds)
+        return [(seed, m) for m in self.multipliers for seed in seeds]
 
 
 class Pretraining(_Table, frozen=True, kw_only=True):

@@ -1,0 +1,15 @@
+"""Text put together from parts."""
+
+from collections.abc import Iterable
+
+__all__ = ("joined", "range_text")
+
+
+def joined(*parts: str, by: str = ", ") -> str:
+    """The parts that are not empty."""
+    return by.join(filter(None, parts))
+
+
+def range_text(ends: Iterable[str]) -> str:
+    """Both ends of a range; one if they read alike."""
+    return " to ".join(dict.fromkeys(ends))
