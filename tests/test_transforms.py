@@ -1,6 +1,10 @@
-"""Every transformation of JAX: `apalu` gives what the plain reference gives."""
+"""Every transformation of JAX: `apalu` gives what the plain reference gives.
 
-from functools import partial
+By default each meets each rule once; all products with ``-m slow``.
+"""
+
+from functools import cache, partial
+from itertools import product
 
 import chex
 import jax
@@ -10,14 +14,12 @@ import pytest
 from jax import lax
 
 from apalu_jax import APALUParams, apalu, apalu_reference
+from tests.helpers import table
 
-RESIDUALS = ["input", "output"]
-
-
+RULES = ("input", "output")
 ROWS, COLUMNS = 8, 6
 
-
-# shape of a and b for x of shape (ROWS, COLUMNS), and what of it a row sees
+# Shape of a and b for x of shape (ROWS, COLUMNS), and what of it a row sees.
 PARAMS = {
     "scalar": ((), ()),
     "channel": ((COLUMNS,), (COLUMNS,)),
@@ -199,78 +201,111 @@ def assert_close(got, want, rtol=2e-5, atol=2e-6):
     chex.assert_trees_all_close(got, want, rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("kind", PARAMS)
-@pytest.mark.parametrize("residual", RESIDUALS)
-@pytest.mark.parametrize("name", TRANSFORMS)
-def test_transformation(name, residual, kind):
+def compiled(name, f, x, params):
+    return jax.jit(partial(TRANSFORMS[name], f))(x, params)
+
+
+def functions(residuals=RULES):
+    return {r: partial(apalu, residual=r) for r in residuals} | {
+        "reference": apalu_reference
+    }
+
+
+def assert_as_reference(found, **tolerances):
+    want = found.pop("reference")
+    for got in found.values():
+        assert_close(got, want, **tolerances)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), table(tuple(TRANSFORMS), tuple(PARAMS), strength=1)
+)
+def test_transform_gives_what_the_reference_gives(name, kind):
+    """One program for both rules and the reference."""
     transform = TRANSFORMS[name]
-    x, params = inputs(kind)
-    got = jax.jit(partial(transform, partial(apalu, residual=residual)))(x, params)
-    want = jax.jit(partial(transform, apalu_reference))(x, params)
-    # Second derivatives of the rule that keeps the output amplify the rounding of y.
-    loose = residual == "output" and name in ("grad_of_grad", "hessian")
-    assert_close(got, want, *((5e-4, 1e-4) if loose else ()))
+
+    def run(x, params):
+        return {key: transform(f, x, params) for key, f in functions().items()}
+
+    found = jax.jit(run)(*inputs(kind))
+    if name in ("grad_of_grad", "hessian"):
+        # Second derivatives of the rule that keeps the output amplify the rounding of y.
+        assert_close(found.pop("output"), found["reference"], rtol=5e-4, atol=1e-4)
+    assert_as_reference(found)
 
 
-@pytest.mark.parametrize("name", ["value", "vjp", "vmap_of_grad", "scan", "checkpoint"])
-@pytest.mark.parametrize("residual", RESIDUALS)
-def test_transformation_outside_of_jit(name, residual):
+@pytest.mark.parametrize(
+    ("name", "residual"),
+    table(("value", "vjp", "vmap_of_grad", "scan", "checkpoint"), RULES, strength=1),
+)
+def test_transform_outside_of_jit(name, residual):
     x, params = inputs("channel")
-    f = partial(apalu, residual=residual)
-    got = TRANSFORMS[name](f, x, params)
-    want = jax.jit(partial(TRANSFORMS[name], apalu_reference))(x, params)
-    assert_close(got, want)
+    got = TRANSFORMS[name](partial(apalu, residual=residual), x, params)
+    assert_close(got, compiled(name, apalu_reference, x, params))
 
 
-@pytest.mark.parametrize("name", ["vjp", "grad_of_vmap", "scan", "checkpoint_in_scan"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_transformation_in_half_precision(name, dtype):
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    table(
+        ("vjp", "grad_of_vmap", "scan", "checkpoint_in_scan"),
+        ("bfloat16", "float16"),
+        strength=1,
+    ),
+)
+def test_transform_in_half_precision(name, dtype):
     x, params = inputs("channel", dtype)
-    got = jax.jit(partial(TRANSFORMS[name], apalu))(x, params)
-    want = jax.jit(partial(TRANSFORMS[name], apalu_reference))(x, params)
-    assert_close(got, want, rtol=0.05, atol=0.02)
+    found = {
+        key: compiled(name, f, x, params) for key, f in functions(["input"]).items()
+    }
+    assert_as_reference(found, rtol=0.05, atol=0.02)
 
 
-# Settings of JAX. Each must leave the results as they are.
+# Settings of JAX; strict promotion of dtypes and ranks is that of the whole suite. Each
+# must leave the results as they are.
 
 SETTINGS = {
-    "strict dtype promotion": lambda: jax.numpy_dtype_promotion("strict"),
-    "rank promotion raises": lambda: jax.numpy_rank_promotion("raise"),
+    "standard dtype promotion": lambda: jax.numpy_dtype_promotion("standard"),
+    "rank promotion allowed": lambda: jax.numpy_rank_promotion("allow"),
     "debug nans": lambda: jax.debug_nans(True),
     "debug infs": lambda: jax.debug_infs(True),
     "debug key reuse": lambda: jax.debug_key_reuse(True),
     "checking leaks": lambda: jax.checking_leaks(),
 }
 
-
 if hasattr(jax, "allow_f16_reductions"):  # younger than the lowest JAX supported
     SETTINGS["no half reductions"] = lambda: jax.allow_f16_reductions(False)
-
 
 FLAGS = [
     name for name in ("jax_custom_vjp3", "jax_remat3") if name in jax.config.values
 ]
 
 
-@pytest.mark.parametrize("residual", RESIDUALS)
-@pytest.mark.parametrize("name", ["vjp", "vmap_over_params", "scan"])
+@cache
+def by_default(name, residual, kind, dtype):
+    return compiled(name, partial(apalu, residual=residual), *inputs(kind, dtype))
+
+
 @pytest.mark.parametrize(
-    ("setting", "dtype"),
-    # Looking for leaks takes long, and a dtype leaks nothing.
-    [(s, "float32") for s in SETTINGS]
-    + [(s, "bfloat16") for s in SETTINGS if s != "checking leaks"],
+    ("case", "name", "residual"),
+    table(
+        tuple(product(SETTINGS, ("float32", "bfloat16"))),
+        ("vjp", "vmap_over_params", "scan"),
+        RULES,
+        strength=1,
+    ),
 )
-def test_under_setting(setting, dtype, name, residual):
-    x, params = inputs("row", dtype)
-    f = partial(apalu, residual=residual)
-    want = jax.jit(partial(TRANSFORMS[name], f))(x, params)
+def test_settings_leave_the_results_alone(case, name, residual):
+    setting, dtype = case
+    want = by_default(name, residual, "row", dtype)
     with SETTINGS[setting]():
-        got = jax.jit(partial(TRANSFORMS[name], f))(x, params)
+        f = partial(apalu, residual=residual)
+        got = compiled(name, f, *inputs("row", dtype))
     assert_close(got, want, rtol=2e-6)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("residual", RESIDUALS)
+@pytest.mark.parametrize(
+    ("dtype", "residual"), table(("bfloat16", "float16", "float32"), RULES, strength=1)
+)
 def test_extreme_inputs_under_debug_nans(dtype, residual):
     largest = float(jnp.finfo(dtype).max)
     x = jnp.array([1e4, -1e4, largest, -largest, jnp.inf, -jnp.inf, 0.0, -0.0], dtype)
@@ -281,19 +316,24 @@ def test_extreme_inputs_under_debug_nans(dtype, residual):
     assert jnp.isfinite(dx).all()
 
 
-@pytest.mark.parametrize("flag", FLAGS)
-@pytest.mark.parametrize("residual", RESIDUALS)
 @pytest.mark.parametrize(
-    "name", ["vjp", "grad_of_vmap", "scan", "checkpoint", "hessian"]
+    ("case", "residual"),
+    table(
+        tuple(
+            product(FLAGS, ("vjp", "grad_of_vmap", "scan", "checkpoint", "hessian"))
+        ),
+        RULES,
+        strength=1,
+    ),
 )
-def test_under_experimental_flag(flag, name, residual):
-    x, params = inputs("channel")
+def test_experimental_flags_leave_the_results_alone(case, residual):
+    flag, name = case
     f = partial(apalu, residual=residual)
-    want = jax.jit(partial(TRANSFORMS[name], f))(x, params)
+    want = by_default(name, residual, "channel", "float32")
     before = jax.config.values[flag]
     jax.config.update(flag, True)
     try:
-        got = jax.jit(partial(TRANSFORMS[name], lambda x, p: f(x, p)))(x, params)
+        got = compiled(name, lambda x, p: f(x, p), *inputs("channel"))
     finally:
         jax.config.update(flag, before)
     assert_close(got, want)

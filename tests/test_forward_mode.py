@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from apalu_jax import APALUParams, apalu
 from tests import oracle
-from tests.contexts import ROWS, make_mesh
+from tests.mesh_contexts import ROWS, make_mesh
 from tests.doors import DOORS
 from tests.helpers import table
 
