@@ -22,6 +22,8 @@ KINDS = {
     "row": lambda n, m: (n, 1),
     "full": lambda n, m: (n, m),
 }
+
+
 def inputs(kind, shape, dtype="float32", seed=0):
     rng = np.random.default_rng(seed)
     x = rng.normal(0, 2, shape).astype(np.float32).astype(dtype)

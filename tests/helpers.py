@@ -36,10 +36,14 @@ def table(*columns, strength=2):
         pytest.param(
             *value,
             marks=() if row in chosen else pytest.mark.slow,
-            id="-".join(map(str, value)),
+            id="-".join(map(_label, value)),
         )
         for row, value in zip(rows, values, strict=True)
     ]
+
+
+def _label(value):
+    return " ".join(map(_label, value)) if isinstance(value, tuple) else str(value)
 
 
 def assert_close(got, want, dtype):

@@ -12,9 +12,9 @@ from jax.sharding import PartitionSpec as P
 
 from apalu_jax import APALUParams, apalu
 from tests import oracle
-from tests.mesh_contexts import ROWS, make_mesh
 from tests.doors import DOORS
 from tests.helpers import table
+from tests.mesh_contexts import ROWS, make_mesh
 
 rng = np.random.default_rng(0)
 X = rng.normal(0, 2, (8, 5)).astype(np.float32)

@@ -229,7 +229,7 @@ def test_transform_gives_what_the_reference_gives(name, kind):
 
     found = jax.jit(run)(*inputs(kind))
     if name in ("grad_of_grad", "hessian"):
-        # Second derivatives of the rule that keeps the output amplify the rounding of y.
+        # Second derivatives from the output amplify its rounding.
         assert_close(found.pop("output"), found["reference"], rtol=5e-4, atol=1e-4)
     assert_as_reference(found)
 
@@ -319,9 +319,7 @@ def test_extreme_inputs_under_debug_nans(dtype, residual):
 @pytest.mark.parametrize(
     ("case", "residual"),
     table(
-        tuple(
-            product(FLAGS, ("vjp", "grad_of_vmap", "scan", "checkpoint", "hessian"))
-        ),
+        tuple(product(FLAGS, ("vjp", "grad_of_vmap", "scan", "checkpoint", "hessian"))),
         RULES,
         strength=1,
     ),

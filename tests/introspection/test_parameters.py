@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,8 +21,9 @@ from apalu_jax.introspection import (
     format_descriptions,
     snapshot,
     split_layers,
-    stack_snapshots,
 )
+from tests.introspection.models import X, linen_model, nnx_model
+
 
 def test_collect_linen():
     model, variables = linen_model()
