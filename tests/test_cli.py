@@ -50,8 +50,8 @@ def test_second_run_needs_to_resume(first_run, tmp_path):
     shutil.copytree(first_run[0], tmp_path / "runs" / "digits-smoke")
     records = tmp_path / "runs" / "digits-smoke" / "records.jsonl"
     before = records.read_text()
-    again = in_a_process(*RUN)
-    assert again.returncode == 2
+    again = invoke(*RUN)
+    assert again.exit_code == 2
     assert again.stderr == (
         "apalu: runs/digits-smoke is not empty: go on with --resume, or choose another "
         "--out.\n"

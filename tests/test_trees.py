@@ -1,8 +1,5 @@
 """Activation parameters are found in any tree, and nothing else is taken for one."""
 
-import subprocess
-import sys
-
 import equinox as eqx
 import flax
 import flax.linen as nn
@@ -19,8 +16,8 @@ from apalu_jax import nnx as apalu_nnx
 from apalu_jax._trees import activation_mask, leaves_with_paths
 from apalu_jax.introspection import collect
 from apalu_jax.optim import describe_groups, label_params, weight_decay_mask
-
-from .kit import (
+from tests.helpers import run_python
+from tests.trees import (
     KERNEL,
     PAIR,
     PARAMS,
@@ -225,9 +222,8 @@ def test_a_single_array_is_no_tree(tree):
         weight_decay_mask(tree, lambda path, leaf: True)
 
 
-def test_without_flax():
-    code = (
+def test_labels_without_flax():
+    run_python(
         "import sys, apalu_jax.optim as o; o.label_params({'apalu_a': 1.0});"
         "sys.exit('flax' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

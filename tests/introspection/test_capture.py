@@ -20,9 +20,9 @@ from apalu_jax.introspection import (
     histogram_update,
     split_layers,
 )
-
-from .test_histograms import expected_counts
-from .test_introspection import Block, X, linen_model, nnx_model
+from tests.helpers import table
+from tests.introspection.helpers import expected_counts
+from tests.introspection.models import Block, X, linen_model, nnx_model
 
 
 def test_capture_linen():
@@ -159,10 +159,11 @@ AXES = {
 }
 
 
-@pytest.mark.parametrize("context", [False, True], ids=["", "set_mesh"])
-@pytest.mark.parametrize("axes", AXES.values(), ids=AXES)
+@pytest.mark.parametrize(
+    ("axes", "context"), table(tuple(AXES), ("", "set_mesh"), strength=1)
+)
 def test_capture_on_meshes(axes, context):
-    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=axes)
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=AXES[axes])
     x = jax.device_put(X, NamedSharding(mesh, P("data")))
     rngs = nnx.Rngs(0)
     model = nnx.Sequential(nnx.Linear(3, 4, rngs=rngs), apalu_nnx.APALU())

@@ -11,8 +11,7 @@ from jax import lax
 from apalu_jax import linen
 from apalu_jax import nnx as apalu_nnx
 from apalu_jax.introspection import capture_linen, capture_nnx, collect
-
-from .kit import X
+from tests.trees import X
 
 
 class Sites(nnx.Module):
