@@ -352,8 +352,8 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        y = self.act(nn.Conv(3, (3, 3))(x))
-        y = nn.Conv(3, (3, 3))(y)
+        y = self.act(nn.Dense(3)(x))
+        y = nn.Dense(3)(y)
         return self.act(x + y)
 
 
@@ -362,14 +362,14 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = self.act(nn.Conv(3, (3, 3))(x))
+        x = self.act(nn.Dense(3)(x))
         for _ in range(2):
             x = Block(self.act)(x)
-        return nn.Dense(2)(x.mean((1, 2)))
+        return nn.Dense(2)(x)
 
 
 def test_a_pair_for_each_place():
-    x = jax.random.normal(KEY, (2, 5, 5, 1))
+    x = jax.random.normal(KEY, (7, 5))
     model = ResNet(act=lambda x: APALU()(x))
     params = jax.jit(model.init)(KEY, x)["params"]
     paths = {

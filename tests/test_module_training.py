@@ -88,7 +88,7 @@ TRAIN = [train_linen, train_nnx, train_equinox]
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize(
     ("feature_axes", "constraint", "param_dtype"),
-    table((None, -1), (None, "softplus"), ("float32", "bfloat16")),
+    table((None, -1), (None, "softplus"), ("float32", "bfloat16"), strength=1),
 )
 def test_every_library_trains_the_same(feature_axes, constraint, param_dtype):
     options = {

@@ -152,7 +152,7 @@ def test_forward_mode_agrees_with_finite_differences(library, features, constrai
 
 @pytest.mark.parametrize(
     ("library", "features", "residual", "constraint"),
-    table(tuple(MODELS), (None, 5), RESIDUALS, (None, "softplus")),
+    table(tuple(MODELS), (None, 5), RESIDUALS, (None, "softplus"), strength=1),
 )
 def test_gradients_in_bfloat16(library, features, residual, constraint):
     model = MODELS[library](

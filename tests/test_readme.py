@@ -43,7 +43,7 @@ def test_version_is_told_once():
 
 def test_table_of_contexts_is_that_of_the_tests():
     from apalu_jax._readme import fill
-    from tests import contexts, readme_table
+    from tests import contexts, mesh_contexts, readme_table
     from tests.test_transforms import TRANSFORMS
 
     def render(name, _):
@@ -55,4 +55,4 @@ def test_table_of_contexts_is_that_of_the_tests():
     ]
     assert sorted(in_rows) == sorted(TRANSFORMS)
     in_rows = [name for names in readme_table.WHERE.values() for name in names]
-    assert sorted(in_rows) == sorted([*contexts.SINGLE, *contexts.ON_MESH])
+    assert sorted(in_rows) == sorted([*contexts.SINGLE, *mesh_contexts.ON_MESH])

@@ -1,5 +1,7 @@
 """A model of each library with activations alone, per feature, stacked and shared."""
 
+from functools import cache
+
 import flax.linen as nn
 import jax
 from flax import nnx
@@ -29,8 +31,9 @@ class Model(nn.Module):
         return shared(shared(x))
 
 
+@cache
 def linen_model():
-    return Model(), Model().init(jax.random.key(1), X)
+    return Model(), jax.jit(Model().init)(jax.random.key(1), X)
 
 
 class Stack(nnx.Module):
