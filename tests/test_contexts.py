@@ -37,6 +37,7 @@ def check(context, kind, residual, dtype, shape, door="function"):
     assert_close(got, expected(x, p)[1], dtype)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("name", "door", "kind", "residual", "dtype"),
     table(tuple(SINGLE), tuple(DOORS), tuple(KINDS), RESIDUALS, DTYPES),
@@ -46,6 +47,7 @@ def test_gradients_in_every_context_of_one_device(name, door, kind, residual, dt
     check(SINGLE[name], kind, residual, dtype, shape, door)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("name", "axis_types", "door", "kind", "residual"),
     table(tuple(ON_MESH), tuple(MESHES), tuple(DOORS), tuple(KINDS), RESIDUALS),
@@ -66,6 +68,7 @@ def test_gradients_in_every_context_of_a_mesh(name, axis_types, door, kind, resi
         check(context, kind, residual, "float32", shape, door)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("places", "axis_types", "kind", "set_mesh", "compiled", "residual"),
     table(

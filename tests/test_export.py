@@ -19,6 +19,8 @@ from tests.contexts import expected, grads
 from tests.helpers import RESIDUALS, assert_close, table
 from tests.models import MODELS
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # Every axis symbolic in turn, then together; sums, products and multiples of symbols.
 DIMENSIONS = (
     "b",

@@ -17,6 +17,8 @@ from tests.doors import DOORS
 from tests.helpers import table
 from tests.mesh_contexts import ROWS, make_mesh
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 rng = np.random.default_rng(0)
 X = rng.normal(0, 2, (8, 5)).astype(np.float32)
 X[:2, 0] = 0.0, -1e-7

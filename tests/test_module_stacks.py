@@ -20,6 +20,8 @@ import apalu_jax.linen
 import apalu_jax.nnx
 from apalu_jax import APALUParams, apalu
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(0)
 DEPTH, WIDTH = 3, 8
 INPUT = jax.random.normal(jax.random.key(1), (16, WIDTH))

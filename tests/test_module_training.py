@@ -13,6 +13,8 @@ import apalu_jax.linen
 import apalu_jax.nnx
 from tests.helpers import table
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(0)
 WIDTH = 8
 INPUT = jax.random.normal(jax.random.key(1), (16, WIDTH))

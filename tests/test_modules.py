@@ -18,6 +18,8 @@ from apalu_jax._params import effective_params, parameter_names
 from tests.helpers import RESIDUALS, assert_equal, table
 from tests.models import KEY, MODELS, X
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize(
     ("case", "dtypes", "residual"),

@@ -43,7 +43,7 @@ from tests.trees import (
     to_nnx,
 )
 
-pytestmark = pytest.mark.usefixtures("optax_promotion")
+pytestmark = pytest.mark.usefixtures("optax_promotion", "quick_compilation")
 
 FLOOR = 0.125
 

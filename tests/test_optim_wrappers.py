@@ -18,7 +18,7 @@ from apalu_jax.optim import (
 )
 from tests.trees import PARAMS, Model, X, activations, train
 
-pytestmark = pytest.mark.usefixtures("optax_promotion")
+pytestmark = pytest.mark.usefixtures("optax_promotion", "quick_compilation")
 
 
 def kit(learning_rate=1e3):

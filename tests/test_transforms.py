@@ -16,6 +16,8 @@ from jax import lax
 from apalu_jax import APALUParams, apalu, apalu_reference
 from tests.helpers import table
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 RULES = ("input", "output")
 ROWS, COLUMNS = 8, 6
 
