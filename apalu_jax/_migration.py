@@ -1,9 +1,9 @@
 """Parameters saved under the names that the modules gave them before ``apalu_a``."""
 
-from typing import Any
-
 import jax
 import numpy as np
+
+from apalu_jax._trees import Keys, PyTree
 
 __all__ = ("migrate_params",)
 
@@ -18,7 +18,7 @@ _OLD_COLLECTION = "ActivationParam"
 _SHOWN = 10
 
 
-def migrate_params(old: Any, like: Any) -> Any:
+def migrate_params(old: PyTree, like: PyTree) -> PyTree:
     """Rename activation parameters in a checkpoint written under their old names.
 
     ``a``, ``b``, ``a_raw`` and ``b_raw`` become ``apalu_a``, ``apalu_b``,
@@ -72,7 +72,7 @@ def migrate_params(old: Any, like: Any) -> Any:
     return jax.tree.unflatten(structure, leaves)
 
 
-def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+def _names(path: Keys) -> tuple[str, ...]:
     names = tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
     # A flax.nnx.Variable is a node of its own, which a pure dict does without.
     return names[:-1] if names[-1:] == ("value",) else names

@@ -1,7 +1,8 @@
 """The parameters of the modules: stored names, constraint, shapes and broadcasting."""
 
+import abc
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +125,38 @@ def activate(
     return apalu(x, params, residual=residual)
 
 
-def effective_params(stored: Mapping[str, Any]) -> APALUParams:
+class EffectiveParams(abc.ABC):
+    """The values of ``a`` and ``b`` that a module, of whatever library, stands for."""
+
+    @abc.abstractmethod
+    def _stored(self) -> Mapping[str, Array]:
+        """The parameters as :func:`effective_params` takes them."""
+
+    def effective_params(self) -> APALUParams:
+        """Return ``a`` and ``b`` under any constraint, in the shapes stored.
+
+        In Linen, ``module.apply(variables, method="effective_params")``.
+
+        Examples:
+          >>> from apalu_jax.nnx import APALU
+          >>> a, b = APALU(constraint="softplus").effective_params()
+          >>> print(f"{a:.3f} {b:.3f}")
+          0.550 0.065
+        """
+        return effective_params(self._stored())
+
+    @property
+    def a(self) -> Array:
+        """The value of ``a`` under any constraint, in the shape stored."""
+        return jnp.asarray(self.effective_params().a)
+
+    @property
+    def b(self) -> Array:
+        """The value of ``b`` under any constraint, in the shape stored."""
+        return jnp.asarray(self.effective_params().b)
+
+
+def effective_params(stored: Mapping[str, Array]) -> APALUParams:
     """The values of ``a`` and ``b`` from the parameters that a module stores.
 
     Args:

@@ -7,25 +7,34 @@ optimizer, in a checkpoint, under other classes, and as abstract values.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
+from jax.tree_util import PyTreeDef
 
 from apalu_jax._params import parameter_names
 from apalu_jax.functional import APALUParams
 
 __all__ = (
+    "Keys",
     "Leaf",
     "Predicate",
+    "PyTree",
     "activation_mask",
     "is_nnx_module",
     "join_keys",
     "leaves_with_paths",
 )
 
-Predicate: TypeAlias = Callable[[str, Any], bool]
+PyTree: TypeAlias = Any
+"""Any tree of :mod:`jax.tree_util`, or a leaf of one."""
+
+Keys: TypeAlias = tuple[Any, ...]
+"""Keys of :mod:`jax.tree_util`, from the root of a tree to a leaf."""
+
+Predicate: TypeAlias = Callable[[str, PyTree], bool]
 """A function of a leaf's path, such as ``"params/act/apalu_a"``, and the leaf."""
 
 _NAMES = frozenset((*parameter_names(None), *parameter_names("softplus")))
@@ -46,14 +55,14 @@ class Leaf(NamedTuple):
     """
 
     path: str
-    value: Any
+    value: PyTree
     module: str | None = None
     name: str = ""
 
 
 def activation_mask(
-    tree: Any, predicate: Predicate | None = None, *, raw: bool = True
-) -> Any:
+    tree: PyTree, predicate: Predicate | None = None, *, raw: bool = True
+) -> PyTree:
     """Mark the parameters of activations in a tree.
 
     Args:
@@ -90,7 +99,7 @@ def activation_mask(
     return treedef.unflatten(map(is_marked, leaves))
 
 
-def leaves_with_paths(tree: Any) -> tuple[list[Leaf], Any]:
+def leaves_with_paths(tree: PyTree) -> tuple[list[Leaf], PyTreeDef]:
     """List the leaves of a tree in JAX's order.
 
     Nothing below a key or an attribute ``opt_state`` is taken for a parameter of an
@@ -111,17 +120,17 @@ def leaves_with_paths(tree: Any) -> tuple[list[Leaf], Any]:
     return list(_walk((), tree)), jax.tree.structure(tree, is_leaf=_is_variable)
 
 
-def join_keys(keys: Sequence[Any]) -> str:
+def join_keys(keys: Keys) -> str:
     """Join the keys of a leaf to its path, such as ``"params/block_0/act/apalu_a"``."""
     return jax.tree_util.keystr(tuple(keys), simple=True, separator="/")
 
 
-def is_nnx_module(node: Any) -> bool:
+def is_nnx_module(node: object) -> bool:
     """Tell whether a node is a module of Flax NNX."""
     return isinstance(node, _loaded("flax.nnx", "Module"))
 
 
-def _walk(outer: tuple[Any, ...], tree: Any, field: str = "") -> Iterator[Leaf]:
+def _walk(outer: Keys, tree: PyTree, field: str = "") -> Iterator[Leaf]:
     """Yield the leaves below ``outer``, which is ``field`` of an APALUParams if any."""
     for inner, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_stops)[0]:
         keys = (*outer, *inner)
@@ -134,7 +143,7 @@ def _walk(outer: tuple[Any, ...], tree: Any, field: str = "") -> Iterator[Leaf]:
             yield from (_leaf(keys, value, field) for value in jax.tree.leaves(node))
 
 
-def _leaf(keys: tuple[Any, ...], value: Any, field: str) -> Leaf:
+def _leaf(keys: Keys, value: PyTree, field: str) -> Leaf:
     path = join_keys(keys)
     names = path.split("/")
     if _OPTIMIZER_STATES.intersection(names):
@@ -149,14 +158,14 @@ def _leaf(keys: tuple[Any, ...], value: Any, field: str) -> Leaf:
     return Leaf(path, value, "/".join(module), name)
 
 
-def _stops(node: Any) -> bool:
+def _stops(node: object) -> bool:
     boxes = _loaded("flax.core.meta", "AxisMetadata")
     return (
         isinstance(node, APALUParams) or _is_variable(node) or isinstance(node, boxes)
     )
 
 
-def _is_variable(node: Any) -> bool:
+def _is_variable(node: object) -> bool:
     return isinstance(node, _loaded("flax.nnx", "Variable"))
 
 

@@ -96,7 +96,7 @@ def init_like(
 
     APALU needs ``a, b > 0``. Where the best value of one is below 1/1000 of the other,
     that fraction of the other is returned instead: ReLU, whose best ``b`` is 0, and
-    functions that do not vanish towards the left such as softplus, whose best ``b`` is
+    functions that do not vanish toward the left such as softplus, whose best ``b`` is
     negative. The error is always that of the values returned.
 
     Args:
@@ -191,10 +191,10 @@ def _standard_normal() -> tuple[np.ndarray, np.ndarray]:
     from numpy.polynomial.legendre import leggauss
 
     nodes, weights = leggauss(16)
-    centres = np.arange(-9.75, 10, 0.5)
-    x = (centres[:, None] + 0.25 * nodes).ravel()
+    centers = np.arange(-9.75, 10, 0.5)
+    x = (centers[:, None] + 0.25 * nodes).ravel()
     density = np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
-    return x, density * np.tile(0.25 * weights, centres.size)
+    return x, density * np.tile(0.25 * weights, centers.size)
 
 
 def variance_gain(params: ParamsLike) -> Array:

@@ -21,7 +21,7 @@ instance would be one pair for all of them.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -36,12 +36,12 @@ from apalu_jax import _params
 from apalu_jax._arguments import integers
 from apalu_jax._initial_values import ParamsInit, freeze_init, resolve_params
 from apalu_jax._params import Constraint
-from apalu_jax.functional import APALUParams, Residual
+from apalu_jax.functional import Residual
 
 __all__ = ("APALU",)
 
 
-class APALU(nn.Module):
+class APALU(_params.EffectiveParams, nn.Module):
     """APALU with trainable parameters.
 
     One instance holds one pair of parameters (or one pair per feature); to share them
@@ -84,6 +84,16 @@ class APALU(nn.Module):
       >>> y = APALU(feature_axes=-1).apply(variables, x)
       >>> print(f"{y[0]:.3f} {y[1]:.3f}")
       -0.041 1.015
+
+      The values under a constraint, of a module that is not bound:
+
+      >>> module = APALU("smooth", constraint="softplus")
+      >>> variables = module.init(jax.random.key(0), x)
+      >>> sorted(variables["params"])
+      ['apalu_a_raw', 'apalu_b_raw']
+      >>> a, b = module.apply(variables, method="effective_params")
+      >>> print(f"{a:.4f} {b:.4f}")
+      0.5000 0.7500
     """
 
     params_init: ParamsInit = "paper"
@@ -134,34 +144,8 @@ class APALU(nn.Module):
         }
         return _params.activate(x, stored, sizes, axes, self.residual)
 
-    def effective_params(self) -> APALUParams:
-        """The values of ``a`` and ``b`` under any constraint, in the shapes stored.
-
-        Returns:
-          ``module.apply(variables, method="effective_params")`` gives the pair of a
-          module whose variables are given.
-
-        Examples:
-          >>> import jax, jax.numpy as jnp
-          >>> module = APALU("smooth", constraint="softplus")
-          >>> variables = module.init(jax.random.key(0), jnp.zeros(3))
-          >>> sorted(variables["params"])
-          ['apalu_a_raw', 'apalu_b_raw']
-          >>> a, b = module.apply(variables, method="effective_params")
-          >>> print(f"{a:.4f} {b:.4f}")
-          0.5000 0.7500
-        """
-        return _params.effective_params(nn.unbox(self.variables["params"]))
-
-    @property
-    def a(self) -> Array:
-        """The value of ``a`` in a bound module: ``module.bind(variables).a``."""
-        return jnp.asarray(self.effective_params().a)
-
-    @property
-    def b(self) -> Array:
-        """The value of ``b`` in a bound module, likewise."""
-        return jnp.asarray(self.effective_params().b)
+    def _stored(self) -> Mapping[str, Array]:
+        return nn.unbox(self.variables["params"])
 
 
 def _only_bound(call: Callable[[APALU, ArrayLike], Array]) -> Any:

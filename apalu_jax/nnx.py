@@ -38,12 +38,12 @@ from jax.typing import ArrayLike, DTypeLike
 from apalu_jax import _params
 from apalu_jax._initial_values import ParamsInit, draw, freeze_init, resolve_params
 from apalu_jax._params import Constraint
-from apalu_jax.functional import APALUParams, Residual
+from apalu_jax.functional import Residual
 
 __all__ = ("APALU",)
 
 
-class APALU(nnx.Module):
+class APALU(_params.EffectiveParams, nnx.Module):
     """APALU with trainable parameters.
 
     One instance holds one pair of parameters (or one pair per feature); to share them
@@ -164,26 +164,6 @@ class APALU(nnx.Module):
             return _params.activate(
                 x, self._stored(), self.features, self.feature_axes, self.residual
             )
-
-    def effective_params(self) -> APALUParams:
-        """The values of ``a`` and ``b`` under any constraint, in the shapes stored.
-
-        Examples:
-          >>> a, b = APALU(constraint="softplus").effective_params()
-          >>> print(f"{a:.3f} {b:.3f}")
-          0.550 0.065
-        """
-        return _params.effective_params(self._stored())
-
-    @property
-    def a(self) -> Array:
-        """The value of ``a`` under any constraint, in the shape stored."""
-        return jnp.asarray(self.effective_params().a)
-
-    @property
-    def b(self) -> Array:
-        """The value of ``b``, likewise."""
-        return jnp.asarray(self.effective_params().b)
 
     def _stored(self) -> dict[str, Array]:
         names = _params.parameter_names(self.constraint)

@@ -31,7 +31,6 @@ predicates must be named in ``static_args``.
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +42,7 @@ from jax.typing import ArrayLike
 
 from apalu_jax._numbers import round_up, wider
 from apalu_jax._tables import align_columns
-from apalu_jax._trees import Predicate, activation_mask, leaves_with_paths
+from apalu_jax._trees import Predicate, PyTree, activation_mask, leaves_with_paths
 
 __all__ = (
     "Predicate",
@@ -56,7 +55,7 @@ __all__ = (
 )
 
 
-def label_params(tree: Any, predicate: Predicate | None = None) -> Any:
+def label_params(tree: PyTree, predicate: Predicate | None = None) -> PyTree:
     """Label every leaf as a parameter of an activation or as a weight.
 
     Args:
@@ -87,7 +86,7 @@ def label_params(tree: Any, predicate: Predicate | None = None) -> Any:
     return jax.tree.map(lambda found: "activation" if found else "weights", mask)
 
 
-def weight_decay_mask(tree: Any, predicate: Predicate | None = None) -> Any:
+def weight_decay_mask(tree: PyTree, predicate: Predicate | None = None) -> PyTree:
     """Select the leaves that weight decay may touch: all but the activations'.
 
     Args:
@@ -246,7 +245,7 @@ def freeze(
     return _masked(optax.set_to_zero(), predicate)
 
 
-def describe_groups(tree: Any, predicate: Predicate | None = None) -> str:
+def describe_groups(tree: PyTree, predicate: Predicate | None = None) -> str:
     """Format a table of the group into which every leaf falls.
 
     Args:
@@ -283,12 +282,12 @@ def describe_groups(tree: Any, predicate: Predicate | None = None) -> str:
     return "\n".join([align_columns(rows), *totals])
 
 
-def _is_number(value: object, holds: Callable[[Any], Any]) -> bool:
+def _is_number(value: object, holds: Callable[[float], bool]) -> bool:
     """Tell whether ``value`` is a scalar of which, unless it is traced, ``holds``."""
     kinds = int | float | np.generic | np.ndarray | Array
     if not isinstance(value, kinds) or np.shape(value) != ():
         return False
-    return isinstance(value, Tracer) or bool(holds(value))
+    return isinstance(value, Tracer) or holds(float(value))
 
 
 def _masked(

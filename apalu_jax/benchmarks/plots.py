@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from apalu_jax.benchmarks import BenchmarkError, Result
-from apalu_jax.plotting import COLOURS
+from apalu_jax.plotting import COLORS
 
 __all__ = ("draw",)
 
@@ -18,7 +18,7 @@ Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
 _FRAMEWORKS: dict[str, Any] = {"jax": "-", "torch compile": "--", "torch eager": ":"}
 _MARKERS = "os^D"
-_OURS, _PEERS = COLOURS[0], "#B0B0B0"
+_OURS, _PEERS = COLORS[0], "#B0B0B0"
 _RATIOS = {
     "time_to_relu": "time / relu's",
     "bytes_to_floor": "bytes accessed / floor",
@@ -121,8 +121,8 @@ def _style(index: int, function: str) -> dict[str, Any]:
     if function == "copy":
         return {"color": "#000000", "linewidth": 3, "alpha": 0.5}
     return {
-        "color": COLOURS[index % len(COLOURS)],
-        "marker": _MARKERS[index // len(COLOURS) % len(_MARKERS)],
+        "color": COLORS[index % len(COLORS)],
+        "marker": _MARKERS[index // len(COLORS) % len(_MARKERS)],
         "markersize": 3.5,
         "linewidth": 2 if _is_ours(function) else 1,
     }

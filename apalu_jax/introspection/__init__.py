@@ -8,7 +8,8 @@ Everything is a pure function of trees and arrays. All but :func:`check_params` 
 import warnings
 from typing import Any
 
-from apalu_jax.introspection.capture import capture_linen, capture_nnx
+from apalu_jax.introspection.capture_in_linen import capture_linen
+from apalu_jax.introspection.capture_in_nnx import capture_nnx
 from apalu_jax.introspection.histograms import (
     Histogram,
     histogram_init,

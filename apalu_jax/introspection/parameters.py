@@ -1,7 +1,7 @@
 """The activation parameters of a model: values, meaning and checks."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from apalu_jax._params import effective_params
 from apalu_jax._tables import align_columns
-from apalu_jax._trees import Predicate, is_nnx_module, leaves_with_paths
+from apalu_jax._trees import Predicate, PyTree, is_nnx_module, leaves_with_paths
 from apalu_jax.functional import APALUParams
 from apalu_jax.initializers import variance_gain
 
@@ -29,7 +29,7 @@ IssueKind: TypeAlias = Literal["negative", "near zero", "non-finite"]
 T = TypeVar("T")
 
 
-def collect(tree: Any) -> dict[str, APALUParams]:
+def collect(tree: PyTree) -> dict[str, APALUParams]:
     """Collect the parameters of every APALU in a model, by the path of the module.
 
     Args:
@@ -52,7 +52,7 @@ def collect(tree: Any) -> dict[str, APALUParams]:
       >>> collect({"params": {"act": act, "dense": {"kernel": 1.0}}})
       {'act': APALUParams(a=Array(0.5, dtype=float32), b=Array(0.1, dtype=float32))}
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Array]] = {}
     for leaf in leaves_with_paths(_with_states(tree))[0]:
         if leaf.module is not None and jax.tree.leaves(leaf.value):
             path = f"{leaf.module}/".removeprefix("params/").removesuffix("/")
@@ -68,10 +68,10 @@ def collect(tree: Any) -> dict[str, APALUParams]:
     }
 
 
-def _with_states(tree: Any) -> Any:
+def _with_states(tree: PyTree) -> PyTree:
     """Replace NNX modules by their states, in which a shared module occurs once."""
 
-    def state(node: Any) -> Any:
+    def state(node: PyTree) -> PyTree:
         if not is_nnx_module(node):
             return node
         from flax import nnx
@@ -81,7 +81,7 @@ def _with_states(tree: Any) -> Any:
     return jax.tree.map(state, tree, is_leaf=is_nnx_module)
 
 
-def _effective(stored: dict[str, Any]) -> APALUParams:
+def _effective(stored: dict[str, Array]) -> APALUParams:
     if any(isinstance(value, jax.ShapeDtypeStruct) for value in stored.values()):
         abstract: APALUParams = jax.eval_shape(effective_params, stored)
         return abstract
@@ -156,7 +156,7 @@ class Description(NamedTuple):
     gain: Array
 
 
-def describe(tree: Any) -> dict[str, Description]:
+def describe(tree: PyTree) -> dict[str, Description]:
     """Describe every APALU in a model.
 
     Args:
@@ -175,7 +175,7 @@ def describe(tree: Any) -> dict[str, Description]:
     return {path: _describe(pair) for path, pair in _collect_values(tree).items()}
 
 
-def _collect_values(tree: Any) -> dict[str, APALUParams]:
+def _collect_values(tree: PyTree) -> dict[str, APALUParams]:
     found = collect(tree)
     for path, pair in found.items():
         if isinstance(pair.a, jax.ShapeDtypeStruct):
@@ -234,7 +234,7 @@ class ParamIssue(NamedTuple):
     kind: IssueKind
 
 
-def check_params(tree: Any, near_zero: float = 1e-2) -> list[ParamIssue]:
+def check_params(tree: PyTree, near_zero: float = 1e-2) -> list[ParamIssue]:
     """Check that all activation parameters are finite and clearly positive.
 
     With ``a`` or ``b`` negative the function is no longer monotonic, and has no

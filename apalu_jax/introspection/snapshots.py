@@ -1,7 +1,7 @@
 """The activation parameters of a model over training."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from apalu_jax._trees import PyTree
 from apalu_jax.functional import APALUParams
 from apalu_jax.introspection.parameters import collect
 
@@ -28,7 +29,7 @@ class Snapshot(NamedTuple):
     params: dict[str, APALUParams]
 
 
-def snapshot(tree: Any, step: ArrayLike) -> Snapshot:
+def snapshot(tree: PyTree, step: ArrayLike) -> Snapshot:
     """Keep the activation parameters of this moment.
 
     Args:

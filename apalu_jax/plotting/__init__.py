@@ -20,6 +20,6 @@ from apalu_jax.plotting.intervals import plot_intervals as plot_intervals
 from apalu_jax.plotting.maps import plot_maps as plot_maps
 from apalu_jax.plotting.shapes import plot_curve as plot_curve
 from apalu_jax.plotting.shapes import plot_layers as plot_layers
-from apalu_jax.plotting.style import COLOURS as COLOURS
+from apalu_jax.plotting.style import COLORS as COLORS
 from apalu_jax.plotting.training import plot_evolution as plot_evolution
 from apalu_jax.plotting.training import plot_learning_curves as plot_learning_curves

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from apalu_jax.plotting.style import COLOURS, GREY, draw_legend
+from apalu_jax.plotting.style import COLORS, GRAY, draw_legend
 
 __all__ = ("Interval", "plot_intervals")
 
@@ -19,7 +19,7 @@ class Interval(NamedTuple):
       value: Its estimate.
       low: Lower end of the interval; NaN where there is none.
       high: Upper end; likewise.
-      group: Lines of a group share a colour and a marker.
+      group: Lines of a group share a color and a marker.
     """
 
     name: str
@@ -40,7 +40,7 @@ def plot_intervals(
 
     Args:
       intervals: What to draw.
-      margin: Ends of what does not matter, drawn as a grey band.
+      margin: Ends of what does not matter, drawn as a gray band.
       xlabel: Label of the differences, with their unit.
       title: Title of the figure.
 
@@ -63,11 +63,11 @@ def plot_intervals(
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.8, zorder=1)
     if margin is not None:
-        axes.axvspan(*margin, color=GREY, alpha=0.6, zorder=0, label="margin")
+        axes.axvspan(*margin, color=GRAY, alpha=0.6, zorder=0, label="margin")
     places = np.arange(len(intervals))[::-1]
-    for group, colour, marker in zip(
+    for group, color, marker in zip(
         dict.fromkeys(line.group for line in intervals),
-        COLOURS,
+        COLORS,
         "os^vD<>",
         strict=False,
     ):
@@ -83,7 +83,7 @@ def plot_intervals(
             [place for _, place in lines],
             xerr=np.abs(ends - values),
             fmt=marker,
-            color=colour,
+            color=color,
             capsize=3,
             label=group,
         )

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from apalu_jax.plotting.style import COLOURS
+from apalu_jax.plotting.style import COLORS
 
 __all__ = ("plot_maps",)
 
@@ -54,7 +54,7 @@ def plot_maps(
         for panel, image, outline in zip(axes, row, outlines, strict=True):
             panel.imshow(image, cmap="gray")
             if outline.min() < outline.max():
-                panel.contour(outline, [0.5], colors=[COLOURS[0]], linewidths=1.5)
+                panel.contour(outline, [0.5], colors=[COLORS[0]], linewidths=1.5)
             panel.set_xticks([])
             panel.set_yticks([])
     if title is not None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from apalu_jax.functional import APALUParams, apalu
 from apalu_jax.introspection import Histogram
 from apalu_jax.plotting.style import (
-    GREY,
+    GRAY,
     draw_band,
     draw_legend,
     line_style,
@@ -160,13 +160,13 @@ def _draw_curve(
 def _draw_histogram(axes: Axes, histogram: Histogram) -> None:
     density = _density(histogram)
     behind = axes.twinx()
-    behind.stairs(density, histogram.edges, fill=True, color=GREY)
+    behind.stairs(density, histogram.edges, fill=True, color=GRAY)
     behind.set_ylim(0, 1.5 * max(density.max(), 1e-9))
     behind.set_yticks([])
     axes.set_zorder(behind.get_zorder() + 1)
     axes.patch.set_visible(False)
     # For the legend, which lists what is drawn on `axes` itself.
-    axes.fill_between([], [], color=GREY, label="density of inputs")
+    axes.fill_between([], [], color=GRAY, label="density of inputs")
 
 
 def _shorten(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Colours, line styles, bands and legends that all figures share."""
+"""Colors, line styles, bands and legends that all figures share."""
 
 import re
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 __all__ = (
-    "COLOURS",
+    "COLORS",
     "DEPTH_SCALE",
-    "GREY",
+    "GRAY",
     "LEGEND_LIMIT",
     "add_legend",
     "draw_band",
@@ -27,7 +27,7 @@ __all__ = (
 )
 
 # Those of Okabe and Ito without yellow, which is too light for lines.
-COLOURS = (
+COLORS = (
     "#0072B2",  # blue
     "#D55E00",  # vermilion
     "#009E73",  # bluish green
@@ -40,10 +40,10 @@ _DRAWN = (Line2D, Patch, Collection)
 # Labels that Matplotlib itself gives to artists.
 _AUTOMATIC_LABEL = re.compile(r"_child\d+|_nolegend_")
 _LINE_STYLES = ("-", "--", "-.", ":")
-GREY = "#D0D0D0"
+GRAY = "#D0D0D0"
 DEPTH_SCALE = ListedColormap(colormaps["cividis"](np.linspace(0, 0.9, 256)))
 
-# With more layers a colour scale by depth replaces the legend and the bands.
+# With more layers a color scale by depth replaces the legend and the bands.
 LEGEND_LIMIT = 8
 
 
@@ -67,11 +67,11 @@ def draw_band(
 
 
 def line_style(index: int, total: int) -> dict[str, Any]:
-    """Colour and line style of line ``index``."""
+    """Color and line style of line ``index``."""
     if total > LEGEND_LIMIT:
         return {"color": DEPTH_SCALE(index / (total - 1)), "linestyle": "-"}
     return {
-        "color": COLOURS[index % len(COLOURS)],
+        "color": COLORS[index % len(COLORS)],
         "linestyle": _LINE_STYLES[index % len(_LINE_STYLES)],
     }
 

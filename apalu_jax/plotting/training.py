@@ -17,7 +17,7 @@ from apalu_jax.functional import APALUParams
 from apalu_jax.introspection import Snapshot
 from apalu_jax.plotting.style import (
     DEPTH_SCALE,
-    GREY,
+    GRAY,
     LEGEND_LIMIT,
     add_legend,
     draw_band,
@@ -60,7 +60,7 @@ def plot_evolution(snapshots: Snapshot) -> Figure:
     panels = figure.subplots(1, 2)
     for axes, name in zip(panels, APALUParams._fields, strict=True):
         axes.set(xlabel="step", ylabel=name)
-        axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+        axes.axhline(0, color=GRAY, linewidth=0.8, zorder=0)
         for index, (path, pair) in enumerate(snapshots.params.items()):
             values = np.asarray(getattr(pair, name), np.float64)
             values = values.reshape(len(steps), -1)
