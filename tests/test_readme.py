@@ -22,17 +22,47 @@ def test_example_runs(block, capsys, optax_promotion):
 
 
 def test_links_lead_somewhere():
+    headings = {
+        re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in README.splitlines()
+        if line.startswith("#")
+    }
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        if not target.startswith("http"):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif not target.startswith("http"):
             assert (ROOT / target).exists(), target
 
 
-def test_the_picture_names_every_module():
-    modules = (ROOT / "apalu_jax").rglob("*.py")
-    for path in modules:
-        name = path.name if path.name != "__init__.py" else f"{path.parent.name}/"
-        inside = path.parent.name
-        assert name in README or f"{inside}/" in README, path
+def in_the_picture():
+    """Paths in the tree that CONTRIBUTING.md draws; folders end with a slash."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    tree = re.search(r"```\n(apalu_jax/\n.*?)```", text, re.DOTALL)[1]
+    above, paths = [], []
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        for name in re.split(r"  +", line.strip())[0].split():
+            above[depth:] = [name]
+            paths.append("".join(above))
+    return paths
+
+
+def in_the_package():
+    """Folders, and modules but for those of a room of experiments or benchmarks."""
+    folders, modules = set(), set()
+    for path in (ROOT / "apalu_jax").rglob("*.py"):
+        inside = path.relative_to(ROOT)
+        folders.add(f"{inside.parent.as_posix()}/")
+        room = inside.parts[1:-1]
+        one_of_many = room[:1] == ("benchmarks",) or len(room) > 1
+        if not one_of_many and (path.name != "__init__.py" or not room):
+            modules.add(inside.as_posix())
+    return folders | modules
+
+
+def test_the_picture_is_that_of_the_package():
+    drawn = in_the_picture()
+    assert sorted(drawn) == sorted(in_the_package())
 
 
 def test_version_is_told_once():
