@@ -1,3 +1,5 @@
+"""The command `apalu run | report | list | data`."""
+
 import json
 import shutil
 import subprocess
@@ -107,7 +109,7 @@ def test_wrong_usage_has_status_2():
         assert "Usage: " in result.stderr
 
 
-def test_seeds_are_read():
+def test_ranges_of_seeds_are_parsed():
     from apalu_jax.cli import _parse_seeds
 
     assert _parse_seeds("0:3") == [0, 1, 2]

@@ -1,3 +1,5 @@
+"""The module for Equinox."""
+
 import io
 import re
 
@@ -46,7 +48,7 @@ def test_parameters_are_arrays(features, param_dtype, constraint):
     ("features", "axes", "shape"),
     [(None, None, ()), (5, None, (5,)), (3, 1, (3,)), ([5, 3], [-1, 1], (5, 3))],
 )
-def test_a_pair_per_feature(features, axes, shape, constraint):
+def test_parameters_run_along_the_feature_axes(features, axes, shape, constraint):
     a, b = np.random.default_rng(0).uniform(0.1, 2, (2, *shape)).astype(np.float32)
     module = APALU(
         features, feature_axes=axes, params_init=(a, b), constraint=constraint
@@ -101,14 +103,14 @@ def test_a_pair_per_feature(features, axes, shape, constraint):
         ),
     ],
 )
-def test_wrong_arguments(arguments, error, message):
+def test_wrong_arguments_are_rejected(arguments, error, message):
     with pytest.raises(error, match=message) as info:
         APALU(**arguments)
     assert len(str(info.value)) < 250
 
 
 @pytest.mark.parametrize("transform", [lambda f: f, eqx.filter_jit])
-def test_the_class_instead_of_an_instance(transform):
+def test_a_class_given_for_an_instance_is_rejected(transform):
     model = eqx.nn.Sequential([eqx.nn.Linear(5, 4, key=KEY), APALU])
     call = transform(lambda model, x: model(x, key=KEY))
     with pytest.raises(TypeError, match=r"as in `APALU\(\)\(x\)`\), got an array") as e:
@@ -116,7 +118,7 @@ def test_the_class_instead_of_an_instance(transform):
     assert len(str(e.value)) < 250
 
 
-def test_inputs_that_do_not_fit():
+def test_inputs_of_other_shapes_are_rejected():
     with pytest.raises(ValueError, match=r"sizes \(4,\) along its axes \(-1,\)"):
         APALU(4)(X)
     with pytest.raises(ValueError, match="feature_axes: axis 4 is out of bounds"):
@@ -129,7 +131,7 @@ def test_inputs_that_do_not_fit():
     ("into", "source"),
     [(APALU(), APALU(4)), (APALU(4), APALU(1)), (APALU(4), APALU())],
 )
-def test_parameters_of_another_shape(into, source):
+def test_loaded_parameters_of_another_shape_are_rejected(into, source):
     loaded = eqx.tree_at(lambda m: m.apalu_a, into, source.apalu_a)
     shapes = [re.escape(f"shape {shape}") for shape in (into.features, source.features)]
     with pytest.raises(ValueError, match="`apalu_a`.* {}.* {}".format(*shapes)):
@@ -201,7 +203,7 @@ class Block(eqx.Module):
         return self.act2(x + self.dense2(self.act1(self.dense1(x))))
 
 
-def test_a_pair_for_each_place():
+def test_each_place_in_a_network_has_its_own_parameters():
     model = eqx.nn.Sequential([Block(APALU, k) for k in jax.random.split(KEY, 2)])
     x = jax.random.normal(KEY, (7, 3))
     loss = eqx.filter_grad(lambda m, x: jax.vmap(m)(x).sum())

@@ -122,7 +122,7 @@ def test_params_as_nnx_variables():
         ),
     ],
 )
-def test_bad_arguments(f, x, params, error, message):
+def test_bad_arguments_are_rejected(f, x, params, error, message):
     with pytest.raises(error, match=re.escape(message)):
         f(x, APALUParams(**params))
 
@@ -138,12 +138,12 @@ def test_bad_arguments(f, x, params, error, message):
         (0.5, TypeError, "with the keys 'a' and 'b', got 0.5."),
     ],
 )
-def test_bad_params(f, params, error, message):
+def test_bad_params_are_rejected(f, params, error, message):
     with pytest.raises(error, match=re.escape(message)):
         f(1.0, params)
 
 
-def test_bad_residual():
+def test_an_unknown_residual_is_rejected():
     message = "`residual` must be one of input, output, autodiff, got 'x'."
     with pytest.raises(ValueError, match=re.escape(message)):
         apalu(1.0, residual="x")

@@ -1,3 +1,5 @@
+"""Initial values of a module, as users give them."""
+
 import math
 
 import flax.linen as nn
@@ -38,7 +40,7 @@ FORMS = {
 @pytest.mark.parametrize("residual", ["input", "output", "autodiff"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("form", FORMS)
-def test_initial_values(form, dtype, residual, constraint):
+def test_initial_values_of_every_form(form, dtype, residual, constraint):
     given, expected = FORMS[form]
     inits = resolve_params(given, constraint, residual)
     names = parameter_names(constraint)
@@ -98,7 +100,7 @@ def test_initializers_pass_through():
         (None, "output", "positive under residual='output', got a=-"),
     ],
 )
-def test_what_an_initializer_gives_is_checked(constraint, residual, message):
+def test_values_of_an_initializer_must_be_positive(constraint, residual, message):
     a_init, _ = resolve_params(PAIR, constraint, residual)
     with pytest.raises(ValueError, match=message):
         a_init(KEY, (8,), jnp.float32)
@@ -120,7 +122,7 @@ def test_boxes_of_partitioned_initializers(box, constraint):
         b_init(KEY, (3,), jnp.bfloat16)
 
 
-def test_array_of_the_wrong_shape():
+def test_an_initial_array_of_another_shape_is_rejected():
     a_init, _ = resolve_params(APALUParams(np.ones(3), 1.0), None, "input")
     with pytest.raises(ValueError, match=r"shape \(4,\), got a of shape \(3,\)"):
         a_init(KEY, (4,), jnp.float32)
@@ -179,7 +181,7 @@ def test_array_of_the_wrong_shape():
         (APALUParams(math.nan, 1.0), "softplus", "input", ValueError, "got a=nan"),
     ],
 )
-def test_errors(given, constraint, residual, error, message):
+def test_bad_initial_values_are_rejected(given, constraint, residual, error, message):
     with pytest.raises(error, match=message) as info:
         resolve_params(given, constraint, residual)
     assert len(str(info.value)) < 250

@@ -1,3 +1,5 @@
+"""Presets, fits to other functions, and the gain."""
+
 import math
 import re
 
@@ -108,7 +110,7 @@ def test_fit_by_name(name):
         (np.ones(3), TypeError, r"got an array of shape \(3,\)"),
     ],
 )
-def test_names_without_a_fit(fn, error, message):
+def test_unknown_names_of_functions_are_rejected(fn, error, message):
     with pytest.raises(error, match=message):
         init_like(fn)
 
@@ -183,13 +185,13 @@ def test_fit_inside_a_traced_function():
         (jnp.negative, None, "`fn` must increase on one side of 0"),
     ],
 )
-def test_errors_of_the_fit(fn, sample, message):
+def test_functions_and_samples_without_a_fit_are_rejected(fn, sample, message):
     with pytest.raises(ValueError, match=message):
         init_like(fn, sample)
 
 
 @pytest.mark.parametrize("a, b", [(1.0, 1.0), (0.55, 0.065), (1e-30, 2e-30), (0, 3.0)])
-def test_gain(a, b, moments):
+def test_gain_is_that_of_the_integrals(a, b, moments):
     expected = 1 / mpmath.sqrt(a**2 * moments[0] + b**2 * moments[1])
     gain = variance_gain(APALUParams(a, b))
     assert gain == pytest.approx(float(expected), rel=3e-7)
@@ -219,7 +221,7 @@ def test_gain_of_arrays_under_jit(dtype):
     ],
 )
 @pytest.mark.parametrize("x64", [False, True])
-def test_gain_of_what_the_function_takes(a, b, x64):
+def test_gain_takes_what_the_function_takes(a, b, x64):
     strict = jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")
     with jax.enable_x64(x64), strict[0], strict[1]:
         gain = variance_gain({"a": a, "b": b})
@@ -256,7 +258,7 @@ def test_gain_of_zeros_is_infinite(jit):
         ),
     ],
 )
-def test_errors_of_the_gain_name_the_argument(params, error, message):
+def test_bad_params_of_the_gain_are_rejected(params, error, message):
     with pytest.raises(error, match=f"^`params` must .*{message}"):
         variance_gain(params)
 

@@ -95,7 +95,7 @@ def test_both_kernels_agree(case, dtype):
 @pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize(("a", "b"), [(0.55, 0.065), (1.0, 1.5), (1e-3, 1e3)])
-def test_half_precision_is_within_half_an_ulp(dtype, a, b, kernels):
+def test_both_kernels_round_half_precision_within_half_an_ulp(dtype, a, b, kernels):
     x = oracle.every_half(dtype)
     a, b = np.float32(a), np.float32(b)
     y = jax.jit(partial(_rules._value, KERNELS[kernels]))(jnp.asarray(x), a, b)

@@ -143,7 +143,7 @@ def test_scale_activation_updates(factor, plain):
 
 
 @pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf"), "a", np.ones(2)])
-def test_scale_activation_updates_rejects(factor):
+def test_bad_factors_are_rejected(factor):
     with pytest.raises(ValueError, match="`factor` must be finite and not negative"):
         scale_activation_updates(factor)
 

@@ -129,7 +129,7 @@ def test_floor_is_rounded_up_traced_or_not(x64, kind, dtype):
     "floor",
     [0.0, -1.0, float("nan"), float("inf"), "a", None, np.ones(2), np.float32(-1), 1j],
 )
-def test_keep_positive_rejects(floor):
+def test_bad_floors_are_rejected(floor):
     with pytest.raises(
         ValueError, match="`floor` must be one positive finite number, got"
     ):

@@ -150,7 +150,7 @@ UPDATES = {
 @pytest.mark.parametrize(
     ("tree", "kind"), table(tuple(TREES), tuple(UPDATES), strength=1)
 )
-def test_updates_of_activations_are_limited_scaled_and_frozen(tree, kind):
+def test_each_transformation_reaches_the_activations_alone(tree, kind):
     train, make = TREES[tree]
     model = make()
     before, weights = split(nnx.state(model, nnx.Param) if is_nnx(model) else model)

@@ -1,3 +1,5 @@
+"""Stored names, softplus, shapes and broadcasting of parameters."""
+
 import math
 
 import jax
@@ -44,7 +46,7 @@ def test_broadcast_params(axes):
     np.testing.assert_array_equal(a, -b)
 
 
-def test_names():
+def test_stored_names_depend_on_the_constraint():
     assert parameter_names(None) == ("apalu_a", "apalu_b")
     assert parameter_names("softplus") == ("apalu_a_raw", "apalu_b_raw")
     with pytest.raises(ValueError, match="`constraint` must be None or .* got 'exp'"):
@@ -93,7 +95,7 @@ def test_feature_sizes(features, axes, expected):
         ),
     ],
 )
-def test_errors_of_feature_sizes(features, axes, error, message):
+def test_bad_feature_sizes_are_rejected(features, axes, error, message):
     with pytest.raises(error, match=message) as info:
         feature_sizes(features, axes)
     assert len(str(info.value)) < 250

@@ -10,7 +10,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_there_is_an_example_for_each_api():
+def test_examples_are_of_nnx_and_linen():
     assert len(BLOCKS) == 2
     assert "nnx" in BLOCKS[0] and "linen" in BLOCKS[1]
 
@@ -21,7 +21,7 @@ def test_example_runs(block, capsys, optax_promotion):
     assert "0.5" in capsys.readouterr().out
 
 
-def test_links_lead_somewhere():
+def test_links_exist():
     headings = {
         re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
         for line in README.splitlines()
@@ -65,7 +65,7 @@ def test_the_picture_is_that_of_the_package():
     assert sorted(drawn) == sorted(in_the_package())
 
 
-def test_version_is_told_once():
+def test_the_citation_has_the_version():
     import apalu_jax
 
     assert f"version: {apalu_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
@@ -74,7 +74,7 @@ def test_version_is_told_once():
 def test_table_of_contexts_is_that_of_the_tests():
     from apalu_jax._readme import fill
     from tests import contexts, mesh_contexts, readme_table
-    from tests.test_transforms import TRANSFORMS
+    from tests.transforms import TRANSFORMS
 
     def render(name, _):
         return readme_table.readme_table() if name == "contexts" else None

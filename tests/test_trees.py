@@ -135,7 +135,7 @@ trees = pytest.mark.parametrize(("make", "sites"), TREES.values(), ids=TREES)
 
 
 @trees
-def test_what_is_found(make, sites):
+def test_activations_are_found_in_every_tree(make, sites):
     tree = make()
     assert collect(tree).keys() == sites
     found = {
@@ -173,7 +173,7 @@ def test_labels_have_the_structure_and_paths_are_unique(make, sites):
     assert lines[-2].endswith(f"in {2 * len(sites)} leaves")
 
 
-def test_paths():
+def test_paths_of_activation_parameters():
     assert set(activations(linen_variables())) == {f"params/{path}" for path in PATHS}
     assert set(activations(PARAMS)) == PATHS
     boxes = activations(boxed(nn.with_partitioning))
@@ -214,7 +214,7 @@ def test_orbax_without_a_target(tmp_path):
 
 
 @pytest.mark.parametrize("tree", [jnp.zeros((), jnp.int32), np.ones(3), 1.0])
-def test_a_single_array_is_no_tree(tree):
+def test_a_single_array_is_rejected(tree):
     with pytest.raises(ValueError, match="single array of shape.*static_args") as error:
         activation_mask(tree)
     assert len(str(error.value).splitlines()) == 1

@@ -72,7 +72,7 @@ def test_histogram_near_the_ends():
         strength=1,
     ),
 )
-def test_ends_that_are_no_numbers_of_the_dtype(x64, end, dtype):
+def test_bounds_that_the_dtype_cannot_represent(x64, end, dtype):
     x = jnp.asarray(end, dtype)
     x = jnp.stack([jnp.nextafter(x, -jnp.inf), x, jnp.nextafter(x, jnp.inf)])
     exact = np.asarray(x, np.float64)
@@ -183,7 +183,7 @@ def test_histogram_counts_beyond_32_bits():
     )
 
 
-def test_histogram_rejects():
+def test_bad_bounds_and_bins_are_rejected():
     with pytest.raises(ValueError, match="`low` must be below `high`"):
         histogram_init(1.0, 1.0)
     with pytest.raises(ValueError, match="`low` must be below `high`"):

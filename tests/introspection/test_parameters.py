@@ -60,7 +60,7 @@ def test_collect_boxes_lone_activations_and_none():
     assert collect({"act": {"apalu_a": X}}) == {}
 
 
-def test_collect_keeps_apart_what_is_apart():
+def test_collect_keeps_equal_paths_of_different_trees_apart():
     class Networks(NamedTuple):
         policy: Any
         value: Any
@@ -81,7 +81,7 @@ def test_collect_keeps_apart_what_is_apart():
         collect({"params": {"act": act}, "act": act})
 
 
-def test_collect_of_what_it_returns():
+def test_collect_accepts_its_own_result():
     model = nnx_model()
     found = collect(model)
     jax.tree.map(np.testing.assert_array_equal, collect(found), found)

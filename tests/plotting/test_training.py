@@ -51,7 +51,7 @@ def test_evolution_of_many_layers_has_a_scale_of_depth():
     assert len(colours) == 20
 
 
-def test_evolution_rejects():
+def test_snapshots_that_are_not_stacked_are_rejected():
     with pytest.raises(ValueError, match=r"stacked.*shape \(\) and 1 layers"):
         plot_evolution(Snapshot(jnp.int32(0), {"act": APALUParams()}))
     with pytest.raises(ValueError, match="0 layers"):
@@ -92,7 +92,7 @@ def test_learning_curves_of_runs_that_diverge():
 @pytest.mark.parametrize(
     "curves", [{}, {"a": np.ones(3)}, {"a": np.ones((2, 3)), "b": np.ones((2, 4))}]
 )
-def test_learning_curves_reject(curves):
+def test_learning_curves_of_other_shapes_are_rejected(curves):
     with pytest.raises(ValueError, match=r"`curves` must hold arrays \[seeds, steps\]"):
         plot_learning_curves(curves)
 
