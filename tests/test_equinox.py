@@ -67,17 +67,17 @@ def test_parameters_run_along_the_feature_axes(features, axes, shape, constraint
         (
             {"params_init": "gleu"},
             ValueError,
-            r"one of paper, .* \(did you mean 'gelu'\?\)",
+            r"`params_init`.* paper, .*'gelu'",
         ),
-        ({"params_init": 0.5}, TypeError, "preset or a pair of numbers, .* got 0.5"),
-        ({"constraint": "exp"}, ValueError, "None or 'softplus', got 'exp'"),
-        ({"residual": "both"}, ValueError, "`residual` must be one of .*, got 'both'"),
+        ({"params_init": 0.5}, TypeError, "`params_init`.* got 0.5"),
+        ({"constraint": "exp"}, ValueError, "`constraint`.* 'softplus', got 'exp'"),
+        ({"residual": "both"}, ValueError, "`residual`.* got 'both'"),
         (
             {"dtype": jnp.int32},
             ValueError,
-            "`dtype` must be a floating type, got int32",
+            "`dtype`.* got int32",
         ),
-        ({"feature_axes": -1}, ValueError, "`features` must give .* got features=None"),
+        ({"feature_axes": -1}, ValueError, "`features`.* got features=None"),
         ({"features": (3, 4)}, ValueError, r"`features` .* \(-1,\), got \(3, 4\)"),
         ({"features": "smooth"}, TypeError, "`params_init=`, .* got 'smooth'"),
         (
@@ -94,12 +94,12 @@ def test_parameters_run_along_the_feature_axes(features, axes, shape, constraint
         (
             {"params_init": (0.5, 0.0), "constraint": "softplus"},
             ValueError,
-            "`params_init` must be positive under constraint='softplus', got b=0.0",
+            "`params_init`.* under constraint='softplus', got b=0.0",
         ),
         (
             {"params_init": {"a": -0.5, "b": 1}, "residual": "output"},
             ValueError,
-            "`params_init` must be positive under residual='output', got a=-0.5",
+            "`params_init`.* under residual='output', got a=-0.5",
         ),
     ],
 )
@@ -113,17 +113,17 @@ def test_wrong_arguments_are_rejected(arguments, error, message):
 def test_a_class_given_for_an_instance_is_rejected(transform):
     model = eqx.nn.Sequential([eqx.nn.Linear(5, 4, key=KEY), APALU])
     call = transform(lambda model, x: model(x, key=KEY))
-    with pytest.raises(TypeError, match=r"as in `APALU\(\)\(x\)`\), got an array") as e:
+    with pytest.raises(TypeError, match=r"`APALU\(\)\(x\)`.* got an array") as e:
         call(model, jnp.ones(5))
     assert len(str(e.value)) < 250
 
 
 def test_inputs_of_other_shapes_are_rejected():
-    with pytest.raises(ValueError, match=r"sizes \(4,\) along its axes \(-1,\)"):
+    with pytest.raises(ValueError, match=r"`x`.* \(4,\) .*\(-1,\)"):
         APALU(4)(X)
-    with pytest.raises(ValueError, match="feature_axes: axis 4 is out of bounds"):
+    with pytest.raises(ValueError, match="feature_axes.* 4 "):
         APALU(5, feature_axes=4)(X)
-    with pytest.raises(TypeError, match="must be a real array"):
+    with pytest.raises(TypeError, match="`x`.* complex64"):
         APALU()(X.astype(jnp.complex64))
 
 
@@ -149,7 +149,7 @@ def test_stacked_parameters():
         expected = apalu(expected, APALUParams(a, 2 * a))
     y, _ = jax.lax.scan(lambda x, module: (module(x), None), x, stack)
     np.testing.assert_allclose(y, expected, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"has the shape \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"`apalu_a`.* \(3, 4\)"):
         stack(x)
 
 
@@ -157,7 +157,7 @@ def test_random_initializers_use_the_key():
     pair = (initializers.uniform(), initializers.uniform())
     module = APALU(5, params_init=pair, key=KEY)
     assert len({*map(float, module.a), *map(float, module.b)}) == 10
-    with pytest.raises(TypeError, match="`key` must be given where .* random"):
+    with pytest.raises(TypeError, match="`key`.* random"):
         APALU(5, params_init=pair)
     fitted = APALU(params_init=init_like("elu"))
     np.testing.assert_allclose(fitted.effective_params(), init_like("elu")[0], 1e-6)

@@ -18,6 +18,12 @@ import pytest
 from apalu_jax import APALUParams, apalu, apalu_reference
 from tests.helpers import table
 
+
+def literal(message):
+    """A pattern in which `.*` alone is not literal."""
+    return ".*".join(map(re.escape, message.split(".*")))
+
+
 FUNCTIONS = (apalu, apalu_reference)
 VALUES = [-3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0]
 
@@ -93,37 +99,42 @@ def test_params_as_nnx_variables():
 @pytest.mark.parametrize(
     ("x", "params", "error", "message"),
     [
-        (1j, {}, TypeError, "`x` must be a real array or scalar, got an object of "),
-        (np.ones(2, complex), {}, TypeError, "of shape (2,) and dtype complex128."),
-        ([1.0], {}, TypeError, "got an object of type list."),
-        (None, {}, TypeError, "`x` must be a real array or scalar, got None."),
-        ("1", {}, TypeError, "`x` must be a real array or scalar, got '1'."),
-        (np.array(["1"]), {}, TypeError, "of shape (1,) and dtype <U1."),
-        (jax.random.key(0), {}, TypeError, "of shape () and dtype key<fry>."),
-        (1.0, {"a": 1j}, TypeError, "`a` must be a real array or scalar, got an "),
-        (1.0, {"b": None}, TypeError, "`b` must be a real array or scalar, got None."),
+        (1j, {}, TypeError, "`x`.* got an object of "),
+        (
+            np.ones(2, complex),
+            {},
+            TypeError,
+            "`x`.* got an array of shape (2,) and dtype complex128",
+        ),
+        ([1.0], {}, TypeError, "`x`.* got an object of type list"),
+        (None, {}, TypeError, "`x`.* got None"),
+        ("1", {}, TypeError, "`x`.* got '1'"),
+        (np.array(["1"]), {}, TypeError, "`x`.* shape (1,) and dtype <U1"),
+        (jax.random.key(0), {}, TypeError, "`x`.* shape () and dtype key<fry>"),
+        (1.0, {"a": 1j}, TypeError, "`a`.* got an object"),
+        (1.0, {"b": None}, TypeError, "`b`.* got None"),
         (
             np.ones((2, 3)),
             {"a": np.ones(2)},
             ValueError,
-            "`a` of shape (2,) does not broadcast to `x` of shape (2, 3)",
+            "`a` .*(2,).* `x` .*(2, 3)",
         ),
         (
             np.ones(3),
             {"b": np.ones((1, 3))},
             ValueError,
-            "`b` of shape (1, 3) does not broadcast to `x` of shape (3,)",
+            "`b` .*(1, 3).* `x` .*(3,)",
         ),
         (
             np.ones((1, 3)),
             {"b": np.ones((2, 3))},
             ValueError,
-            "`b` of shape (2, 3) does not broadcast to `x` of shape (1, 3)",
+            "`b` .*(2, 3).* `x` .*(1, 3)",
         ),
     ],
 )
 def test_bad_arguments_are_rejected(f, x, params, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=literal(message)):
         f(x, APALUParams(**params))
 
 
@@ -131,26 +142,26 @@ def test_bad_arguments_are_rejected(f, x, params, error, message):
 @pytest.mark.parametrize(
     ("params", "error", "message"),
     [
-        ({"a": 1.0}, ValueError, "exactly the keys 'a' and 'b', got ['a']"),
-        ({"params": {}}, ValueError, "exactly the keys 'a' and 'b', got ['params']"),
-        ({"a": 1, "b": 2, "c": 3}, ValueError, "got ['a', 'b', 'c']"),
-        ((0.5, 0.1), TypeError, "must be an APALUParams or a mapping"),
-        (0.5, TypeError, "with the keys 'a' and 'b', got 0.5."),
+        ({"a": 1.0}, ValueError, "`params`.* 'a' and 'b', got ['a']"),
+        ({"params": {}}, ValueError, "`params`.* got ['params']"),
+        ({"a": 1, "b": 2, "c": 3}, ValueError, "`params`.* got ['a', 'b', 'c']"),
+        ((0.5, 0.1), TypeError, "`params`.* got an object of type tuple"),
+        (0.5, TypeError, "`params`.* got 0.5"),
     ],
 )
 def test_bad_params_are_rejected(f, params, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=literal(message)):
         f(1.0, params)
 
 
 def test_an_unknown_residual_is_rejected():
-    message = "`residual` must be one of input, output, autodiff, got 'x'."
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = "`residual`.* input, output, autodiff, got 'x'"
+    with pytest.raises(ValueError, match=literal(message)):
         apalu(1.0, residual="x")
 
 
 def test_errors_come_inside_of_jit_too():
-    with pytest.raises(ValueError, match="does not broadcast"):
+    with pytest.raises(ValueError, match=r"`a` .*\(2,\).* `x` .*\(2, 3\)"):
         jax.jit(apalu)(jnp.ones((2, 3)), APALUParams(a=jnp.ones(2)))
 
 

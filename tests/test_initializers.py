@@ -102,11 +102,11 @@ def test_fit_by_name(name):
         (
             "gleu",
             ValueError,
-            r"`fn` must be one of celu, .*'gleu' \(did you mean 'gelu'\?\)",
+            r"`fn`.* celu, .*'gleu' .*'gelu'",
         ),
-        ("softmax", ValueError, "if it is a name, got 'softmax'.$"),
-        ("qqq", ValueError, "if it is a name, got 'qqq'.$"),
-        (0.5, TypeError, "`fn` must be a function or the name of one, got 0.5"),
+        ("softmax", ValueError, "`fn`.* got 'softmax'.$"),
+        ("qqq", ValueError, "`fn`.* got 'qqq'.$"),
+        (0.5, TypeError, "`fn`.* got 0.5"),
         (np.ones(3), TypeError, r"got an array of shape \(3,\)"),
     ],
 )
@@ -173,16 +173,16 @@ def test_fit_inside_a_traced_function():
 @pytest.mark.parametrize(
     ("fn", "sample", "message"),
     [
-        (jnp.sum, None, r"`fn` must keep its input's shape \(640,\), got \(\)"),
+        (jnp.sum, None, r"`fn`.* shape \(640,\), got \(\)"),
         (lambda x: x[:, None], [-1.0, 1.0], r"shape \(2,\), got \(2, 1\)"),
         (lambda x: None, [-1.0, 1.0], r"shape \(2,\), got \(\)"),
-        (jnp.log, None, "`fn` must be finite on its input, but is not at -9"),
-        (jax.nn.relu, [1.0, 2.0], "positive and negative values, got 2 values from 1"),
-        (jax.nn.relu, [-1.0, 0.0], "positive and negative values"),
-        (jax.nn.relu, [-1.0, np.nan], "`x_sample` must be finite"),
-        (jax.nn.relu, [-1.0, np.inf], "`x_sample` must be finite"),
-        (jax.nn.relu, [], "got 0 values"),
-        (jnp.negative, None, "`fn` must increase on one side of 0"),
+        (jnp.log, None, "`fn`.* finite.* at -9"),
+        (jax.nn.relu, [1.0, 2.0], "`x_sample`.* got 2 values from 1"),
+        (jax.nn.relu, [-1.0, 0.0], "`x_sample`"),
+        (jax.nn.relu, [-1.0, np.nan], "`x_sample`.* finite"),
+        (jax.nn.relu, [-1.0, np.inf], "`x_sample`.* finite"),
+        (jax.nn.relu, [], "`x_sample`.* got 0 values"),
+        (jnp.negative, None, "`fn`.* increase"),
     ],
 )
 def test_functions_and_samples_without_a_fit_are_rejected(fn, sample, message):
@@ -244,12 +244,12 @@ def test_gain_of_zeros_is_infinite(jit):
     ("params", "error", "message"),
     [
         ({"a_raw": 1.0, "b_raw": 1.0}, ValueError, r"got \['a_raw', 'b_raw'\]"),
-        ({"a": 1.0}, ValueError, "exactly the keys 'a' and 'b'"),
+        ({"a": 1.0}, ValueError, "'a' and 'b'"),
         ("gelu", TypeError, "got 'gelu'"),
         ([0.5, 0.5], TypeError, "got an object of type list"),
         (APALU(), TypeError, "got an object of type APALU"),
         (jnp.ones(2), TypeError, r"got an array of shape \(2,\)"),
-        (APALUParams(None, 1.0), TypeError, "real arrays or scalars, got a as None"),
+        (APALUParams(None, 1.0), TypeError, "got a as None"),
         (APALUParams(1.0, 1j), TypeError, "got b as an object of type complex"),
         (
             APALUParams(np.ones(2), np.ones(3)),

@@ -66,9 +66,9 @@ def test_parameters_run_along_the_feature_axes(axes):
 
 def test_feature_axes_that_the_input_lacks_are_rejected():
     assert APALU(feature_axes=()).init(KEY, X)["params"]["apalu_a"].shape == ()
-    with pytest.raises(ValueError, match="feature_axes: axis 4 is out of bounds"):
+    with pytest.raises(ValueError, match="feature_axes.* 4 "):
         APALU(feature_axes=(1, 4)).init(KEY, X)
-    with pytest.raises(ValueError, match="repeated axis in `feature_axes`"):
+    with pytest.raises(ValueError, match="repeated.*`feature_axes`"):
         APALU(feature_axes=(3, -1)).init(KEY, X)
     variables = APALU(feature_axes=-1).init(KEY, X)
     with pytest.raises(flax.errors.ScopeParamShapeError, match=r"\(5,\)"):
@@ -76,27 +76,27 @@ def test_feature_axes_that_the_input_lacks_are_rejected():
 
 
 TRAPS = [
-    ({"params_init": "swishh"}, ValueError, "one of paper, .* got 'swishh'"),
-    ({"params_init": "gleu"}, ValueError, r" \(did you mean 'gelu'\?\)\.$"),
-    ({"params_init": 64}, TypeError, "`feature_axes` gives a pair per .* got 64"),
+    ({"params_init": "swishh"}, ValueError, "`params_init`.* paper, .* got 'swishh'"),
+    ({"params_init": "gleu"}, ValueError, r"`params_init`.*'gleu' .*'gelu'"),
+    ({"params_init": 64}, TypeError, "`feature_axes`.* got 64"),
     (
         {"params_init": X},
         TypeError,
         r"`APALU\(\)\(x\)`.* an array of shape \(2, 3, 4, 5",
     ),
     ({"params_init": {"a": 1, "c": 2}}, ValueError, r"`params_init` .* \['a', 'c'\]"),
-    ({"constraint": "exp"}, ValueError, "None or 'softplus', got 'exp'"),
-    ({"residual": "both"}, ValueError, "`residual` must be one of .*, got 'both'"),
-    ({"feature_axes": 0.5}, TypeError, "`feature_axes` must be an integer .* got 0.5"),
+    ({"constraint": "exp"}, ValueError, "`constraint`.* 'softplus', got 'exp'"),
+    ({"residual": "both"}, ValueError, "`residual`.* got 'both'"),
+    ({"feature_axes": 0.5}, TypeError, "`feature_axes`.* got 0.5"),
     (
         {"params_init": (0.5, 0.0), "constraint": "softplus"},
         ValueError,
-        "`params_init` must be positive under constraint='softplus', got b=0.0",
+        "`params_init`.* under constraint='softplus', got b=0.0",
     ),
     (
         {"params_init": APALUParams(jnp.array([-1.0, 2.0]), 1), "residual": "output"},
         ValueError,
-        "`params_init` must be positive under residual='output', got a=-1.0",
+        "`params_init`.* under residual='output', got a=-1.0",
     ),
 ]
 
@@ -111,19 +111,19 @@ def test_wrong_arguments_are_rejected(arguments, error, message):
 @pytest.mark.parametrize("jit", [False, True])
 def test_a_class_given_for_an_instance_is_rejected(jit):
     init = nn.Sequential([nn.Dense(4), APALU]).init
-    with pytest.raises(TypeError, match=r"as in `APALU\(\)\(x\)`\), got an array") as e:
+    with pytest.raises(TypeError, match=r"`APALU\(\)\(x\)`.* got an array") as e:
         (jax.jit(init) if jit else init)(KEY, jnp.ones((300, 200)))
     assert len(str(e.value)) < 250
 
 
 def test_initializers_are_checked_where_their_values_are_known():
     module = APALU((nn.initializers.normal(), 0.5), -1, residual="output")
-    with pytest.raises(ValueError, match="positive under residual='output', got a=-"):
+    with pytest.raises(ValueError, match="residual='output', got a=-"):
         module.init(KEY, X)
 
 
 def test_unbound_module():
-    message = "linen.APALU has no parameters .* apalu_jax.nnx.APALU"
+    message = "linen.APALU .* apalu_jax.nnx.APALU"
     with pytest.raises(RuntimeError, match=message):
         APALU()(X)
     model = nnx.Sequential(nnx.Linear(5, 4, rngs=nnx.Rngs(0)), APALU())
@@ -134,9 +134,9 @@ def test_unbound_module():
 
 
 def test_wrong_dtypes_are_rejected():
-    with pytest.raises(ValueError, match="must be a floating type"):
+    with pytest.raises(ValueError, match="`dtype`.* int32"):
         APALU(dtype=jnp.int32).init(KEY, X)
-    with pytest.raises(TypeError, match="must be a real array"):
+    with pytest.raises(TypeError, match="`x`.* complex64"):
         APALU().init(KEY, X.astype(jnp.complex64))
 
 

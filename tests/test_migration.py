@@ -129,7 +129,7 @@ def test_equinox():
         ({"act": {"a": 1.0, "b": 1.0}}, "w is missing"),
         (
             {"act": {"a": 1.0, "b": np.ones(3)}, "w": 1.0},
-            r"act/apalu_b has the shape \(3,\) instead of \(\)",
+            r"act/apalu_b .*\(3,\).* \(\)",
         ),
         ({"act": {"a": 1.0, "b": 1.0}, "w": 1.0, "v": 1.0}, "v is left over"),
         (
@@ -144,5 +144,5 @@ def test_equinox():
 )
 def test_parameters_that_do_not_match_are_listed(old, message):
     like = {"act": {"apalu_a": 0.5, "apalu_b": 0.5}, "w": 0.0}
-    with pytest.raises(ValueError, match=f"`old` does not match `like`: .*{message}"):
+    with pytest.raises(ValueError, match=f"`old`.*{message}"):
         migrate_params(old, like)

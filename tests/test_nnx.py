@@ -69,15 +69,15 @@ def test_parameters_run_along_the_feature_axes(features, axes, shape, constraint
 
 
 def test_inputs_of_other_shapes_are_rejected():
-    with pytest.raises(ValueError, match=r"sizes \(4,\) along its axes \(-1,\)"):
+    with pytest.raises(ValueError, match=r"`x`.* \(4,\) .*\(-1,\)"):
         APALU(4)(X)
-    with pytest.raises(ValueError, match=r"sizes \(1,\)"):
+    with pytest.raises(ValueError, match=r"`x`.* \(1,\)"):
         APALU(1)(X)
-    with pytest.raises(ValueError, match="feature_axes: axis 4 is out of bounds"):
+    with pytest.raises(ValueError, match="feature_axes.* 4 "):
         APALU(5, feature_axes=4)(X)
-    with pytest.raises(ValueError, match="repeated axis in `feature_axes`"):
+    with pytest.raises(ValueError, match="repeated.*`feature_axes`"):
         APALU((5, 5), feature_axes=(3, -1))(X)
-    with pytest.raises(TypeError, match="must be a real array"):
+    with pytest.raises(TypeError, match="`x`.* complex64"):
         APALU()(X.astype(jnp.complex64))
 
 
@@ -87,12 +87,12 @@ def test_inputs_of_other_shapes_are_rejected():
         (
             {"params_init": "gleu"},
             ValueError,
-            r"one of paper, .* \(did you mean 'gelu'\?\)",
+            r"`params_init`.* paper, .*'gelu'",
         ),
-        ({"params_init": 0.5}, TypeError, "preset or a pair of numbers, .* got 0.5"),
-        ({"constraint": "exp"}, ValueError, "None or 'softplus', got 'exp'"),
-        ({"residual": "both"}, ValueError, "`residual` must be one of .*, got 'both'"),
-        ({"feature_axes": -1}, ValueError, "`features` must give .* got features=None"),
+        ({"params_init": 0.5}, TypeError, "`params_init`.* got 0.5"),
+        ({"constraint": "exp"}, ValueError, "`constraint`.* 'softplus', got 'exp'"),
+        ({"residual": "both"}, ValueError, "`residual`.* got 'both'"),
+        ({"feature_axes": -1}, ValueError, "`features`.* got features=None"),
         ({"features": (3, 4)}, ValueError, r"`features` .* \(-1,\), got \(3, 4\)"),
         ({"features": 3, "feature_axes": (1, 2)}, ValueError, r"\(1, 2\), got \(3,\)"),
         ({"features": "smooth"}, TypeError, "`params_init=`, .* got 'smooth'"),
@@ -106,12 +106,12 @@ def test_inputs_of_other_shapes_are_rejected():
         (
             {"params_init": (0.5, 0.0), "constraint": "softplus"},
             ValueError,
-            "`params_init` must be positive under constraint='softplus', got b=0.0",
+            "`params_init`.* under constraint='softplus', got b=0.0",
         ),
         (
             {"params_init": {"a": -0.5, "b": 1}, "residual": "output"},
             ValueError,
-            "`params_init` must be positive under residual='output', got a=-0.5",
+            "`params_init`.* under residual='output', got a=-0.5",
         ),
         (
             {
@@ -121,7 +121,7 @@ def test_inputs_of_other_shapes_are_rejected():
                 "rngs": nnx.Rngs(0),
             },
             ValueError,
-            "positive under residual='output', got a=-0.0",
+            "`params_init`.* residual='output', got a=-0.0",
         ),
     ],
 )
@@ -135,7 +135,7 @@ def test_wrong_arguments_are_rejected(arguments, error, message):
 def test_a_class_given_for_an_instance_is_rejected(transform):
     model = nnx.Sequential(nnx.Linear(5, 4, rngs=nnx.Rngs(0)), APALU)
     call = transform(lambda model, x: model(x))
-    with pytest.raises(TypeError, match=r"as in `APALU\(\)\(x\)`\), got an array") as e:
+    with pytest.raises(TypeError, match=r"`APALU\(\)\(x\)`.* got an array") as e:
         call(model, jnp.ones((300, 5)))
     assert len(str(e.value)) < 250
 
@@ -172,7 +172,7 @@ def test_stacked_parameters(features):
     for a in jnp.linspace(0.5, 1, 3):
         expected = apalu(expected, APALUParams(a, 2 * a))
     np.testing.assert_allclose(apply(stack, x), expected, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"has the shape \(3"):
+    with pytest.raises(ValueError, match=r"`apalu_a`.* \(3"):
         stack(x)
 
 
@@ -211,7 +211,7 @@ def test_promote_dtype_gets_the_input_alone():
     module = APALU(dtype=jnp.bfloat16, promote_dtype=promote)
     assert module(X).dtype == jnp.bfloat16
     assert calls == [(1, jnp.bfloat16)]
-    with pytest.raises(ValueError, match="must be a floating type"):
+    with pytest.raises(ValueError, match="`dtype`.* int32"):
         APALU(dtype=jnp.int32)(X)
 
 
@@ -256,7 +256,7 @@ def test_initializers():
     random = (initializers.uniform(), initializers.uniform())
     module = APALU(5, params_init=random, rngs=nnx.Rngs(0))
     assert len({*map(float, module.a), *map(float, module.b)}) == 10
-    with pytest.raises(TypeError, match="`rngs` must be given where .* random"):
+    with pytest.raises(TypeError, match="`rngs`.* random"):
         APALU(5, params_init=random)
     constant = (initializers.constant(0.5), initializers.constant(0.75))
     assert stored(APALU(params_init=constant)) == stored(APALU(params_init="smooth"))

@@ -82,7 +82,7 @@ class MadeInAFunction(nnx.Module):
 @pytest.mark.parametrize("transform", [lambda f: f, nnx.jit])
 def test_a_module_made_in_a_call_warns(make, transform):
     model, x = make(), jnp.ones((4, 5))
-    message = f"nnx.APALU made in {type(model).__name__}.__call__ is another one"
+    message = f"nnx.APALU .*{type(model).__name__}.__call__"
     with pytest.warns(UserWarning, match=message) as record:
         transform(lambda m, x: m(x))(model, x)
     assert {warning.filename for warning in record} == {__file__}
@@ -180,7 +180,7 @@ class CallsNnx(nn.Module):
 def test_a_call_in_a_linen_module_is_rejected(wrap):
     activation = APALU()  # an instance is no valid attribute of a Linen module
     model = wrap(CallsNnx)(lambda x: activation(x))
-    with pytest.raises(RuntimeError, match="the Linen module .*CallsNnx.*linen.APALU"):
+    with pytest.raises(RuntimeError, match="CallsNnx.*linen.APALU"):
         model.init(jax.random.key(0), X)
     activation(X)  # and the context is clean again
 

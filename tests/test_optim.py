@@ -144,7 +144,7 @@ def test_scale_activation_updates(factor, plain):
 
 @pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf"), "a", np.ones(2)])
 def test_bad_factors_are_rejected(factor):
-    with pytest.raises(ValueError, match="`factor` must be finite and not negative"):
+    with pytest.raises(ValueError, match="`factor`.* got"):
         scale_activation_updates(factor)
 
 
@@ -173,7 +173,7 @@ def test_float32_updates_of_bfloat16_parameters():
     "make", [keep_positive, partial(scale_activation_updates, 0.5), freeze]
 )
 def test_predicate_must_be_a_function(make):
-    with pytest.raises(ValueError, match="`predicate` must be a function.*got a dict"):
+    with pytest.raises(ValueError, match="`predicate`.* got a dict"):
         make(predicate=PARAMS)
 
 

@@ -130,9 +130,7 @@ def test_floor_is_rounded_up_traced_or_not(x64, kind, dtype):
     [0.0, -1.0, float("nan"), float("inf"), "a", None, np.ones(2), np.float32(-1), 1j],
 )
 def test_bad_floors_are_rejected(floor):
-    with pytest.raises(
-        ValueError, match="`floor` must be one positive finite number, got"
-    ):
+    with pytest.raises(ValueError, match="`floor`.* got"):
         keep_positive(floor)
 
 
@@ -140,6 +138,6 @@ def test_keep_positive_needs_params():
     # As in Brax, whose training calls `update` with the gradients and the state alone.
     params = {"act": {"apalu_a": 0.5, "apalu_b": 0.1}, "w": 1.0}
     tx = optax.chain(optax.sgd(1.0), keep_positive())
-    with pytest.raises(ValueError, match="`params` must be given.*got None") as error:
+    with pytest.raises(ValueError, match="`params`.* got None") as error:
         tx.update(params, tx.init(params))
     assert len(str(error.value).splitlines()) == 1

@@ -215,7 +215,7 @@ def test_orbax_without_a_target(tmp_path):
 
 @pytest.mark.parametrize("tree", [jnp.zeros((), jnp.int32), np.ones(3), 1.0])
 def test_a_single_array_is_rejected(tree):
-    with pytest.raises(ValueError, match="single array of shape.*static_args") as error:
+    with pytest.raises(ValueError, match="single array.*static_args") as error:
         activation_mask(tree)
     assert len(str(error.value).splitlines()) == 1
     with pytest.raises(ValueError, match="single array"):

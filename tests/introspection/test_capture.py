@@ -100,7 +100,7 @@ def test_capture_linen_of_other_modules():
         "layers_1": 64,
         "layers_3": 32,
     }
-    with pytest.raises(ValueError, match="must call a module of `sites`.*APALU"):
+    with pytest.raises(ValueError, match="`sites`.*APALU"):
         capture_linen(model, variables, X)
 
 
@@ -110,7 +110,7 @@ def test_capture_linen_tells_what_scan_loses():
     )
     model = stack()
     variables = model.init(jax.random.key(0), X)
-    with pytest.raises(ValueError, match="variable_axes.*counts of act are lost"):
+    with pytest.raises(ValueError, match="variable_axes.* act "):
         capture_linen(model, variables, X)
 
 
@@ -150,7 +150,7 @@ def test_capture_nnx_of_other_modules():
     found = capture_nnx(model, X, sites=nnx.PReLU)
     # One instance in two places is one module, under its first path.
     assert {path: h.counts.sum() for path, h in found.items()} == {"layers/0": 80}
-    with pytest.raises(ValueError, match="must call a module of `sites`"):
+    with pytest.raises(ValueError, match="`sites`"):
         capture_nnx(model, X)
 
 

@@ -151,7 +151,7 @@ def test_serialization():
         histogram_merge(h, h),
     )
     for other in (histogram_init(-0.7, 3.0, 6), histogram_init(-0.7, 2.0, 5)):
-        with pytest.raises(ValueError, match="same .low, high, bins., got"):
+        with pytest.raises(ValueError, match="low, high, bins.* got"):
             flax.serialization.from_bytes({"act": other}, encoded)
 
 
@@ -184,11 +184,11 @@ def test_histogram_counts_beyond_32_bits():
 
 
 def test_bad_bounds_and_bins_are_rejected():
-    with pytest.raises(ValueError, match="`low` must be below `high`"):
+    with pytest.raises(ValueError, match="`low`.*`high`"):
         histogram_init(1.0, 1.0)
-    with pytest.raises(ValueError, match="`low` must be below `high`"):
+    with pytest.raises(ValueError, match="`low`.*`high`"):
         histogram_init(0.0, float("nan"))
-    with pytest.raises(ValueError, match="`bins` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`bins`.* got 0"):
         histogram_init(bins=0)
-    with pytest.raises(ValueError, match="same .low, high, bins."):
+    with pytest.raises(ValueError, match="low, high, bins"):
         histogram_merge(histogram_init(bins=4), histogram_init(bins=5))

@@ -77,7 +77,7 @@ def test_collect_keeps_equal_paths_of_different_trees_apart():
     shared = apalu_nnx.APALU()
     assert collect(nnx.Sequential(shared, shared)).keys() == {"layers/0"}
     act = {"apalu_a": 0.5, "apalu_b": 0.25}
-    with pytest.raises(ValueError, match="two activations of one path, got 'act'"):
+    with pytest.raises(ValueError, match="'act'"):
         collect({"params": {"act": act}, "act": act})
 
 
@@ -97,9 +97,7 @@ def test_abstract_trees():
     expected = jax.eval_shape(collect, variables)
     assert found == expected and found["stack/act"].a.shape == (2,)
     for fn in (describe, check_params):
-        with pytest.raises(
-            TypeError, match="`tree` must hold values, got the abstract"
-        ):
+        with pytest.raises(TypeError, match="`tree`.* abstract"):
             fn(abstract)
     assert collect(nnx.eval_shape(nnx_model)).keys() == collect(nnx_model()).keys()
 
@@ -198,5 +196,5 @@ def test_split_layers():
     twice = split_layers(twice, stacked)
     assert len(twice) == X.size and float(twice["blocks[3][2]"].a) == float(X[3, 2])
     for wrong in (APALUParams(), APALUParams(jnp.ones(2), jnp.ones(3))):
-        with pytest.raises(ValueError, match="`stacked` must select.*'blocks'"):
+        with pytest.raises(ValueError, match="`stacked`.*'blocks'"):
             split_layers({"blocks": wrong}, stacked)

@@ -37,11 +37,11 @@ def test_snapshots_tell_steps_apart(x64):
     with jax.enable_x64(False):
         # NumPy's integers wrap in jnp.asarray, without a word.
         for step in (2**31, np.int64(2**31), np.array(2**40), np.int64(-(2**31) - 1)):
-            with pytest.raises(ValueError, match="`step` must be .*2147483647.*got"):
+            with pytest.raises(ValueError, match="`step`.*2147483647.* got"):
                 snapshot({}, step)
         assert int(snapshot({}, np.uint32(2**31)).step) == 2**31
         for step in (1.0, True, "1"):
-            with pytest.raises(ValueError, match="`step` must be an integer"):
+            with pytest.raises(ValueError, match="`step`.* integer"):
                 snapshot({}, step)
 
 

@@ -29,5 +29,5 @@ def test_intervals():
     segment = arms.lines[2][0].get_segments()[0]
     np.testing.assert_allclose(segment[:, 0], [0.1, 0.6])
     assert control.lines[0].get_color() != arms.lines[0].get_color()
-    with pytest.raises(ValueError, match="`intervals` must hold one"):
+    with pytest.raises(ValueError, match="`intervals`"):
         plot_intervals([])

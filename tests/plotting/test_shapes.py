@@ -80,7 +80,7 @@ def test_stacked_and_empty_histograms():
 
 
 def test_unknown_reference_raises():
-    with pytest.raises(ValueError, match="`references`.*jax.nn, got 'rilu'"):
+    with pytest.raises(ValueError, match="`references`.* got 'rilu'"):
         plot_curve(APALUParams(), references=["rilu"])
 
 
@@ -105,7 +105,7 @@ def test_grid_of_layers():
         assert axes.get_xlim() == panels[0].get_xlim()
         assert axes.get_ylim() == panels[0].get_ylim()
         assert 8 <= x[-1] < 12
-    with pytest.raises(ValueError, match="`params` must hold"):
+    with pytest.raises(ValueError, match="`params`"):
         plot_layers({})
 
 

@@ -93,7 +93,7 @@ def test_learning_curves_of_runs_that_diverge():
     "curves", [{}, {"a": np.ones(3)}, {"a": np.ones((2, 3)), "b": np.ones((2, 4))}]
 )
 def test_learning_curves_of_other_shapes_are_rejected(curves):
-    with pytest.raises(ValueError, match=r"`curves` must hold arrays \[seeds, steps\]"):
+    with pytest.raises(ValueError, match=r"`curves`.* \[seeds, steps\]"):
         plot_learning_curves(curves)
 
 
@@ -118,7 +118,7 @@ def test_learning_curves_against_one_arm():
         assert behind.get_linestyle() != own.get_linestyle()
         assert axes.get_ylim() == figure.axes[0].get_ylim()
     assert legend(figure) == ["arm_4", "named above"]
-    with pytest.raises(ValueError, match="`against` must be one of a, got 'b'"):
+    with pytest.raises(ValueError, match="`against`.* a, got 'b'"):
         plot_learning_curves({"a": np.ones((2, 3))}, against="b")
     (axes,) = plot_learning_curves({"a": np.ones((2, 3))}, against="a").axes
     assert [line.get_label() for line in axes.lines] == ["a"]
