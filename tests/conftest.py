@@ -40,9 +40,10 @@ def x64():
 def quick_compilation(request):
     """LLVM optimizes nothing, which saves a third of the time to compile.
 
-    For tests of what surrounds the arithmetic, where XLA's own passes stay. Accuracy,
+    For tests of what surrounds the arithmetic; XLA's own passes stay. Accuracy,
     gradients, kernels, sums of every size and memory are tested as users compile them,
-    and so is every slow row.
+    and so is every slow row. Not for comparisons bit by bit: programs that are compiled
+    already are used as they are.
     """
     slow = request.node.get_closest_marker("slow") is not None
     jax.config.update("jax_disable_most_optimizations", not slow)

@@ -15,8 +15,6 @@ from apalu_jax.equinox import APALU
 from apalu_jax.initializers import PRESETS
 from tests.helpers import run_python, table
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (2, 3, 4, 5)) * 3
 

@@ -14,8 +14,6 @@ from apalu_jax.initializers import PRESETS
 from apalu_jax.nnx import APALU
 from tests.helpers import table
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Newer releases of Flax renamed the key and keep the old name as a deprecated property.
 RENAMED = hasattr(nnx.Variable, "sharding_names")
 SHARDING = "out_sharding" if RENAMED else "sharding_names"

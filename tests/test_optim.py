@@ -19,7 +19,7 @@ from apalu_jax.optim import (
 from tests.helpers import table
 from tests.trees import PARAMS, PATHS, activations, nnx_model, train
 
-pytestmark = pytest.mark.usefixtures("optax_promotion", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("optax_promotion")
 
 
 def muon(lr, mask):

@@ -24,8 +24,6 @@ from tests.helpers import table
 from tests.introspection.helpers import expected_counts
 from tests.introspection.models import Block, X, linen_model, nnx_model
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_capture_linen():
     model, variables = linen_model()

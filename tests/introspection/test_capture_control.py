@@ -13,8 +13,6 @@ from apalu_jax import nnx as apalu_nnx
 from apalu_jax.introspection import capture_linen, capture_nnx, collect
 from tests.trees import X
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 class Sites(nnx.Module):
     """Two activations, called by a function of the module and the input."""
