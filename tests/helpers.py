@@ -1,4 +1,4 @@
-"""What several modules of tests share."""
+"""Helpers of several modules of tests."""
 
 import subprocess
 import sys
@@ -71,7 +71,7 @@ def assert_equal(got, want):
 
 
 def run_python(code):
-    """What a program of its own prints."""
+    """Run a program of its own and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )

@@ -49,7 +49,7 @@ def only(axes, spec):
 
 
 class Placement(NamedTuple):
-    """Where the arrays lie, whether the mesh is set, and whether it is compiled."""
+    """Places of the arrays; the mesh set or not, the function compiled or not."""
 
     x: str
     params: str

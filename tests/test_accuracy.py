@@ -270,7 +270,7 @@ def test_output_slope_in_float64(x64, residual):
 
 
 def test_output_slope_is_smooth():
-    """No cliff: neighbouring outputs have neighbouring slopes over the whole range."""
+    """No cliff: neighboring outputs have neighboring slopes over the whole range."""
     x = np.linspace(0, 200, 2**18, dtype=f32)
     step = np.abs(np.diff(slopes(x, APALUParams(1.0, 1.0), "output")))
     assert step.max() <= 1.01 * np.abs(np.diff(oracle.slope(x, 1, 1))).max() + 1e-6

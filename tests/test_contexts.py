@@ -95,7 +95,7 @@ def test_gradients_wherever_arrays_lie(
 
 
 def fails_for_any_function(context, shape):
-    """Where this stops to raise, `jax_cannot` has a line too many."""
+    """If this does not raise, `jax_cannot` has a line too many."""
     x, p = inputs("layer", shape)
     with pytest.raises((ValueError, TypeError)):
         context(lambda x, p: jnp.sin(x) * p.a + x * p.b, x, p)

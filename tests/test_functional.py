@@ -1,4 +1,4 @@
-"""What `apalu` accepts, returns and refuses."""
+"""Arguments, results and errors of `apalu`."""
 
 import copy
 import inspect

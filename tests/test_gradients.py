@@ -96,12 +96,12 @@ def test_result_and_cotangents_keep_their_dtypes(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "residual", "cancelling"),
+    ("dtype", "residual", "canceling"),
     table(("bfloat16", "float16", "float32"), RULES, (True, False), strength=1),
 )
-def test_a_million_terms_are_summed_precisely(dtype, residual, cancelling):
+def test_a_million_terms_are_summed_precisely(dtype, residual, canceling):
     x = sample(2**20, dtype)
-    g = sample(2**20, dtype, seed=3) if cancelling else jnp.ones(2**20, dtype)
+    g = sample(2**20, dtype, seed=3) if canceling else jnp.ones(2**20, dtype)
     params = params_of(())
     y, pull = jax.vjp(lambda p: apalu(x, p, residual=residual), params)
     ((da, db),) = pull(g)

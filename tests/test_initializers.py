@@ -55,7 +55,7 @@ def moments():
 
 
 def best_fit(target, moments):
-    """What `init_like` documents, in 20 digits."""
+    """The fit as `init_like` documents it, in 20 digits."""
     a = expectation(lambda x: target(x) * gated(x), 1) / moments[0]
     b = expectation(lambda x: target(x) * mpmath.expm1(x), -1) / moments[1]
     a, b = max(a, b / 1000), max(b, a / 1000)

@@ -1,4 +1,4 @@
-"""What the modules of the three libraries have in common."""
+"""The contract that the modules of the three libraries share."""
 
 import equinox as eqx
 import flax.serialization

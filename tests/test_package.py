@@ -1,4 +1,4 @@
-"""What the package exports, and what importing it needs."""
+"""Exports of the package, and needs of its import."""
 
 import pytest
 

@@ -79,10 +79,10 @@ def test_capture_linen_passes_arguments_and_changes_nothing():
     kept = jax.tree.map(np.array, variables)
     trained = capture_linen(model, variables, X, train=True)
     jax.tree.map(np.testing.assert_array_equal, kept, variables)
-    normalised = (X - X.mean(0, keepdims=True)) / np.sqrt(
+    normalized = (X - X.mean(0, keepdims=True)) / np.sqrt(
         X.var(0, keepdims=True) + 1e-5
     )
-    h = histogram_update(histogram_init(), normalised)
+    h = histogram_update(histogram_init(), normalized)
     assert np.abs(trained["APALU_0"].counts - h.counts.astype(int)).sum() <= 2
 
 
@@ -118,10 +118,10 @@ def test_capture_nnx():
     empty = histogram_init(-4.0, 4.0, 16)
     found = capture_nnx(model, X, empty=empty)
     assert found.keys() == collect(model).keys()
-    normalised = (X - X.mean(0, keepdims=True)) / np.sqrt(
+    normalized = (X - X.mean(0, keepdims=True)) / np.sqrt(
         X.var(0, keepdims=True) + 1e-5
     )
-    h = histogram_update(empty, normalised)
+    h = histogram_update(empty, normalized)
     assert np.abs(found["layers/1"].counts - h.counts.astype(int)).sum() <= 2
     assert found["layers/2/blocks/layers/1"].counts.shape == (2, 16)
     assert found["layers/2/blocks/layers/1"].counts.sum() == 2 * X.size

@@ -1,4 +1,4 @@
-"""What the tests of figures share: drawing, lines and legends by label."""
+"""Helpers of the tests of figures: drawing, lines and legends by label."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What the figures need of matplotlib."""
+"""Figures without pyplot, and the error without matplotlib."""
 
 from tests.helpers import run_python
 

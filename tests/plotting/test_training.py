@@ -47,8 +47,8 @@ def test_evolution_of_many_layers_has_a_scale_of_depth():
     assert not figure.legends and not left.collections
     assert scale.get_ylabel() == "20 layers in their order"
     assert [t.get_text() for t in scale.get_yticklabels()] == ["layer_0", "layer_19"]
-    colours = {to_hex(line.get_color()) for line in left.lines[1:]}
-    assert len(colours) == 20
+    colors = {to_hex(line.get_color()) for line in left.lines[1:]}
+    assert len(colors) == 20
 
 
 def test_snapshots_that_are_not_stacked_are_rejected():
