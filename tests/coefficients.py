@@ -22,7 +22,7 @@ def expm1_tail(z: mpf) -> mpf:
 
 
 def polynomial(coefficients: Sequence[mpf], z: mpf) -> mpf:
-    """Of the lowest power first."""
+    """A polynomial at a point, the lowest power first."""
     return sum(c * z**k for k, c in enumerate(coefficients))
 
 

@@ -37,6 +37,21 @@ def x64():
 
 
 @pytest.fixture
+def quick_compilation(request):
+    """LLVM optimizes nothing, which saves a third of the time to compile.
+
+    For tests of what surrounds the arithmetic; XLA's own passes stay. Accuracy,
+    gradients, kernels, sums of every size and memory are tested as users compile them,
+    and so is every slow row. Not for comparisons bit by bit: programs that are compiled
+    already are used as they are.
+    """
+    slow = request.node.get_closest_marker("slow") is not None
+    jax.config.update("jax_disable_most_optimizations", not slow)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
 def optax_promotion():
     """Implicit promotion of dtypes, without which optax's Adam cannot count its steps.
 

@@ -1,5 +1,7 @@
-"""What several tables of tests share: their rows, and the comparison of gradients."""
+"""Helpers of several modules of tests."""
 
+import subprocess
+import sys
 from itertools import combinations, product
 from math import comb
 from random import Random
@@ -27,13 +29,24 @@ def table(*columns, strength=2):
             if len(missing & meetings[row]) >= least:
                 missing -= meetings[row]
                 chosen.add(row)
+    values = [
+        [column[i] for column, i in zip(columns, row, strict=True)] for row in rows
+    ]
     return [
         pytest.param(
-            *(column[i] for column, i in zip(columns, row, strict=True)),
+            *value,
             marks=() if row in chosen else pytest.mark.slow,
+            id="-".join(map(_label, value)),
         )
-        for row in rows
+        for row, value in zip(rows, values, strict=True)
     ]
+
+
+def _label(value):
+    if isinstance(value, tuple):
+        return " ".join(map(_label, value))
+    # Workers of xdist compare labels: they may hold no address.
+    return getattr(value, "__name__", str(value))
 
 
 def assert_close(got, want, dtype):
@@ -47,3 +60,20 @@ def assert_close(got, want, dtype):
             1, np.abs(other).max(initial=0)
         )
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=atol)
+
+
+def assert_equal(got, want):
+    """Compare trees bit by bit, structures and dtypes included."""
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert jnp.result_type(one) == jnp.result_type(other)
+        np.testing.assert_array_equal(one, other)
+
+
+def run_python(code):
+    """Run a program of its own and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

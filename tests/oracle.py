@@ -1,4 +1,4 @@
-"""What the tests compare with: APALU in NumPy, in more precision than is tested."""
+"""APALU in NumPy, in more precision than is tested."""
 
 import numpy as np
 

@@ -6,7 +6,7 @@ Each row stands for cells of the tables of tests, which tests/test_readme.py com
 from pathlib import Path
 
 from apalu_jax._readme import fill
-from tests.contexts import MESHES, ON_MESH, jax_cannot
+from tests.mesh_contexts import MESHES, ON_MESH, jax_cannot
 
 TRANSFORMATIONS = {
     "`jit`, `vmap`, `pmap`, `scan`, `while_loop`, `cond`": (

@@ -126,7 +126,7 @@ def test_oracle_agrees_with_mpmath(x):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize(("a", "b"), [*PARAMS, (0.5, 0.75), (1.0, 1.0)])
-def test_every_half_is_within_half_an_ulp(dtype, a, b):
+def test_every_half_precision_number_is_within_half_an_ulp(dtype, a, b):
     x = oracle.every_half(dtype)
     a, b = f32(a), f32(b)
     params = APALUParams(jnp.asarray(a), jnp.asarray(b))
@@ -157,7 +157,7 @@ def test_every_half_is_within_half_an_ulp(dtype, a, b):
 @pytest.mark.parametrize("residual", ["input", "output"])
 @pytest.mark.parametrize("a", [1e-30, 0.55, 1e30])
 @pytest.mark.parametrize("b", [1e-30, 0.065, 1e30])
-def test_extremes(dtype, residual, a, b):
+def test_values_at_infinity_nan_and_zero(dtype, residual, a, b):
     largest = float(jnp.finfo(dtype).max)
     a, b = jnp.float32(a), jnp.float32(b)
     x = jnp.array([jnp.inf, -jnp.inf, jnp.nan, 0.0, -0.0, largest, -largest], dtype)
@@ -205,7 +205,7 @@ def test_expm1_coefficients(name):
 
 
 @pytest.mark.parametrize(("name", "bits"), [("float32", 24), ("float64", 53)])
-def test_bounds_are_where_nothing_changes_any_more(name, bits):
+def test_clamped_inputs_change_no_result(name, bits):
     u = oracle.GATE * SATURATED[name] / 2
     assert u * np.exp(-u) < 2.0 ** -(bits + 2)
     assert np.exp(np.longdouble(LOWEST[name])) < np.finfo(name).tiny
@@ -270,7 +270,7 @@ def test_output_slope_in_float64(x64, residual):
 
 
 def test_output_slope_is_smooth():
-    """No cliff: neighbouring outputs have neighbouring slopes over the whole range."""
+    """No cliff: neighboring outputs have neighboring slopes over the whole range."""
     x = np.linspace(0, 200, 2**18, dtype=f32)
     step = np.abs(np.diff(slopes(x, APALUParams(1.0, 1.0), "output")))
     assert step.max() <= 1.01 * np.abs(np.diff(oracle.slope(x, 1, 1))).max() + 1e-6

@@ -1,3 +1,5 @@
+"""The command `apalu run | report | list | data`."""
+
 import json
 import shutil
 import subprocess
@@ -52,8 +54,8 @@ def test_second_run_needs_to_resume(first_run, tmp_path):
     shutil.copytree(first_run[0], tmp_path / "runs" / "digits-smoke")
     records = tmp_path / "runs" / "digits-smoke" / "records.jsonl"
     before = records.read_text()
-    again = in_a_process(*RUN)
-    assert again.returncode == 2
+    again = invoke(*RUN)
+    assert again.exit_code == 2
     assert again.stderr == (
         "apalu: runs/digits-smoke is not empty: continue with --resume, or choose "
         "another --out.\n"
@@ -109,7 +111,7 @@ def test_wrong_usage_has_status_2():
         assert "Usage: " in result.stderr
 
 
-def test_seeds_are_read():
+def test_ranges_of_seeds_are_parsed():
     from apalu_jax.experiments.cli import _parse_seeds
 
     assert _parse_seeds("0:3", 8) == [0, 1, 2]

@@ -1,7 +1,7 @@
+"""The module for Equinox."""
+
 import io
 import re
-import subprocess
-import sys
 
 import equinox as eqx
 import jax
@@ -13,6 +13,7 @@ from jax.nn import initializers
 from apalu_jax import APALUParams, apalu, init_like
 from apalu_jax.equinox import APALU
 from apalu_jax.initializers import PRESETS
+from tests.helpers import run_python, table
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (2, 3, 4, 5)) * 3
@@ -45,7 +46,7 @@ def test_parameters_are_arrays(features, param_dtype, constraint):
     ("features", "axes", "shape"),
     [(None, None, ()), (5, None, (5,)), (3, 1, (3,)), ([5, 3], [-1, 1], (5, 3))],
 )
-def test_a_pair_per_feature(features, axes, shape, constraint):
+def test_parameters_run_along_the_feature_axes(features, axes, shape, constraint):
     a, b = np.random.default_rng(0).uniform(0.1, 2, (2, *shape)).astype(np.float32)
     module = APALU(
         features, feature_axes=axes, params_init=(a, b), constraint=constraint
@@ -64,17 +65,17 @@ def test_a_pair_per_feature(features, axes, shape, constraint):
         (
             {"params_init": "gleu"},
             ValueError,
-            r"one of paper, .* \(did you mean 'gelu'\?\)",
+            r"`params_init`.* paper, .*'gelu'",
         ),
-        ({"params_init": 0.5}, TypeError, "preset or a pair of numbers, .* got 0.5"),
-        ({"constraint": "exp"}, ValueError, "None or 'softplus', got 'exp'"),
-        ({"residual": "both"}, ValueError, "`residual` must be one of .*, got 'both'"),
+        ({"params_init": 0.5}, TypeError, "`params_init`.* got 0.5"),
+        ({"constraint": "exp"}, ValueError, "`constraint`.* 'softplus', got 'exp'"),
+        ({"residual": "both"}, ValueError, "`residual`.* got 'both'"),
         (
             {"dtype": jnp.int32},
             ValueError,
-            "`dtype` must be a floating type, got int32",
+            "`dtype`.* got int32",
         ),
-        ({"feature_axes": -1}, ValueError, "`features` must give .* got features=None"),
+        ({"feature_axes": -1}, ValueError, "`features`.* got features=None"),
         ({"features": (3, 4)}, ValueError, r"`features` .* \(-1,\), got \(3, 4\)"),
         ({"features": "smooth"}, TypeError, "`params_init=`, .* got 'smooth'"),
         (
@@ -91,36 +92,36 @@ def test_a_pair_per_feature(features, axes, shape, constraint):
         (
             {"params_init": (0.5, 0.0), "constraint": "softplus"},
             ValueError,
-            "`params_init` must be positive under constraint='softplus', got b=0.0",
+            "`params_init`.* under constraint='softplus', got b=0.0",
         ),
         (
             {"params_init": {"a": -0.5, "b": 1}, "residual": "output"},
             ValueError,
-            "`params_init` must be positive under residual='output', got a=-0.5",
+            "`params_init`.* under residual='output', got a=-0.5",
         ),
     ],
 )
-def test_wrong_arguments(arguments, error, message):
+def test_wrong_arguments_are_rejected(arguments, error, message):
     with pytest.raises(error, match=message) as info:
         APALU(**arguments)
     assert len(str(info.value)) < 250
 
 
 @pytest.mark.parametrize("transform", [lambda f: f, eqx.filter_jit])
-def test_the_class_instead_of_an_instance(transform):
+def test_a_class_given_for_an_instance_is_rejected(transform):
     model = eqx.nn.Sequential([eqx.nn.Linear(5, 4, key=KEY), APALU])
     call = transform(lambda model, x: model(x, key=KEY))
-    with pytest.raises(TypeError, match=r"as in `APALU\(\)\(x\)`\), got an array") as e:
+    with pytest.raises(TypeError, match=r"`APALU\(\)\(x\)`.* got an array") as e:
         call(model, jnp.ones(5))
     assert len(str(e.value)) < 250
 
 
-def test_inputs_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"sizes \(4,\) along its axes \(-1,\)"):
+def test_inputs_of_other_shapes_are_rejected():
+    with pytest.raises(ValueError, match=r"`x`.* \(4,\) .*\(-1,\)"):
         APALU(4)(X)
-    with pytest.raises(ValueError, match="feature_axes: axis 4 is out of bounds"):
+    with pytest.raises(ValueError, match="feature_axes.* 4 "):
         APALU(5, feature_axes=4)(X)
-    with pytest.raises(TypeError, match="must be a real array"):
+    with pytest.raises(TypeError, match="`x`.* complex64"):
         APALU()(X.astype(jnp.complex64))
 
 
@@ -128,7 +129,7 @@ def test_inputs_that_do_not_fit():
     ("into", "source"),
     [(APALU(), APALU(4)), (APALU(4), APALU(1)), (APALU(4), APALU())],
 )
-def test_parameters_of_another_shape(into, source):
+def test_loaded_parameters_of_another_shape_are_rejected(into, source):
     loaded = eqx.tree_at(lambda m: m.apalu_a, into, source.apalu_a)
     shapes = [re.escape(f"shape {shape}") for shape in (into.features, source.features)]
     with pytest.raises(ValueError, match="`apalu_a`.* {}.* {}".format(*shapes)):
@@ -146,7 +147,7 @@ def test_stacked_parameters():
         expected = apalu(expected, APALUParams(a, 2 * a))
     y, _ = jax.lax.scan(lambda x, module: (module(x), None), x, stack)
     np.testing.assert_allclose(y, expected, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"has the shape \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"`apalu_a`.* \(3, 4\)"):
         stack(x)
 
 
@@ -154,24 +155,30 @@ def test_random_initializers_use_the_key():
     pair = (initializers.uniform(), initializers.uniform())
     module = APALU(5, params_init=pair, key=KEY)
     assert len({*map(float, module.a), *map(float, module.b)}) == 10
-    with pytest.raises(TypeError, match="`key` must be given where .* random"):
+    with pytest.raises(TypeError, match="`key`.* random"):
         APALU(5, params_init=pair)
     fitted = APALU(params_init=init_like("elu"))
     np.testing.assert_allclose(fitted.effective_params(), init_like("elu")[0], 1e-6)
 
 
-@pytest.mark.parametrize("constraint", [None, "softplus"])
-@pytest.mark.parametrize("dtype", [None, jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("x_dtype", [jnp.float32, jnp.bfloat16, jnp.int32])
-@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
-def test_dtypes(param_dtype, x_dtype, dtype, constraint):
+@pytest.mark.parametrize(
+    ("x_dtype", "dtype", "param_dtype", "constraint"),
+    table(
+        ("float32", "bfloat16", "int32"),
+        (None, "float32", "bfloat16"),
+        ("float32", "bfloat16"),
+        (None, "softplus"),
+    ),
+)
+def test_dtypes_of_results_parameters_and_gradients(
+    x_dtype, dtype, param_dtype, constraint
+):
     x = X.astype(x_dtype)
-    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        module = APALU(5, constraint=constraint, dtype=dtype, param_dtype=param_dtype)
-        y = module(x)
-        grads = eqx.filter_grad(lambda m: m(x).astype(float).sum())(module)
+    module = APALU(5, constraint=constraint, dtype=dtype, param_dtype=param_dtype)
+    y = module(x)
+    grads = eqx.filter_grad(lambda m: m(x).astype(float).sum())(module)
     assert y.shape == x.shape
-    wanted = dtype or (jnp.float32 if x_dtype == jnp.int32 else x_dtype)
+    wanted = dtype or ("float32" if x_dtype == "int32" else x_dtype)
     assert y.dtype == wanted
     assert all(g.dtype == param_dtype for g in jax.tree.leaves(grads))
 
@@ -179,26 +186,26 @@ def test_dtypes(param_dtype, x_dtype, dtype, constraint):
 class Block(eqx.Module):
     """A residual block of the usual kind: it is given what makes an activation."""
 
-    conv1: eqx.nn.Conv2d
-    conv2: eqx.nn.Conv2d
+    dense1: eqx.nn.Linear
+    dense2: eqx.nn.Linear
     act1: eqx.Module
     act2: eqx.Module
 
     def __init__(self, act, key):
-        self.conv1, self.conv2 = (
-            eqx.nn.Conv2d(3, 3, 3, padding=1, key=k) for k in jax.random.split(key)
+        self.dense1, self.dense2 = (
+            eqx.nn.Linear(3, 3, key=k) for k in jax.random.split(key)
         )
         self.act1, self.act2 = act(), act()
 
     def __call__(self, x, *, key=None):
-        return self.act2(x + self.conv2(self.act1(self.conv1(x))))
+        return self.act2(x + self.dense2(self.act1(self.dense1(x))))
 
 
-def test_a_pair_for_each_place():
+def test_each_place_in_a_network_has_its_own_parameters():
     model = eqx.nn.Sequential([Block(APALU, k) for k in jax.random.split(KEY, 2)])
-    x = jax.random.normal(KEY, (7, 3, 5, 5))
-    loss = eqx.filter_jit(lambda m, x: jax.vmap(m)(x).sum())
-    grads = eqx.filter_grad(loss)(model, x)
+    x = jax.random.normal(KEY, (7, 3))
+    loss = eqx.filter_grad(lambda m, x: jax.vmap(m)(x).sum())
+    grads = eqx.filter_jit(loss)(model, x)
     slopes = [g for layer in grads for g in (layer.act1.apalu_a, layer.act2.apalu_a)]
     assert len({float(g) for g in slopes} - {0.0}) == 4
 
@@ -206,7 +213,7 @@ def test_a_pair_for_each_place():
 def test_mlp_has_a_pair_per_neuron():
     mlp = eqx.nn.MLP(3, 2, width_size=5, depth=2, activation=APALU(), key=KEY)
     assert mlp.activation.apalu_a.shape == (2, 5)
-    grads = eqx.filter_grad(lambda m: m(jnp.ones(3)).sum())(mlp)
+    grads = eqx.filter_jit(eqx.filter_grad(lambda m: m(jnp.ones(3)).sum()))(mlp)
     assert np.any(grads.activation.apalu_a != 0)
 
 
@@ -230,27 +237,15 @@ def test_nothing_static_is_an_array():
     )
 
 
-WITHOUT = """
-import sys
-sys.modules["equinox"] = None
-import apalu_jax
+def test_the_package_without_equinox():
+    said = run_python("""
+import sys, apalu_jax
 apalu_jax.APALU(), apalu_jax.nnx, dir(apalu_jax)
+assert "equinox" not in sys.modules
+sys.modules["equinox"] = None
 try:
     apalu_jax.equinox
 except ImportError as error:
     print(error)
-"""
-
-
-def test_without_equinox():
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == (
-        'apalu_jax.equinox needs Equinox: pip install "equinox>=0.13.8".\n'
-    )
-
-
-def test_import_of_the_package_leaves_equinox_alone():
-    code = "import sys, apalu_jax; apalu_jax.linen; assert 'equinox' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+""")
+    assert said.count("\n") == 1 and "pip install" in said and "equinox" in said

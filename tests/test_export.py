@@ -1,12 +1,12 @@
 """Donated buffers, exported programs, and what is stored in them.
 
 The table is the product of symbolic shapes, shapes of the parameters, what is exported,
-residuals and dtypes. By default a part runs in which every pair of values meets; all of
-it with ``-m slow``. jax.jit(abstracted_axes=...) is not in it: JAX 0.10 has none, and
-that of 0.8.1 traces no function, jnp.sin included.
+residuals and dtypes. By default each symbolic shape runs once, with the other values in
+turn; all of it with ``-m slow``. jax.jit(abstracted_axes=...) is not in it:
+JAX 0.10 has none, and that of 0.8.1 traces no function, jnp.sin included.
 """
 
-from functools import cache, partial
+from functools import partial
 from math import prod
 
 import jax
@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from apalu_jax import APALUParams, apalu
-from tests import oracle
-from tests.contexts import grads
+from tests.contexts import expected, grads
 from tests.helpers import RESIDUALS, assert_close, table
-from tests.test_doors import DOORS
+from tests.models import MODELS
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Every axis symbolic in turn, then together; sums, products and multiples of symbols.
 DIMENSIONS = (
@@ -49,7 +50,7 @@ def structures(dimensions, kind, dtype):
     return jax.ShapeDtypeStruct(shape, dtype), APALUParams(p, p)
 
 
-def below_and_above_1024(dimensions):
+def around_1024(dimensions):
     """Shapes by odd numbers for the symbols, on both sides of what is summed at once.
 
     The CPU kernels sum more than 1024 numbers otherwise, where they know the shape.
@@ -59,7 +60,7 @@ def below_and_above_1024(dimensions):
         values = {symbol: odd + 2 * i for i, symbol in enumerate("bhwc")}
         shape = eval(f"{dimensions},", values)
         if prod(shape) > 1024:
-            return below, shape
+            return {"below": below, "above": shape}
         below, odd = shape, odd + 2
 
 
@@ -68,21 +69,6 @@ def inputs(kind, shape, dtype):
     x = rng.normal(0, 2, shape).astype(np.float32).astype(dtype)
     params = rng.uniform(0.3, 0.6, (2, *KINDS[kind](shape))).astype(np.float32)
     return x, APALUParams(*params)
-
-
-@cache
-def expected(kind, shape, dtype):
-    """Value and gradients, in float64 but for the rounding of the value."""
-    x, (a, b) = inputs(kind, shape, dtype)
-    y = oracle.value(x, a, b).astype(dtype)
-    g = np.cos(y.astype(float))
-    up, down, _, _ = oracle.parts(x)
-    aligned = np.ones(x.ndim - a.ndim, int).tolist() + list(a.shape)
-    axes = tuple(axis for axis, n in enumerate(aligned) if n == 1)
-    da, db = (
-        np.sum(g * part, axes).reshape(a.shape).astype(a.dtype) for part in (up, down)
-    )
-    return y, ((g * oracle.slope(x, a, b)).astype(dtype), APALUParams(da, db))
 
 
 # Each exports a function, stores it, and returns one that calls what is stored.
@@ -108,37 +94,45 @@ def stored(f, args, platforms, vjp_order):
 EXPORTS = {f.__name__: f for f in (value, gradient, gradient_of_stored)}
 
 
-def check(dimensions, kind, export, residual, dtype, platforms=None):
+def check(dimensions, kind, export, residual, dtype, size, platforms=None):
     f = partial(apalu, residual=residual)
     program = EXPORTS[export](f, structures(dimensions, kind, dtype), platforms)
-    for shape in below_and_above_1024(dimensions):
-        got = jax.jit(program)(*inputs(kind, shape, dtype))
-        y, gradients = expected(kind, shape, dtype)
-        assert_close(got, y if export == "value" else gradients, dtype)
+    args = inputs(kind, around_1024(dimensions)[size], dtype)
+    y, gradients = expected(*args)
+    got = jax.jit(program)(*args)
+    assert_close(got, y if export == "value" else gradients, dtype)
 
 
 @pytest.mark.parametrize(
-    ("dimensions", "kind", "export", "residual", "dtype"),
+    ("dimensions", "size", "kind", "export", "residual", "dtype"),
     table(
-        DIMENSIONS, tuple(KINDS), tuple(EXPORTS), RESIDUALS, ("float32", "bfloat16")
+        DIMENSIONS,
+        ("below", "above"),
+        tuple(KINDS),
+        tuple(EXPORTS),
+        RESIDUALS,
+        ("float32", "bfloat16"),
+        strength=1,
     ),
-)  # fmt: skip
-def test_symbolic_shapes(dimensions, kind, export, residual, dtype):
-    check(dimensions, kind, export, residual, dtype)
-
-
-@pytest.mark.parametrize(("export", "residual"), table(tuple(EXPORTS), RESIDUALS))
-def test_for_all_platforms_at_once(export, residual):
-    platforms = ["cpu", "cuda", "tpu"]
-    check("b+1, 4*b", "channel", export, residual, "float32", platforms)
+)
+def test_programs_of_symbolic_shapes(dimensions, size, kind, export, residual, dtype):
+    check(dimensions, kind, export, residual, dtype, size)
 
 
 @pytest.mark.parametrize(
-    ("door", "features", "export", "residual"),
-    table(tuple(DOORS), (None, 5), tuple(EXPORTS), RESIDUALS),
+    ("export", "residual"), table(tuple(EXPORTS), RESIDUALS, strength=1)
 )
-def test_modules_with_a_symbolic_batch(door, features, export, residual):
-    model = DOORS[door](features, residual=residual, constraint="softplus")
+def test_programs_for_all_platforms_at_once(export, residual):
+    platforms = ["cpu", "cuda", "tpu"]
+    check("b+1, 4*b", "channel", export, residual, "float32", "above", platforms)
+
+
+@pytest.mark.parametrize(
+    ("library", "features", "export", "residual"),
+    table(tuple(MODELS), (None, 5), tuple(EXPORTS), RESIDUALS, strength=1),
+)
+def test_modules_with_a_symbolic_batch(library, features, export, residual):
+    model = MODELS[library](features, residual=residual, constraint="softplus")
     # Serialization knows lists, but not the trees of NNX and Equinox.
     leaves, tree = jax.tree.flatten(model.params)
 
@@ -147,10 +141,9 @@ def test_modules_with_a_symbolic_batch(door, features, export, residual):
 
     x = jax.ShapeDtypeStruct(jax.export.symbolic_shape("4*b, 5"), jnp.float32)
     program = EXPORTS[export](f, (x, leaves))
-    for shape in below_and_above_1024("4*b, 5"):
-        x, _ = inputs("layer", shape, "float32")
-        want = jax.jit(f if export == "value" else grads(f))(x, leaves)
-        assert_close(jax.jit(program)(x, leaves), want, "float32")
+    x, _ = inputs("layer", around_1024("4*b, 5")["above"], "float32")
+    want = jax.jit(f if export == "value" else grads(f))(x, leaves)
+    assert_close(jax.jit(program)(x, leaves), want, "float32")
 
 
 def test_donated_buffers():

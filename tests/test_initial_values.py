@@ -1,3 +1,5 @@
+"""Initial values of a module, as users give them."""
+
 import math
 
 import flax.linen as nn
@@ -38,7 +40,7 @@ FORMS = {
 @pytest.mark.parametrize("residual", ["input", "output", "autodiff"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("form", FORMS)
-def test_initial_values(form, dtype, residual, constraint):
+def test_initial_values_of_every_form(form, dtype, residual, constraint):
     given, expected = FORMS[form]
     inits = resolve_params(given, constraint, residual)
     names = parameter_names(constraint)
@@ -93,12 +95,12 @@ def test_initializers_pass_through():
 @pytest.mark.parametrize(
     ("constraint", "residual", "message"),
     [
-        ("softplus", "input", "positive under constraint='softplus', got a=-"),
-        ("softplus", "output", "positive under constraint='softplus', got a=-"),
-        (None, "output", "positive under residual='output', got a=-"),
+        ("softplus", "input", "constraint='softplus', got a=-"),
+        ("softplus", "output", "constraint='softplus', got a=-"),
+        (None, "output", "residual='output', got a=-"),
     ],
 )
-def test_what_an_initializer_gives_is_checked(constraint, residual, message):
+def test_values_of_an_initializer_must_be_positive(constraint, residual, message):
     a_init, _ = resolve_params(PAIR, constraint, residual)
     with pytest.raises(ValueError, match=message):
         a_init(KEY, (8,), jnp.float32)
@@ -116,13 +118,15 @@ def test_boxes_of_partitioned_initializers(box, constraint):
     assert raw.dtype == jnp.bfloat16
     wanted = 0.5 if constraint is None else np.log(np.expm1(0.5))
     np.testing.assert_allclose(np.asarray(raw, float), [wanted] * 3, rtol=0.01)
-    with pytest.raises(ValueError, match="must be positive .* b=-0.5"):
+    with pytest.raises(ValueError, match="`params_init`.* b=-0.5"):
         b_init(KEY, (3,), jnp.bfloat16)
 
 
-def test_array_of_the_wrong_shape():
+def test_an_initial_array_of_another_shape_is_rejected():
     a_init, _ = resolve_params(APALUParams(np.ones(3), 1.0), None, "input")
-    with pytest.raises(ValueError, match=r"shape \(4,\), got a of shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"`params_init`.* \(4,\), got a of shape \(3,\)"
+    ):
         a_init(KEY, (4,), jnp.float32)
 
 
@@ -134,10 +138,10 @@ def test_array_of_the_wrong_shape():
             None,
             "input",
             ValueError,
-            r"one of paper, .*'gleu' \(did you mean 'gelu'\?\)",
+            r"`params_init`.* paper, .*'gleu' .*'gelu'",
         ),
-        ("tanh", None, "input", ValueError, "if it is a name, got 'tanh'.$"),
-        (0.5, None, "input", TypeError, "name of a preset or a pair of .* got 0.5"),
+        ("tanh", None, "input", ValueError, "`params_init`.* got 'tanh'.$"),
+        (0.5, None, "input", TypeError, "`params_init`.* got 0.5"),
         (None, None, "input", TypeError, "got None"),
         (PAIR[:1], None, "input", TypeError, "got an object of type tuple"),
         (
@@ -147,8 +151,8 @@ def test_array_of_the_wrong_shape():
             TypeError,
             r"array of shape \(2,\) and dtype float64",
         ),
-        ({"a": 0.5}, None, "input", ValueError, "exactly the keys 'a' and 'b', got"),
-        ((0.5, "x"), None, "input", TypeError, "real numbers, .* got b as 'x'"),
+        ({"a": 0.5}, None, "input", ValueError, "`params_init`.* 'a' and 'b', got"),
+        ((0.5, "x"), None, "input", TypeError, "`params_init`.* got b as 'x'"),
         ((1j, 0.5), None, "input", TypeError, "got a as an object of type complex"),
         (([1.0], 0.5), None, "input", TypeError, "got a as an object of type list"),
         (
@@ -163,9 +167,9 @@ def test_array_of_the_wrong_shape():
             "exp",
             "input",
             ValueError,
-            "`constraint` must be None or 'softplus'",
+            "`constraint`.* got 'exp'",
         ),
-        ("paper", None, "both", ValueError, "`residual` must be one of .* got 'both'"),
+        ("paper", None, "both", ValueError, "`residual`.* got 'both'"),
         (
             (0.5, 0.0),
             "softplus",
@@ -179,7 +183,7 @@ def test_array_of_the_wrong_shape():
         (APALUParams(math.nan, 1.0), "softplus", "input", ValueError, "got a=nan"),
     ],
 )
-def test_errors(given, constraint, residual, error, message):
+def test_bad_initial_values_are_rejected(given, constraint, residual, error, message):
     with pytest.raises(error, match=message) as info:
         resolve_params(given, constraint, residual)
     assert len(str(info.value)) < 250

@@ -1,3 +1,5 @@
+"""Presets, fits to other functions, and the gain."""
+
 import math
 import re
 
@@ -53,7 +55,7 @@ def moments():
 
 
 def best_fit(target, moments):
-    """What `init_like` documents, in 20 digits."""
+    """The fit as `init_like` documents it, in 20 digits."""
     a = expectation(lambda x: target(x) * gated(x), 1) / moments[0]
     b = expectation(lambda x: target(x) * mpmath.expm1(x), -1) / moments[1]
     a, b = max(a, b / 1000), max(b, a / 1000)
@@ -100,15 +102,15 @@ def test_fit_by_name(name):
         (
             "gleu",
             ValueError,
-            r"`fn` must be one of celu, .*'gleu' \(did you mean 'gelu'\?\)",
+            r"`fn`.* celu, .*'gleu' .*'gelu'",
         ),
-        ("softmax", ValueError, "if it is a name, got 'softmax'.$"),
-        ("qqq", ValueError, "if it is a name, got 'qqq'.$"),
-        (0.5, TypeError, "`fn` must be a function or the name of one, got 0.5"),
+        ("softmax", ValueError, "`fn`.* got 'softmax'.$"),
+        ("qqq", ValueError, "`fn`.* got 'qqq'.$"),
+        (0.5, TypeError, "`fn`.* got 0.5"),
         (np.ones(3), TypeError, r"got an array of shape \(3,\)"),
     ],
 )
-def test_names_without_a_fit(fn, error, message):
+def test_unknown_names_of_functions_are_rejected(fn, error, message):
     with pytest.raises(error, match=message):
         init_like(fn)
 
@@ -171,25 +173,25 @@ def test_fit_inside_a_traced_function():
 @pytest.mark.parametrize(
     ("fn", "sample", "message"),
     [
-        (jnp.sum, None, r"`fn` must keep its input's shape \(640,\), got \(\)"),
+        (jnp.sum, None, r"`fn`.* shape \(640,\), got \(\)"),
         (lambda x: x[:, None], [-1.0, 1.0], r"shape \(2,\), got \(2, 1\)"),
         (lambda x: None, [-1.0, 1.0], r"shape \(2,\), got \(\)"),
-        (jnp.log, None, "`fn` must be finite on its input, but is not at -9"),
-        (jax.nn.relu, [1.0, 2.0], "positive and negative values, got 2 values from 1"),
-        (jax.nn.relu, [-1.0, 0.0], "positive and negative values"),
-        (jax.nn.relu, [-1.0, np.nan], "`x_sample` must be finite"),
-        (jax.nn.relu, [-1.0, np.inf], "`x_sample` must be finite"),
-        (jax.nn.relu, [], "got 0 values"),
-        (jnp.negative, None, "`fn` must increase on one side of 0"),
+        (jnp.log, None, "`fn`.* finite.* at -9"),
+        (jax.nn.relu, [1.0, 2.0], "`x_sample`.* got 2 values from 1"),
+        (jax.nn.relu, [-1.0, 0.0], "`x_sample`"),
+        (jax.nn.relu, [-1.0, np.nan], "`x_sample`.* finite"),
+        (jax.nn.relu, [-1.0, np.inf], "`x_sample`.* finite"),
+        (jax.nn.relu, [], "`x_sample`.* got 0 values"),
+        (jnp.negative, None, "`fn`.* increase"),
     ],
 )
-def test_errors_of_the_fit(fn, sample, message):
+def test_functions_and_samples_without_a_fit_are_rejected(fn, sample, message):
     with pytest.raises(ValueError, match=message):
         init_like(fn, sample)
 
 
 @pytest.mark.parametrize("a, b", [(1.0, 1.0), (0.55, 0.065), (1e-30, 2e-30), (0, 3.0)])
-def test_gain(a, b, moments):
+def test_gain_is_that_of_the_integrals(a, b, moments):
     expected = 1 / mpmath.sqrt(a**2 * moments[0] + b**2 * moments[1])
     gain = variance_gain(APALUParams(a, b))
     assert gain == pytest.approx(float(expected), rel=3e-7)
@@ -219,7 +221,7 @@ def test_gain_of_arrays_under_jit(dtype):
     ],
 )
 @pytest.mark.parametrize("x64", [False, True])
-def test_gain_of_what_the_function_takes(a, b, x64):
+def test_gain_takes_what_the_function_takes(a, b, x64):
     strict = jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")
     with jax.enable_x64(x64), strict[0], strict[1]:
         gain = variance_gain({"a": a, "b": b})
@@ -242,12 +244,12 @@ def test_gain_of_zeros_is_infinite(jit):
     ("params", "error", "message"),
     [
         ({"a_raw": 1.0, "b_raw": 1.0}, ValueError, r"got \['a_raw', 'b_raw'\]"),
-        ({"a": 1.0}, ValueError, "exactly the keys 'a' and 'b'"),
+        ({"a": 1.0}, ValueError, "'a' and 'b'"),
         ("gelu", TypeError, "got 'gelu'"),
         ([0.5, 0.5], TypeError, "got an object of type list"),
         (APALU(), TypeError, "got an object of type APALU"),
         (jnp.ones(2), TypeError, r"got an array of shape \(2,\)"),
-        (APALUParams(None, 1.0), TypeError, "real arrays or scalars, got a as None"),
+        (APALUParams(None, 1.0), TypeError, "got a as None"),
         (APALUParams(1.0, 1j), TypeError, "got b as an object of type complex"),
         (
             APALUParams(np.ones(2), np.ones(3)),
@@ -256,7 +258,7 @@ def test_gain_of_zeros_is_infinite(jit):
         ),
     ],
 )
-def test_errors_of_the_gain_name_the_argument(params, error, message):
+def test_bad_params_of_the_gain_are_rejected(params, error, message):
     with pytest.raises(error, match=f"^`params` must .*{message}"):
         variance_gain(params)
 

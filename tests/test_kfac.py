@@ -7,10 +7,13 @@ kfac-jax has an environment of its own, as it needs tf-keras beside TensorFlow:
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from tests.test_autodiff import X
-from tests.test_doors import DOORS as MODELS
+from tests.models import MODELS
+
+X = np.random.default_rng(0).normal(0, 2, (8, 5)).astype(np.float32)
+X[:2, 0] = 0.0, -1e-7
 
 pytestmark = [pytest.mark.kfac, pytest.mark.filterwarnings("default")]
 

@@ -1,6 +1,6 @@
+"""The module for Flax Linen."""
+
 import re
-from collections.abc import Callable
-from functools import partial
 
 import flax.errors
 import flax.linen as nn
@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from flax.traverse_util import flatten_dict
 
 from apalu_jax import APALUParams
 from apalu_jax.initializers import PRESETS
 from apalu_jax.linen import APALU
+from tests.helpers import table
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (2, 3, 4, 5)) * 3
@@ -40,15 +40,16 @@ def test_parameters_of_a_layer():
 @pytest.mark.parametrize("constraint", [None, "softplus"])
 @pytest.mark.parametrize("axes", [-1, 1, (1, -1), (2,), [0, 1, 3]])
 def test_shapes_are_those_of_layer_norm(axes, constraint):
-    variables = APALU(feature_axes=axes, constraint=constraint).init(KEY, X)
-    norm = nn.LayerNorm(feature_axes=axes).init(KEY, X)
+    module = APALU(feature_axes=axes, constraint=constraint)
+    variables = jax.eval_shape(module.init, KEY, X)
+    norm = jax.eval_shape(nn.LayerNorm(feature_axes=axes).init, KEY, X)
     for p in variables["params"].values():
         assert p.shape == norm["params"]["scale"].shape
         assert p.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("axes", [-1, (1, -1), (-1, 1), (0, 2, 3)])
-def test_a_pair_per_feature(axes):
+def test_parameters_run_along_the_feature_axes(axes):
     module = APALU(feature_axes=axes)
     rng = np.random.default_rng(0)
     shape = module.init(KEY, X)["params"]["apalu_a"].shape
@@ -61,11 +62,11 @@ def test_a_pair_per_feature(axes):
         np.testing.assert_array_equal(y[index], APALU().apply(single, X[index]))
 
 
-def test_feature_axes_that_the_input_lacks():
+def test_feature_axes_that_the_input_lacks_are_rejected():
     assert APALU(feature_axes=()).init(KEY, X)["params"]["apalu_a"].shape == ()
-    with pytest.raises(ValueError, match="feature_axes: axis 4 is out of bounds"):
+    with pytest.raises(ValueError, match="feature_axes.* 4 "):
         APALU(feature_axes=(1, 4)).init(KEY, X)
-    with pytest.raises(ValueError, match="repeated axis in `feature_axes`"):
+    with pytest.raises(ValueError, match="repeated.*`feature_axes`"):
         APALU(feature_axes=(3, -1)).init(KEY, X)
     variables = APALU(feature_axes=-1).init(KEY, X)
     with pytest.raises(flax.errors.ScopeParamShapeError, match=r"\(5,\)"):
@@ -73,54 +74,54 @@ def test_feature_axes_that_the_input_lacks():
 
 
 TRAPS = [
-    ({"params_init": "swishh"}, ValueError, "one of paper, .* got 'swishh'"),
-    ({"params_init": "gleu"}, ValueError, r" \(did you mean 'gelu'\?\)\.$"),
-    ({"params_init": 64}, TypeError, "`feature_axes` gives a pair per .* got 64"),
+    ({"params_init": "swishh"}, ValueError, "`params_init`.* paper, .* got 'swishh'"),
+    ({"params_init": "gleu"}, ValueError, r"`params_init`.*'gleu' .*'gelu'"),
+    ({"params_init": 64}, TypeError, "`feature_axes`.* got 64"),
     (
         {"params_init": X},
         TypeError,
         r"`APALU\(\)\(x\)`.* an array of shape \(2, 3, 4, 5",
     ),
     ({"params_init": {"a": 1, "c": 2}}, ValueError, r"`params_init` .* \['a', 'c'\]"),
-    ({"constraint": "exp"}, ValueError, "None or 'softplus', got 'exp'"),
-    ({"residual": "both"}, ValueError, "`residual` must be one of .*, got 'both'"),
-    ({"feature_axes": 0.5}, TypeError, "`feature_axes` must be an integer .* got 0.5"),
+    ({"constraint": "exp"}, ValueError, "`constraint`.* 'softplus', got 'exp'"),
+    ({"residual": "both"}, ValueError, "`residual`.* got 'both'"),
+    ({"feature_axes": 0.5}, TypeError, "`feature_axes`.* got 0.5"),
     (
         {"params_init": (0.5, 0.0), "constraint": "softplus"},
         ValueError,
-        "`params_init` must be positive under constraint='softplus', got b=0.0",
+        "`params_init`.* under constraint='softplus', got b=0.0",
     ),
     (
         {"params_init": APALUParams(jnp.array([-1.0, 2.0]), 1), "residual": "output"},
         ValueError,
-        "`params_init` must be positive under residual='output', got a=-1.0",
+        "`params_init`.* under residual='output', got a=-1.0",
     ),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "error", "message"), TRAPS)
-def test_wrong_arguments(arguments, error, message):
+def test_wrong_arguments_are_rejected(arguments, error, message):
     with pytest.raises(error, match=message) as info:
         APALU(**arguments)
     assert len(str(info.value)) < 250
 
 
 @pytest.mark.parametrize("jit", [False, True])
-def test_the_class_instead_of_an_instance(jit):
+def test_a_class_given_for_an_instance_is_rejected(jit):
     init = nn.Sequential([nn.Dense(4), APALU]).init
-    with pytest.raises(TypeError, match=r"as in `APALU\(\)\(x\)`\), got an array") as e:
+    with pytest.raises(TypeError, match=r"`APALU\(\)\(x\)`.* got an array") as e:
         (jax.jit(init) if jit else init)(KEY, jnp.ones((300, 200)))
     assert len(str(e.value)) < 250
 
 
 def test_initializers_are_checked_where_their_values_are_known():
     module = APALU((nn.initializers.normal(), 0.5), -1, residual="output")
-    with pytest.raises(ValueError, match="positive under residual='output', got a=-"):
+    with pytest.raises(ValueError, match="residual='output', got a=-"):
         module.init(KEY, X)
 
 
 def test_unbound_module():
-    message = "linen.APALU has no parameters .* apalu_jax.nnx.APALU"
+    message = "linen.APALU .* apalu_jax.nnx.APALU"
     with pytest.raises(RuntimeError, match=message):
         APALU()(X)
     model = nnx.Sequential(nnx.Linear(5, 4, rngs=nnx.Rngs(0)), APALU())
@@ -130,56 +131,33 @@ def test_unbound_module():
         nnx.jit(lambda m, x: m(x))(model, X)
 
 
-class WithGain(APALU):
-    """A subclass whose own compact method calls that of APALU."""
-
-    @nn.compact
-    def __call__(self, x):
-        return self.param("gain", nn.initializers.ones, ()) * APALU.__call__(self, x)
-
-
-class Shares(nn.Module):
-    """A module in whose scope the activation stores its parameters."""
-
-    def setup(self):
-        self.inner = APALU()
-        nn.share_scope(self, self.inner)
-        self.gain = self.param("gain", nn.initializers.ones, ())
-
-    def __call__(self, x):
-        return self.gain * self.inner(x)
-
-
-@pytest.mark.parametrize("module", [WithGain(), Shares()])
-def test_parameters_beside_those_of_the_activation(module):
-    y, variables = module.init_with_output(KEY, X)
-    assert set(variables["params"]) == {"apalu_a", "apalu_b", "gain"}
-    np.testing.assert_array_equal(y, APALU().init_with_output(KEY, X)[0])
-    bound = module.bind(variables)
-    assert getattr(bound, "inner", bound).a == jnp.float32(0.55)
-
-
-def test_wrong_dtypes():
-    with pytest.raises(ValueError, match="must be a floating type"):
+def test_wrong_dtypes_are_rejected():
+    with pytest.raises(ValueError, match="`dtype`.* int32"):
         APALU(dtype=jnp.int32).init(KEY, X)
-    with pytest.raises(TypeError, match="must be a real array"):
+    with pytest.raises(TypeError, match="`x`.* complex64"):
         APALU().init(KEY, X.astype(jnp.complex64))
 
 
-@pytest.mark.parametrize("constraint", [None, "softplus"])
-@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("dtype", [None, jnp.float32, jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("x_dtype", [jnp.float32, jnp.bfloat16, jnp.int32])
-def test_dtypes(x_dtype, dtype, param_dtype, constraint):
+@pytest.mark.parametrize(
+    ("x_dtype", "dtype", "param_dtype", "constraint"),
+    table(
+        ("float32", "bfloat16", "int32"),
+        (None, "float32", "bfloat16", "float16"),
+        ("float32", "bfloat16"),
+        (None, "softplus"),
+    ),
+)
+def test_dtypes_of_results_parameters_and_gradients(
+    x_dtype, dtype, param_dtype, constraint
+):
     x = X.astype(x_dtype)
     module = APALU("gelu", constraint=constraint, dtype=dtype, param_dtype=param_dtype)
-    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        y, variables = module.init_with_output(KEY, x)
-        grads = jax.grad(lambda v: module.apply(v, x).astype(float).sum())(variables)
+    y, variables = module.init_with_output(KEY, x)
+    grads = jax.grad(lambda v: module.apply(v, x).astype(float).sum())(variables)
     assert y.shape == x.shape
     assert y.dtype == dtype or dtype is None
     if dtype is None:
-        assert y.dtype == (jnp.float32 if x_dtype == jnp.int32 else x_dtype)
+        assert y.dtype == ("float32" if x_dtype == "int32" else x_dtype)
     for tree in (variables, grads):
         assert all(p.dtype == param_dtype for p in jax.tree.leaves(tree))
         assert not any(p.weak_type for p in jax.tree.leaves(tree))
@@ -252,24 +230,6 @@ def test_random_initializers_use_the_key():
     assert len({*map(float, params["apalu_a"]), *map(float, params["apalu_b"])}) == 10
 
 
-class Shared(nn.Module):
-    """One activation used twice, another once."""
-
-    @nn.compact
-    def __call__(self, x):
-        shared = APALU()
-        return APALU()(shared(shared(x)))
-
-
-def test_one_instance_is_one_pair():
-    variables = Shared().init(KEY, X)
-    assert set(variables["params"]) == {"APALU_0", "APALU_1"}
-    assert len(jax.tree.leaves(variables)) == 4
-    sequential = nn.Sequential([nn.Dense(4), APALU(), nn.Dense(4), APALU("gelu")])
-    params = sequential.init(KEY, X)["params"]
-    assert params["layers_1"]["apalu_a"] != params["layers_3"]["apalu_a"]
-
-
 def test_state_round_trip():
     module = APALU(feature_axes=-1, constraint="softplus")
     variables = module.init(KEY, X)
@@ -279,53 +239,11 @@ def test_state_round_trip():
     np.testing.assert_array_equal(module.apply(restored, X), module.apply(trained, X))
 
 
-def test_the_profiler_sees_the_module():
+def test_the_module_names_its_operations():
     model = nn.Sequential([nn.Dense(4), APALU()])
     variables = model.init(KEY, X)
     text = jax.jit(model.apply).lower(variables, X).as_text(debug_info=True)
     assert re.search(r"Sequential/layers_1/", text)
-
-
-ARRAYS = (jnp.full(4, 0.5), np.full(4, 0.1))
-
-
-@pytest.mark.parametrize(
-    "params_init",
-    [
-        "gelu",
-        (0.5, 0.1),
-        {"a": 0.5, "b": 0.1},
-        APALUParams(*ARRAYS),
-        list(ARRAYS),
-        {"a": ARRAYS[0], "b": 0.5},
-        (ARRAYS[0], nn.initializers.ones),
-    ],
-)
-@pytest.mark.parametrize("feature_axes", [-1, [-1], np.int64(1)])
-def test_attributes_are_hashable_and_compare(params_init, feature_axes):
-    x = jnp.ones((2, 4))
-
-    def make():
-        return APALU(params_init, feature_axes)
-
-    assert make() == make() == make().clone() and hash(make()) == hash(make())
-    assert make() != APALU((0.5, 0.2), feature_axes)
-    expected = make().init(KEY, x)
-    init = jax.jit(lambda module, x: module.init(KEY, x), static_argnums=0)
-    assert_same = partial(jax.tree.map, np.testing.assert_array_equal)
-    assert_same(init(make(), x), expected)
-    assert_same(nn.jit(APALU)(params_init, feature_axes).init(KEY, x), expected)
-    assert_same(nn.remat(APALU)(params_init, feature_axes).init(KEY, x), expected)
-
-    class Net(nn.Module):
-        act: nn.Module
-
-        @nn.jit
-        @nn.compact
-        def __call__(self, x):
-            return self.act(x)
-
-    assert_same(Net(make()).init(KEY, x)["params"]["act"], expected["params"])
 
 
 def test_repr():
@@ -333,42 +251,3 @@ def test_repr():
     assert "params_init = 'gelu'" in repr(module)
     given = APALU(APALUParams(0.5, 0.75)).params_init
     assert given == APALUParams(0.5, 0.75) and isinstance(given, APALUParams)
-
-
-class Block(nn.Module):
-    """A residual block of the usual kind: its activation is an attribute."""
-
-    act: Callable[[jax.Array], jax.Array]
-
-    @nn.compact
-    def __call__(self, x):
-        y = self.act(nn.Conv(3, (3, 3))(x))
-        y = nn.Conv(3, (3, 3))(y)
-        return self.act(x + y)
-
-
-class ResNet(nn.Module):
-    act: Callable[[jax.Array], jax.Array] = nn.relu
-
-    @nn.compact
-    def __call__(self, x):
-        x = self.act(nn.Conv(3, (3, 3))(x))
-        for _ in range(2):
-            x = Block(self.act)(x)
-        return nn.Dense(2)(x.mean((1, 2)))
-
-
-def test_a_pair_for_each_place():
-    x = jax.random.normal(KEY, (2, 5, 5, 1))
-    model = ResNet(act=lambda x: APALU()(x))
-    params = model.init(KEY, x)["params"]
-    paths = {
-        "/".join(path[:-1]) for path in flatten_dict(params) if "apalu" in path[-1]
-    }
-    places = {f"Block_{i}/APALU_{j}" for i in range(2) for j in range(2)}
-    assert paths == {"APALU_0", *places}
-    grads = jax.grad(lambda p: model.apply({"params": p}, x).sum())(params)
-    slopes = [g for path, g in flatten_dict(grads).items() if path[-1] == "apalu_a"]
-    assert len({float(g) for g in slopes} - {0.0}) == 5
-    shared = ResNet(act=APALU()).init(KEY, x)["params"]
-    assert sum("apalu_a" in path for path in flatten_dict(shared)) == 1

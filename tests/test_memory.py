@@ -1,4 +1,4 @@
-"""What the compiled training step needs, as XLA counts it.
+"""Memory of the compiled training step, as XLA counts it.
 
 The parameters of every block's activation are trained too.
 """

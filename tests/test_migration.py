@@ -1,3 +1,5 @@
+"""Parameters saved under the names of version 0.1."""
+
 import equinox as eqx
 import flax.linen as nn
 import flax.serialization
@@ -127,7 +129,7 @@ def test_equinox():
         ({"act": {"a": 1.0, "b": 1.0}}, "w is missing"),
         (
             {"act": {"a": 1.0, "b": np.ones(3)}, "w": 1.0},
-            r"act/apalu_b has the shape \(3,\) instead of \(\)",
+            r"act/apalu_b .*\(3,\).* \(\)",
         ),
         ({"act": {"a": 1.0, "b": 1.0}, "w": 1.0, "v": 1.0}, "v is left over"),
         (
@@ -140,7 +142,7 @@ def test_equinox():
         ),
     ],
 )
-def test_what_does_not_match_is_listed(old, message):
+def test_parameters_that_do_not_match_are_listed(old, message):
     like = {"act": {"apalu_a": 0.5, "apalu_b": 0.5}, "w": 0.0}
-    with pytest.raises(ValueError, match=f"`old` does not match `like`: .*{message}"):
+    with pytest.raises(ValueError, match=f"`old`.*{message}"):
         migrate_params(old, like)

@@ -23,7 +23,7 @@ def test_there_are_notebooks():
 
 
 @each_notebook
-def test_is_short(path):
+def test_notebooks_are_short(path):
     lengths = [len(cell.source.splitlines()) for cell in code_cells(path)]
     assert len(lengths) <= 12
     assert sum(lengths) <= 160
@@ -32,7 +32,7 @@ def test_is_short(path):
 
 
 @each_notebook
-def test_is_stored_with_outputs_and_without_counts(path):
+def test_notebooks_are_stored_with_outputs_and_without_counts(path):
     cells = code_cells(path)
     assert any(cell.outputs for cell in cells)
     assert all(cell.execution_count is None for cell in cells)
@@ -41,7 +41,7 @@ def test_is_stored_with_outputs_and_without_counts(path):
 
 @pytest.mark.notebook
 @each_notebook
-def test_runs_without_error(path, tmp_path):
+def test_notebooks_run_without_error(path, tmp_path):
     # In a copy, since a notebook may write files beside itself.
     notebook = nbformat.read(shutil.copy(path, tmp_path), as_version=4)
     client = NotebookClient(

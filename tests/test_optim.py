@@ -16,8 +16,8 @@ from apalu_jax.optim import (
     scale_activation_updates,
     weight_decay_mask,
 )
-
-from .kit import PARAMS, PATHS, activations, nnx_model, train
+from tests.helpers import table
+from tests.trees import PARAMS, PATHS, activations, nnx_model, train
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -42,8 +42,6 @@ OPTIMIZERS = {
 
 
 optimizers = pytest.mark.parametrize("name", OPTIMIZERS)
-
-
 decay_cases = pytest.mark.parametrize(
     ("name", "form"), [*((name, "function") for name in OPTIMIZERS), ("adamw", "tree")]
 )
@@ -78,12 +76,17 @@ def test_decay_never_moves_activations(name, form):
     after = train(OPTIMIZERS[name](0.1, mask), before, zeros)
     assert_unchanged(activations(before), activations(after))
     assert np.all(after["Dense_0"]["kernel"] != before["Dense_0"]["kernel"])
-    # Without the mask they do move.
-    decayed = activations(train(OPTIMIZERS[name](0.1, None), before, zeros))
-    assert all(np.all(decayed[path] != v) for path, v in activations(before).items())
 
 
-@decay_cases
+def test_decay_without_the_mask_moves_activations():
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    after = activations(train(OPTIMIZERS["adamw"](0.1, None), PARAMS, zeros))
+    assert all(np.all(after[path] != v) for path, v in activations(PARAMS).items())
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("adamw", "function"), ("adamw", "tree"), ("muon", "function")]
+)
 def test_decay_never_moves_activations_of_nnx(name, form):
     model = nnx_model()
     state = nnx.state(model, nnx.Param)
@@ -94,8 +97,9 @@ def test_decay_never_moves_activations_of_nnx(name, form):
     assert np.all(model.layers[0].kernel[...] != kernel)
 
 
-@optimizers
-@pytest.mark.parametrize("lr", [1.0, 1e6])
+@pytest.mark.parametrize(
+    ("name", "lr"), table(tuple(OPTIMIZERS), (1.0, 1e6), strength=1)
+)
 def test_keep_positive_for_any_learning_rate(name, lr):
     tx = optax.chain(OPTIMIZERS[name](lr, weight_decay_mask), keep_positive(0.01))
     ones = jax.tree.map(jnp.ones_like, PARAMS)
@@ -104,7 +108,7 @@ def test_keep_positive_for_any_learning_rate(name, lr):
     assert np.all(after["Dense_0"]["kernel"] < 0)
 
 
-@optimizers
+@pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_keep_positive_under_nnx_optimizer(name):
     model = nnx_model()
     tx = optax.chain(OPTIMIZERS[name](1e6, weight_decay_mask), keep_positive(0.01))
@@ -114,13 +118,19 @@ def test_keep_positive_under_nnx_optimizer(name):
     assert all(np.all(state[f"layers/3/apalu_{n}_raw"] < -1) for n in "ab")
 
 
+@pytest.fixture(scope="module")
+def plain():
+    """Parameters after two steps with one learning rate for all."""
+    with jax.numpy_dtype_promotion("standard"):
+        return train(optax.adam(1.0), PARAMS, jax.tree.map(jnp.ones_like, PARAMS), 2)
+
+
 @pytest.mark.parametrize(
     "factor",
     [0.25, np.float32(0.25), jnp.float32(0.25), lambda count: 0.25 * (count < 2)],
 )
-def test_scale_activation_updates(factor):
+def test_scale_activation_updates(factor, plain):
     tx = optax.chain(optax.adam(1.0), scale_activation_updates(factor))
-    plain = train(optax.adam(1.0), PARAMS, jax.tree.map(jnp.ones_like, PARAMS), 2)
     after = train(tx, PARAMS, jax.tree.map(jnp.ones_like, PARAMS), 2)
     assert_unchanged(
         {"kernel": np.asarray(plain["Dense_0"]["kernel"])},
@@ -133,12 +143,12 @@ def test_scale_activation_updates(factor):
 
 
 @pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf"), "a", np.ones(2)])
-def test_scale_activation_updates_rejects(factor):
-    with pytest.raises(ValueError, match="`factor` must be finite and not negative"):
+def test_bad_factors_are_rejected(factor):
+    with pytest.raises(ValueError, match="`factor`.* got"):
         scale_activation_updates(factor)
 
 
-def test_the_mixed_dtypes_of_a_model_in_bfloat16():
+def test_float32_updates_of_bfloat16_parameters():
     """Float32 updates of bfloat16 parameters, where JAX promotes nothing implicitly."""
     params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
     updates = jax.tree.map(lambda p: jnp.full(p.shape, -1e3, jnp.float32), params)
@@ -163,7 +173,7 @@ def test_the_mixed_dtypes_of_a_model_in_bfloat16():
     "make", [keep_positive, partial(scale_activation_updates, 0.5), freeze]
 )
 def test_predicate_must_be_a_function(make):
-    with pytest.raises(ValueError, match="`predicate` must be a function.*got a dict"):
+    with pytest.raises(ValueError, match="`predicate`.* got a dict"):
         make(predicate=PARAMS)
 
 

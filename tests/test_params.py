@@ -1,3 +1,5 @@
+"""Stored names, softplus, shapes and broadcasting of parameters."""
+
 import math
 
 import jax
@@ -44,10 +46,10 @@ def test_broadcast_params(axes):
     np.testing.assert_array_equal(a, -b)
 
 
-def test_names():
+def test_stored_names_depend_on_the_constraint():
     assert parameter_names(None) == ("apalu_a", "apalu_b")
     assert parameter_names("softplus") == ("apalu_a_raw", "apalu_b_raw")
-    with pytest.raises(ValueError, match="`constraint` must be None or .* got 'exp'"):
+    with pytest.raises(ValueError, match="`constraint`.* got 'exp'"):
         parameter_names("exp")
 
 
@@ -73,7 +75,7 @@ def test_feature_sizes(features, axes, expected):
             None,
             -1,
             ValueError,
-            "`features` must give .*features=None .*feature_axes=-1",
+            "`features`.*features=None .*feature_axes=-1",
         ),
         (None, (0, 1), ValueError, r"features=None and feature_axes=\(0, 1\)"),
         (3, (1, 2), ValueError, r"`feature_axes` \(1, 2\), got \(3,\)"),
@@ -89,11 +91,11 @@ def test_feature_sizes(features, axes, expected):
             3,
             0.5,
             TypeError,
-            "`feature_axes` must be an integer or a sequence .* got 0.5",
+            "`feature_axes`.* got 0.5",
         ),
     ],
 )
-def test_errors_of_feature_sizes(features, axes, error, message):
+def test_bad_feature_sizes_are_rejected(features, axes, error, message):
     with pytest.raises(error, match=message) as info:
         feature_sizes(features, axes)
     assert len(str(info.value)) < 250

@@ -10,7 +10,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_there_is_an_example_for_each_api():
+def test_examples_are_of_nnx_and_linen():
     assert len(BLOCKS) == 2
     assert "nnx" in BLOCKS[0] and "linen" in BLOCKS[1]
 
@@ -21,21 +21,51 @@ def test_example_runs(block, capsys, optax_promotion):
     assert "0.5" in capsys.readouterr().out
 
 
-def test_links_lead_somewhere():
+def test_links_exist():
+    headings = {
+        re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in README.splitlines()
+        if line.startswith("#")
+    }
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        if not target.startswith("http"):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif not target.startswith("http"):
             assert (ROOT / target).exists(), target
 
 
-def test_the_picture_names_every_module():
-    modules = (ROOT / "apalu_jax").rglob("*.py")
-    for path in modules:
-        name = path.name if path.name != "__init__.py" else f"{path.parent.name}/"
-        inside = path.parent.name
-        assert name in README or f"{inside}/" in README, path
+def in_the_picture():
+    """Paths in the tree that CONTRIBUTING.md draws; folders end with a slash."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    tree = re.search(r"```\n(apalu_jax/\n.*?)```", text, re.DOTALL)[1]
+    above, paths = [], []
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        for name in re.split(r"  +", line.strip())[0].split():
+            above[depth:] = [name]
+            paths.append("".join(above))
+    return paths
 
 
-def test_version_is_told_once():
+def in_the_package():
+    """Folders, and modules but for those of a room of experiments or benchmarks."""
+    folders, modules = set(), set()
+    for path in (ROOT / "apalu_jax").rglob("*.py"):
+        inside = path.relative_to(ROOT)
+        folders.add(f"{inside.parent.as_posix()}/")
+        room = inside.parts[1:-1]
+        one_of_many = room[:1] == ("benchmarks",) or len(room) > 1
+        if not one_of_many and (path.name != "__init__.py" or not room):
+            modules.add(inside.as_posix())
+    return folders | modules
+
+
+def test_the_picture_is_that_of_the_package():
+    drawn = in_the_picture()
+    assert sorted(drawn) == sorted(in_the_package())
+
+
+def test_the_citation_has_the_version():
     import apalu_jax
 
     assert f"version: {apalu_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
@@ -43,8 +73,8 @@ def test_version_is_told_once():
 
 def test_table_of_contexts_is_that_of_the_tests():
     from apalu_jax._readme import fill
-    from tests import contexts, readme_table
-    from tests.test_transforms import TRANSFORMS
+    from tests import contexts, mesh_contexts, readme_table
+    from tests.transforms import TRANSFORMS
 
     def render(name, _):
         return readme_table.readme_table() if name == "contexts" else None
@@ -55,4 +85,4 @@ def test_table_of_contexts_is_that_of_the_tests():
     ]
     assert sorted(in_rows) == sorted(TRANSFORMS)
     in_rows = [name for names in readme_table.WHERE.values() for name in names]
-    assert sorted(in_rows) == sorted([*contexts.SINGLE, *contexts.ON_MESH])
+    assert sorted(in_rows) == sorted([*contexts.SINGLE, *mesh_contexts.ON_MESH])

@@ -1,8 +1,5 @@
 """Activation parameters are found in any tree, and nothing else is taken for one."""
 
-import subprocess
-import sys
-
 import equinox as eqx
 import flax
 import flax.linen as nn
@@ -19,8 +16,8 @@ from apalu_jax import nnx as apalu_nnx
 from apalu_jax._trees import activation_mask, leaves_with_paths
 from apalu_jax.introspection import collect
 from apalu_jax.optim import describe_groups, label_params, weight_decay_mask
-
-from .kit import (
+from tests.helpers import run_python
+from tests.trees import (
     KERNEL,
     PAIR,
     PARAMS,
@@ -138,7 +135,7 @@ trees = pytest.mark.parametrize(("make", "sites"), TREES.values(), ids=TREES)
 
 
 @trees
-def test_what_is_found(make, sites):
+def test_activations_are_found_in_every_tree(make, sites):
     tree = make()
     assert collect(tree).keys() == sites
     found = {
@@ -176,7 +173,7 @@ def test_labels_have_the_structure_and_paths_are_unique(make, sites):
     assert lines[-2].endswith(f"in {2 * len(sites)} leaves")
 
 
-def test_paths():
+def test_paths_of_activation_parameters():
     assert set(activations(linen_variables())) == {f"params/{path}" for path in PATHS}
     assert set(activations(PARAMS)) == PATHS
     boxes = activations(boxed(nn.with_partitioning))
@@ -217,17 +214,16 @@ def test_orbax_without_a_target(tmp_path):
 
 
 @pytest.mark.parametrize("tree", [jnp.zeros((), jnp.int32), np.ones(3), 1.0])
-def test_a_single_array_is_no_tree(tree):
-    with pytest.raises(ValueError, match="single array of shape.*static_args") as error:
+def test_a_single_array_is_rejected(tree):
+    with pytest.raises(ValueError, match="single array.*static_args") as error:
         activation_mask(tree)
     assert len(str(error.value).splitlines()) == 1
     with pytest.raises(ValueError, match="single array"):
         weight_decay_mask(tree, lambda path, leaf: True)
 
 
-def test_without_flax():
-    code = (
+def test_labels_without_flax():
+    run_python(
         "import sys, apalu_jax.optim as o; o.label_params({'apalu_a': 1.0});"
         "sys.exit('flax' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,9 +1,8 @@
-"""Every a and b of a model, what they mean, checks, snapshots."""
+"""Every a and b of a model, what they mean, and checks."""
 
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,61 +21,8 @@ from apalu_jax.introspection import (
     format_descriptions,
     snapshot,
     split_layers,
-    stack_snapshots,
 )
-
-X = jax.random.normal(jax.random.key(0), (16, 3))
-
-
-class Block(nn.Module):
-    @nn.compact
-    def __call__(self, x, _=None):
-        return linen.APALU(name="act")(nn.Dense(3, use_bias=False)(x)), None
-
-
-class Model(nn.Module):
-    @nn.compact
-    def __call__(self, x, train=False):
-        x = nn.BatchNorm(not train)(x)
-        x = linen.APALU("smooth", feature_axes=-1, constraint="softplus")(x)
-        axes = {"params": 0, "input_histograms": 0}
-        rngs = {"params": True}
-        stack = nn.scan(nn.remat(Block), variable_axes=axes, split_rngs=rngs, length=2)
-        x, _ = stack(name="stack")(x)
-        shared = linen.APALU(name="shared")
-        return shared(shared(x))
-
-
-def linen_model():
-    return Model(), Model().init(jax.random.key(1), X)
-
-
-class Stack(nnx.Module):
-    def __init__(self, rngs):
-        @nnx.split_rngs(splits=2)
-        @nnx.vmap(in_axes=0, out_axes=0)
-        def block(rngs):
-            return nnx.Sequential(
-                nnx.Linear(3, 3, use_bias=False, rngs=rngs), apalu_nnx.APALU()
-            )
-
-        self.blocks = block(rngs)
-
-    def __call__(self, x):
-        @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
-        def run(block, x):
-            return block(x)
-
-        return run(self.blocks, x)
-
-
-def nnx_model():
-    rngs = nnx.Rngs(0)
-    return nnx.Sequential(
-        nnx.BatchNorm(3, rngs=rngs),
-        apalu_nnx.APALU(3, params_init="smooth", constraint="softplus"),
-        Stack(rngs),
-    )
+from tests.introspection.models import X, linen_model, nnx_model
 
 
 def test_collect_linen():
@@ -114,7 +60,7 @@ def test_collect_boxes_lone_activations_and_none():
     assert collect({"act": {"apalu_a": X}}) == {}
 
 
-def test_collect_keeps_apart_what_is_apart():
+def test_collect_keeps_equal_paths_of_different_trees_apart():
     class Networks(NamedTuple):
         policy: Any
         value: Any
@@ -131,11 +77,11 @@ def test_collect_keeps_apart_what_is_apart():
     shared = apalu_nnx.APALU()
     assert collect(nnx.Sequential(shared, shared)).keys() == {"layers/0"}
     act = {"apalu_a": 0.5, "apalu_b": 0.25}
-    with pytest.raises(ValueError, match="two activations of one path, got 'act'"):
+    with pytest.raises(ValueError, match="'act'"):
         collect({"params": {"act": act}, "act": act})
 
 
-def test_collect_of_what_it_returns():
+def test_collect_accepts_its_own_result():
     model = nnx_model()
     found = collect(model)
     jax.tree.map(np.testing.assert_array_equal, collect(found), found)
@@ -151,9 +97,7 @@ def test_abstract_trees():
     expected = jax.eval_shape(collect, variables)
     assert found == expected and found["stack/act"].a.shape == (2,)
     for fn in (describe, check_params):
-        with pytest.raises(
-            TypeError, match="`tree` must hold values, got the abstract"
-        ):
+        with pytest.raises(TypeError, match="`tree`.* abstract"):
             fn(abstract)
     assert collect(nnx.eval_shape(nnx_model)).keys() == collect(nnx_model()).keys()
 
@@ -224,48 +168,6 @@ def test_check_params():
         assert introspection.alarms is check_params
 
 
-def test_snapshots_stack_over_training():
-    def step(params, i):
-        params = jax.tree.map(lambda p: p + 0.5, params)
-        return params, snapshot(params, i)
-
-    params = {"act": {"apalu_a": jnp.float32(0.5), "apalu_b": jnp.zeros(2)}}
-    scanned = jax.lax.scan(step, params, jnp.arange(3))[1]
-    looped = []
-    for i in range(3):
-        params, taken = step(params, i)
-        looped.append(taken)
-    stacked = stack_snapshots(looped)
-    assert jax.tree.structure(scanned) == jax.tree.structure(stacked)
-    jax.tree.map(np.testing.assert_array_equal, scanned, stacked)
-    assert stacked.step.dtype == jnp.int32
-    np.testing.assert_array_equal(stacked.params["act"].a, [1.0, 1.5, 2.0])
-    assert stacked.params["act"].b.shape == (3, 2)
-
-
-def test_snapshots_tell_steps_apart(x64):
-    for step in (np.int32(7), np.uint8(7), 7, jnp.int64(7)):
-        assert int(snapshot({}, step).step) == 7
-    for step in (2**40, np.int64(2**40), jnp.int64(2**40)):
-        assert int(snapshot({}, step).step) == 2**40
-    with jax.enable_x64(False):
-        # NumPy's integers wrap in jnp.asarray, without a word.
-        for step in (2**31, np.int64(2**31), np.array(2**40), np.int64(-(2**31) - 1)):
-            with pytest.raises(ValueError, match="`step` must be .*2147483647.*got"):
-                snapshot({}, step)
-        assert int(snapshot({}, np.uint32(2**31)).step) == 2**31
-        for step in (1.0, True, "1"):
-            with pytest.raises(ValueError, match="`step` must be an integer"):
-                snapshot({}, step)
-
-
-def test_snapshots_are_serializable():
-    history = stack_snapshots([snapshot(nnx_model(), step) for step in range(2)])
-    encoded = flax.serialization.to_bytes(history)
-    restored = flax.serialization.from_bytes(history, encoded)
-    jax.tree.map(np.testing.assert_array_equal, restored, history)
-
-
 def test_split_layers():
     """Layers stacked by a scan, which have the shape of a pair per channel."""
     model = nnx_model()
@@ -294,5 +196,5 @@ def test_split_layers():
     twice = split_layers(twice, stacked)
     assert len(twice) == X.size and float(twice["blocks[3][2]"].a) == float(X[3, 2])
     for wrong in (APALUParams(), APALUParams(jnp.ones(2), jnp.ones(3))):
-        with pytest.raises(ValueError, match="`stacked` must select.*'blocks'"):
+        with pytest.raises(ValueError, match="`stacked`.*'blocks'"):
             split_layers({"blocks": wrong}, stacked)

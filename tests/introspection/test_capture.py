@@ -20,9 +20,9 @@ from apalu_jax.introspection import (
     histogram_update,
     split_layers,
 )
-
-from .test_histograms import expected_counts
-from .test_introspection import Block, X, linen_model, nnx_model
+from tests.helpers import table
+from tests.introspection.helpers import expected_counts
+from tests.introspection.models import Block, X, linen_model, nnx_model
 
 
 def test_capture_linen():
@@ -79,10 +79,10 @@ def test_capture_linen_passes_arguments_and_changes_nothing():
     kept = jax.tree.map(np.array, variables)
     trained = capture_linen(model, variables, X, train=True)
     jax.tree.map(np.testing.assert_array_equal, kept, variables)
-    normalised = (X - X.mean(0, keepdims=True)) / np.sqrt(
+    normalized = (X - X.mean(0, keepdims=True)) / np.sqrt(
         X.var(0, keepdims=True) + 1e-5
     )
-    h = histogram_update(histogram_init(), normalised)
+    h = histogram_update(histogram_init(), normalized)
     assert np.abs(trained["APALU_0"].counts - h.counts.astype(int)).sum() <= 2
 
 
@@ -98,7 +98,7 @@ def test_capture_linen_of_other_modules():
         "layers_1": 64,
         "layers_3": 32,
     }
-    with pytest.raises(ValueError, match="must call a module of `sites`.*APALU"):
+    with pytest.raises(ValueError, match="`sites`.*APALU"):
         capture_linen(model, variables, X)
 
 
@@ -108,7 +108,7 @@ def test_capture_linen_tells_what_scan_loses():
     )
     model = stack()
     variables = model.init(jax.random.key(0), X)
-    with pytest.raises(ValueError, match="variable_axes.*counts of act are lost"):
+    with pytest.raises(ValueError, match="variable_axes.* act "):
         capture_linen(model, variables, X)
 
 
@@ -118,10 +118,10 @@ def test_capture_nnx():
     empty = histogram_init(-4.0, 4.0, 16)
     found = capture_nnx(model, X, empty=empty)
     assert found.keys() == collect(model).keys()
-    normalised = (X - X.mean(0, keepdims=True)) / np.sqrt(
+    normalized = (X - X.mean(0, keepdims=True)) / np.sqrt(
         X.var(0, keepdims=True) + 1e-5
     )
-    h = histogram_update(empty, normalised)
+    h = histogram_update(empty, normalized)
     assert np.abs(found["layers/1"].counts - h.counts.astype(int)).sum() <= 2
     assert found["layers/2/blocks/layers/1"].counts.shape == (2, 16)
     assert found["layers/2/blocks/layers/1"].counts.sum() == 2 * X.size
@@ -148,7 +148,7 @@ def test_capture_nnx_of_other_modules():
     found = capture_nnx(model, X, sites=nnx.PReLU)
     # One instance in two places is one module, under its first path.
     assert {path: h.counts.sum() for path, h in found.items()} == {"layers/0": 80}
-    with pytest.raises(ValueError, match="must call a module of `sites`"):
+    with pytest.raises(ValueError, match="`sites`"):
         capture_nnx(model, X)
 
 
@@ -159,10 +159,11 @@ AXES = {
 }
 
 
-@pytest.mark.parametrize("context", [False, True], ids=["", "set_mesh"])
-@pytest.mark.parametrize("axes", AXES.values(), ids=AXES)
+@pytest.mark.parametrize(
+    ("axes", "context"), table(tuple(AXES), ("", "set_mesh"), strength=1)
+)
 def test_capture_on_meshes(axes, context):
-    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=axes)
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=AXES[axes])
     x = jax.device_put(X, NamedSharding(mesh, P("data")))
     rngs = nnx.Rngs(0)
     model = nnx.Sequential(nnx.Linear(3, 4, rngs=rngs), apalu_nnx.APALU())

@@ -23,9 +23,9 @@ from apalu_jax.optim import (
     scale_activation_updates,
     weight_decay_mask,
 )
-
-from . import kit
-from .kit import (
+from tests import trees
+from tests.helpers import table
+from tests.trees import (
     PAIR,
     PARAMS,
     Bridged,
@@ -43,7 +43,7 @@ from .kit import (
     to_nnx,
 )
 
-pytestmark = pytest.mark.usefixtures("optax_promotion")
+pytestmark = pytest.mark.usefixtures("optax_promotion", "quick_compilation")
 
 FLOOR = 0.125
 
@@ -51,7 +51,7 @@ FLOOR = 0.125
 def train(tx: Any, params: Any, gradient: float, steps: int = 2) -> Any:
     """Parameters after some steps with the same gradient everywhere."""
     gradients = jax.tree.map(lambda p: jnp.full_like(p, gradient), params)
-    return kit.train(tx, params, gradients, steps)
+    return trees.train(tx, params, gradients, steps)
 
 
 def train_equinox(tx: Any, model: Mlp, gradient: float) -> Any:
@@ -82,7 +82,7 @@ def filtered(model: Any) -> Any:
 
 
 # How parameters are made and trained, by name.
-DOORS = {
+TREES = {
     "linen": (train, lambda: PARAMS),
     "linen variables": (train, lambda: linen_variables("softplus")),
     "FrozenDict": (train, lambda: flax.core.freeze(PARAMS)),
@@ -107,7 +107,7 @@ DOORS = {
     "siblings": (train, siblings),
     "None leaves": (train, lambda: {"act": PAIR, "w": jnp.ones(3), "bias": None}),
 }
-doors = pytest.mark.parametrize(("train", "make"), DOORS.values(), ids=DOORS)
+each_tree = pytest.mark.parametrize(("train", "make"), TREES.values(), ids=TREES)
 
 
 def split(tree: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -120,11 +120,11 @@ def split(tree: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     return found, rest
 
 
-@doors
+@each_tree
 def test_decay_is_for_weights_alone(train, make):
     model = make()
     before, weights = split(nnx.state(model, nnx.Param) if is_nnx(model) else model)
-    tx = optax.adamw(0.5, weight_decay=0.5, mask=weight_decay_mask)
+    tx = optax.chain(optax.add_decayed_weights(0.5, weight_decay_mask), optax.sgd(0.5))
     after, decayed = split(train(tx, model, 0.0))
     assert {p: v.tobytes() for p, v in before.items()} == {
         p: v.tobytes() for p, v in after.items()
@@ -137,29 +137,33 @@ def is_nnx(model: Any) -> bool:
     return isinstance(model, nnx.Module)
 
 
-@doors
-def test_updates_of_activations_are_limited_scaled_and_frozen(train, make):
-    kinds = {
-        "scaled": optax.chain(optax.sgd(1.0), scale_activation_updates(0.5)),
-        "limited": optax.chain(optax.sgd(1.0), keep_positive(FLOOR)),
-        "frozen": optax.chain(optax.adamw(1.0, weight_decay=0.1), freeze()),
-        "partition": optax.partition(
-            {"activation": optax.set_to_zero(), "weights": optax.sgd(1.0)}, label_params
-        ),
-    }
+UPDATES = {
+    "scaled": lambda: optax.chain(optax.sgd(1.0), scale_activation_updates(0.5)),
+    "limited": lambda: optax.chain(optax.sgd(1.0), keep_positive(FLOOR)),
+    "frozen": lambda: optax.chain(optax.sgd(1.0, momentum=0.9), freeze()),
+    "partition": lambda: optax.partition(
+        {"activation": optax.set_to_zero(), "weights": optax.sgd(1.0)}, label_params
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("tree", "kind"), table(tuple(TREES), tuple(UPDATES), strength=1)
+)
+def test_each_transformation_reaches_the_activations_alone(tree, kind):
+    train, make = TREES[tree]
     model = make()
     before, weights = split(nnx.state(model, nnx.Param) if is_nnx(model) else model)
-    for kind, tx in kinds.items():
-        after, moved = split(train(tx, make(), 2.0))
-        assert after.keys() == before.keys() and moved.keys() == weights.keys()
-        assert all(np.all(moved[path] < weights[path]) for path in weights)
-        for path, value in after.items():
-            expected = {
-                "scaled": before[path] - 2.0,
-                "limited": before[path] - 4 if "_raw" in path else FLOOR,
-            }.get(kind, before[path])
-            np.testing.assert_allclose(value, expected, rtol=1e-5, err_msg=kind)
-            assert kind != "limited" or "_raw" in path or np.all(value >= FLOOR)
+    after, moved = split(train(UPDATES[kind](), make(), 2.0))
+    assert after.keys() == before.keys() and moved.keys() == weights.keys()
+    assert all(np.all(moved[path] < weights[path]) for path in weights)
+    for path, value in after.items():
+        expected = {
+            "scaled": before[path] - 2.0,
+            "limited": before[path] - 4 if "_raw" in path else FLOOR,
+        }.get(kind, before[path])
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        assert kind != "limited" or "_raw" in path or np.all(value >= FLOOR)
 
 
 def test_a_model_without_activations_trains_as_without_the_kit():

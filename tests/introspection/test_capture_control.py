@@ -11,8 +11,7 @@ from jax import lax
 from apalu_jax import linen
 from apalu_jax import nnx as apalu_nnx
 from apalu_jax.introspection import capture_linen, capture_nnx, collect
-
-from .kit import X
+from tests.trees import X
 
 
 class Sites(nnx.Module):
@@ -90,7 +89,7 @@ LOST = {
 @pytest.mark.parametrize("run", LOST.values(), ids=LOST)
 def test_capture_nnx_says_what_is_lost(run):
     model = Sites(lambda m, x: run(m, m.other(x)))
-    with pytest.raises(ValueError, match="inside of flax.nnx's.* act are lost"):
+    with pytest.raises(ValueError, match="flax.nnx.* act "):
         capture_nnx(model, X)
     # What the control flow gives is not in doubt.
     assert model(X).shape == X.shape
@@ -164,9 +163,9 @@ def test_capture_linen_through_control_flow():
     found = capture_linen(model, variables, X)
     assert {path: int(h.calls) for path, h in found.items()} == {"act": 1, "other": 1}
     for model, message in {
-        Branches(balanced=False): "every branch of nn.cond.* act, other are lost",
-        Loop(): "must carry.* act are lost",
-        PureScan(): "must carry.* APALU are lost",
+        Branches(balanced=False): "branch.* act, other ",
+        Loop(): "carry.* act ",
+        PureScan(): "carry.* APALU ",
     }.items():
         variables = model.init(jax.random.key(0), X)
         with pytest.raises(ValueError, match=message):
@@ -200,7 +199,7 @@ def test_capture_says_what_a_bridge_hides():
     net = nn.Sequential([nn.Dense(3), linen.APALU()])
     bridged = nnx.bridge.ToNNX(net, rngs=nnx.Rngs(0)).lazy_init(X)
     model = nnx.Sequential(bridged, apalu_nnx.APALU())
-    with pytest.raises(ValueError, match="one by one.* layers/0/layers_1 are lost"):
+    with pytest.raises(ValueError, match="layers/0/layers_1 "):
         capture_nnx(model, X)
 
     class Mlp(nnx.Module):
@@ -213,5 +212,5 @@ def test_capture_says_what_a_bridge_hides():
 
     model = nn.Sequential([nnx.bridge.to_linen(Mlp, name="mlp"), linen.APALU()])
     variables = model.init(jax.random.key(0), X)
-    with pytest.raises(ValueError, match="one by one.* layers_0/act are lost"):
+    with pytest.raises(ValueError, match="layers_0/act "):
         capture_linen(model, variables, X)

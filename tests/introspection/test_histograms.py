@@ -17,15 +17,9 @@ from apalu_jax.introspection import (
     histogram_merge,
     histogram_update,
 )
-
-from .test_introspection import X
-
-
-def expected_counts(x, low, high, bins):
-    """Counts by NumPy: inside, below, above, NaN."""
-    x = np.asarray(x, np.float64).ravel()
-    inside = np.histogram(x[(x >= low) & (x < high)], bins, (low, high))[0]
-    return inside, (x < low).sum(), (x >= high).sum(), np.isnan(x).sum()
+from tests.helpers import table
+from tests.introspection.helpers import expected_counts
+from tests.introspection.models import X
 
 
 def assert_counts(histogram, expected):
@@ -70,9 +64,15 @@ def test_histogram_near_the_ends():
     assert (h.underflow, h.overflow, h.counts[0], h.counts[-1]) == (1, 2, 2, 1)
 
 
-@pytest.mark.parametrize("end", [0.1, 0.7, 1 / 3, 2.0**-40, 1e30])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
-def test_ends_that_are_no_numbers_of_the_dtype(x64, end, dtype):
+@pytest.mark.parametrize(
+    ("end", "dtype"),
+    table(
+        (0.1, 0.7, 1 / 3, 2.0**-40, 1e30),
+        ("float32", "bfloat16", "float64"),
+        strength=1,
+    ),
+)
+def test_bounds_that_the_dtype_cannot_represent(x64, end, dtype):
     x = jnp.asarray(end, dtype)
     x = jnp.stack([jnp.nextafter(x, -jnp.inf), x, jnp.nextafter(x, jnp.inf)])
     exact = np.asarray(x, np.float64)
@@ -130,10 +130,11 @@ def test_histogram_in_shard_map(check_vma):
 def test_calls_are_counted(shape):
     h = histogram_init()
     assert h.calls == 0
+    update, x = jax.jit(histogram_update), np.zeros(shape, np.float32)
     for _ in range(3):
-        h = histogram_update(h, jnp.zeros(shape))
+        h = update(h, x)
     assert h.calls == 3 and histogram_merge(h, h).calls == 6
-    stacked = jax.vmap(histogram_update, (None, 0))(h, jnp.zeros((2, *shape)))
+    stacked = jax.jit(jax.vmap(histogram_update, (None, 0)))(h, np.stack([x, x]))
     assert stacked.calls.tolist() == [4, 4]
 
 
@@ -150,7 +151,7 @@ def test_serialization():
         histogram_merge(h, h),
     )
     for other in (histogram_init(-0.7, 3.0, 6), histogram_init(-0.7, 2.0, 5)):
-        with pytest.raises(ValueError, match="same .low, high, bins., got"):
+        with pytest.raises(ValueError, match="low, high, bins.* got"):
             flax.serialization.from_bytes({"act": other}, encoded)
 
 
@@ -182,12 +183,12 @@ def test_histogram_counts_beyond_32_bits():
     )
 
 
-def test_histogram_rejects():
-    with pytest.raises(ValueError, match="`low` must be below `high`"):
+def test_bad_bounds_and_bins_are_rejected():
+    with pytest.raises(ValueError, match="`low`.*`high`"):
         histogram_init(1.0, 1.0)
-    with pytest.raises(ValueError, match="`low` must be below `high`"):
+    with pytest.raises(ValueError, match="`low`.*`high`"):
         histogram_init(0.0, float("nan"))
-    with pytest.raises(ValueError, match="`bins` must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="`bins`.* got 0"):
         histogram_init(bins=0)
-    with pytest.raises(ValueError, match="same .low, high, bins."):
+    with pytest.raises(ValueError, match="low, high, bins"):
         histogram_merge(histogram_init(bins=4), histogram_init(bins=5))

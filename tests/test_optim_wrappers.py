@@ -16,10 +16,9 @@ from apalu_jax.optim import (
     scale_activation_updates,
     weight_decay_mask,
 )
+from tests.trees import PARAMS, Model, X, activations, train
 
-from .kit import PARAMS, Model, X, activations, train
-
-pytestmark = pytest.mark.usefixtures("optax_promotion")
+pytestmark = pytest.mark.usefixtures("optax_promotion", "quick_compilation")
 
 
 def kit(learning_rate=1e3):
@@ -76,7 +75,7 @@ def test_works_in_wrappers_and_keeps_dtypes(make):
 
 def test_seeds_in_parallel_equal_one_by_one():
     keys = jax.random.split(jax.random.key(1), 3)
-    seeds = jax.vmap(lambda key: Model().init(key, X)["params"])(keys)
+    seeds = jax.jit(jax.vmap(lambda key: Model().init(key, X)["params"]))(keys)
     # The labels do not depend on the leading axis of a stack of models.
     assert label_params(seeds) == label_params(PARAMS)
 
@@ -84,7 +83,7 @@ def test_seeds_in_parallel_equal_one_by_one():
         return train(kit(1e-2), params, params, steps=2)
 
     together = jax.jit(jax.vmap(run))(seeds)
-    one_by_one = jax.lax.map(run, seeds)
+    one_by_one = jax.jit(lambda seeds: jax.lax.map(run, seeds))(seeds)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), together, one_by_one)
 
 

@@ -1,0 +1,33 @@
+"""Figures of confidence intervals."""
+
+import numpy as np
+import pytest
+
+from apalu_jax.plotting import Interval, plot_intervals
+from tests.plotting.helpers import draw, legend
+
+
+def test_intervals():
+    lines = [
+        Interval("relu", 0.3, 0.1, 0.6, "arm"),
+        Interval("gelu", -0.2, np.nan, np.nan, "arm"),
+        Interval("frozen", 0.0, -0.1, 0.1, "control"),
+    ]
+    figure = plot_intervals(lines, margin=(-0.25, 0.2), xlabel="points")
+    draw(figure)
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "points"
+    places = {t.get_text(): t.get_position()[1] for t in axes.get_yticklabels()}
+    assert places["relu"] > places["gelu"] > places["frozen"]
+    assert legend(figure) == ["margin", "arm", "control"]
+    (band,) = axes.patches
+    assert (band.get_x(), band.get_width()) == (-0.25, pytest.approx(0.45))
+    arms, control = axes.containers
+    x, y = arms.lines[0].get_data()
+    np.testing.assert_array_equal(x, [0.3, -0.2])
+    np.testing.assert_array_equal(y, [places["relu"], places["gelu"]])
+    segment = arms.lines[2][0].get_segments()[0]
+    np.testing.assert_allclose(segment[:, 0], [0.1, 0.6])
+    assert control.lines[0].get_color() != arms.lines[0].get_color()
+    with pytest.raises(ValueError, match="`intervals`"):
+        plot_intervals([])

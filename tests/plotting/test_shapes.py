@@ -1,0 +1,121 @@
+"""Figures of learned curves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from apalu_jax import APALUParams, apalu
+from apalu_jax.introspection import (
+    histogram_init,
+    histogram_update,
+    snapshot,
+    split_layers,
+    stack_snapshots,
+)
+from apalu_jax.plotting import plot_curve, plot_evolution, plot_layers
+from tests.plotting.helpers import draw, legend, lines
+
+NORMAL = np.random.default_rng(0).normal(size=5000)
+
+
+def histogram(scale):
+    return histogram_update(histogram_init(), scale * NORMAL)
+
+
+def test_curve_is_the_function():
+    params = APALUParams(0.6, 0.2)
+    figure = plot_curve(params, references=["gelu", "tanh"], title="layer")
+    draw(figure)
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("input x", "output f(x)")
+    assert axes.get_title() == "layer"
+    drawn = lines(axes)
+    assert list(drawn) == legend(figure) == ["gelu", "tanh", "APALU"]
+    for name, fn in {"APALU": lambda x: apalu(x, params), "gelu": jax.nn.gelu}.items():
+        x, y = drawn[name].get_data()
+        assert (x[0], x[-1]) == (-3, 3)
+        np.testing.assert_allclose(y, fn(jnp.float32(x)), rtol=1e-5, atol=1e-6)
+
+
+def test_curve_of_several_pairs_is_the_mean_in_a_band():
+    params = APALUParams(jnp.array([0.4, 0.8]), jnp.array([0.1, 0.5]))
+    figure = plot_curve(params, references=[])
+    (axes,) = figure.axes
+    x, y = lines(axes)["APALU"].get_data()
+    mean = apalu(jnp.float32(x), APALUParams(0.6, 0.3))
+    np.testing.assert_allclose(y, mean, rtol=1e-5, atol=1e-6)
+    (band,) = axes.collections
+    vertices = band.get_paths()[0].vertices
+    top = float(apalu(3.0, APALUParams(0.8, 0.5)))
+    assert vertices[:, 1].max() == pytest.approx(top)
+
+
+def test_curve_over_a_histogram():
+    h = histogram(2.0)
+    figure = plot_curve(APALUParams(), histogram=h)
+    draw(figure)
+    axes, behind = figure.axes
+    assert legend(figure) == ["density of inputs", "relu", "gelu", "APALU"]
+    (stairs,) = behind.patches
+    density, edges, _ = stairs.get_data()
+    np.testing.assert_array_equal(edges, h.edges)
+    expected = np.histogram(2.0 * NORMAL, edges)[0] / (5000 * np.diff(edges))
+    np.testing.assert_allclose(density, expected)
+    # The range is that of the inputs, and the curve lies in front.
+    low, high = axes.get_xlim()
+    outside = np.mean((2.0 * NORMAL < low) | (2.0 * NORMAL > high))
+    assert low < -5 and high > 5 and outside <= 1e-3
+    assert axes.get_zorder() > behind.get_zorder()
+
+
+def test_stacked_and_empty_histograms():
+    twice = jax.tree.map(lambda w: jnp.stack([w, w]), histogram(1.0))
+    one, stack = (
+        plot_curve(APALUParams(), histogram=h) for h in (histogram(1.0), twice)
+    )
+    densities = [f.axes[1].patches[0].get_data().values for f in (one, stack)]
+    np.testing.assert_allclose(*densities)
+    draw(plot_curve(APALUParams(), histogram=histogram_init()))
+
+
+def test_unknown_reference_raises():
+    with pytest.raises(ValueError, match="`references`.* got 'rilu'"):
+        plot_curve(APALUParams(), references=["rilu"])
+
+
+def test_grid_of_layers():
+    params = {f"block_{i}/act": APALUParams(0.5, 0.1 * (i + 1)) for i in range(6)}
+    long = "a_module/with_a_very_long_name/of_another/act"
+    params[long] = APALUParams(jnp.array([0.4, 0.6]), jnp.array([0.1, 0.3]))
+    histograms = {"block_1/act": histogram(3.0), "elsewhere": histogram(100.0)}
+    figure = plot_layers(params, histograms=histograms, columns=3)
+    draw(figure)
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert len(panels) == 7
+    assert panels[1].get_title() == "block_1/act\na = 0.500, b = 0.200"
+    assert panels[6].get_title().endswith("of_another/act\na = 0.500, b = 0.200")
+    assert len(panels[6].get_title().split("\n")[0]) == 30
+    assert legend(figure) == ["relu", "APALU", "density of inputs"]
+    assert [len(axes.patches) for axes in figure.axes].count(1) == 1
+    for axes, pair in zip(panels[:6], params.values(), strict=False):
+        x, y = lines(axes)["APALU"].get_data()
+        np.testing.assert_allclose(y, apalu(jnp.float32(x), pair), rtol=1e-5, atol=1e-6)
+        # Common axes, as wide as the histograms of these layers ask for.
+        assert axes.get_xlim() == panels[0].get_xlim()
+        assert axes.get_ylim() == panels[0].get_ylim()
+        assert 8 <= x[-1] < 12
+    with pytest.raises(ValueError, match="`params`"):
+        plot_layers({})
+
+
+def test_layers_of_a_stack():
+    stack = {"stack/act": APALUParams(jnp.array([0.5, 0.6]), jnp.array([0.1, 0.2]))}
+    layers = split_layers(stack, lambda path, pair: True)
+    titles = [axes.get_title() for axes in plot_layers(layers).axes]
+    assert titles == [
+        "stack/act[0]\na = 0.500, b = 0.100",
+        "stack/act[1]\na = 0.600, b = 0.200",
+    ]
+    history = stack_snapshots([snapshot(layers, step) for step in range(2)])
+    assert legend(plot_evolution(history)) == ["stack/act[0]", "stack/act[1]"]
