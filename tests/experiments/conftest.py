@@ -1,11 +1,34 @@
-"""One finished run of a small experiment that the tests may read."""
+"""Settings of the experiments' tests, and one finished run that they may read."""
+
+import os
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from apalu_jax.experiments import runner
+from apalu_jax.experiments.arms import ARMS
+from apalu_jax.experiments.tasks.base import init_variables
 
-from .helpers import tiny
+from .helpers import mlp, tiny
+
+QUICK = "jax_disable_most_optimizations"
+
+
+@pytest.fixture(scope="package", autouse=True)
+def quick_compilation():
+    """Compile quickly, in the processes that tests start too.
+
+    The networks here run for milliseconds and took minutes to compile: optimization
+    was half of the time. Programs made so are dropped at the end, for no other test
+    to run them.
+    """
+    jax.config.update(QUICK, True)
+    os.environ[QUICK.upper()] = "1"
+    yield
+    del os.environ[QUICK.upper()]
+    jax.config.update(QUICK, False)
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -23,3 +46,15 @@ def finished_run(tmp_path_factory):
     """The spec, the folder and the records of a complete run; not to be changed."""
     spec, out = tiny(), tmp_path_factory.mktemp("finished") / "run"
     return spec, out, runner.run(spec, out).records
+
+
+@pytest.fixture(scope="package")
+def params_by_arm():
+    """Initial parameters of a small network with every arm, all from one key."""
+
+    @jax.jit
+    def draw(key):
+        x = jnp.zeros((1, 64))
+        return {arm: init_variables(mlp(arm), key, x)["params"] for arm in ARMS}
+
+    return draw(jax.random.key(5))

@@ -13,7 +13,7 @@ import pytest
 
 from apalu_jax.experiments import report, results
 
-from .test_results import RESULTS
+from .helpers import RESULTS
 
 GOLDEN = Path(__file__).with_name("golden.json")
 NUMBER = re.compile(r"(?<![\w.])[-+±<]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")

@@ -4,14 +4,13 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from apalu_jax.experiments import ExperimentError, storage
 
-ROOT = Path(__file__).parents[2]
+from .helpers import ROOT
 
 
 def run_python(program, *args):
