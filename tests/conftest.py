@@ -9,8 +9,9 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
 # What one worker has compiled, the others and the next run need not compile again.
-COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "d" / "compiled"
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    Path(__file__).parents[1] / ".pytest_cache" / "d" / "compiled"
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
 import jax
@@ -30,7 +31,7 @@ settings.load_profile("repeatable")
 
 def pytest_configure():
     """Make the folder again, which JAX made once and ``--cache-clear`` took away."""
-    COMPILED.mkdir(parents=True, exist_ok=True)
+    Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
 
 
 @pytest.fixture

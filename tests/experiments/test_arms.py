@@ -21,7 +21,7 @@ def test_gain_is_that_of_the_function(arm):
 
 
 def test_unknown_arm_is_refused():
-    with pytest.raises(ExperimentError, match="`arms` must be among relu, .*'mish'"):
+    with pytest.raises(ExperimentError, match="`arms`.*'mish'"):
         arms.get("mish")
 
 

@@ -61,7 +61,7 @@ def test_full_disk_leaves_the_old_file_and_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("room", [0, 1, 5, 11])
+@pytest.mark.parametrize("room", [0, 5])
 def test_full_disk_leaves_the_finished_lines(tmp_path, room):
     path = tmp_path / "lines"
     storage.append_lines(path, [b"one\n"])
@@ -96,7 +96,7 @@ def test_no_file_is_no_line(tmp_path):
 APPEND = """
 import pathlib, sys
 from apalu_jax.experiments import storage
-for number in range(200):
+for number in range(100):
     line = f"{sys.argv[2]} {number}\\n".encode()
     storage.append_lines(pathlib.Path(sys.argv[1]), [line])
 """
@@ -108,7 +108,7 @@ def test_two_processes_lose_no_line(tmp_path):
     both = [subprocess.Popen([*command, name], cwd=ROOT) for name in "ab"]
     assert [process.wait(timeout=60) for process in both] == [0, 0]
     lines = path.read_text().splitlines()
-    assert sorted(lines) == sorted(f"{n} {i}" for n in "ab" for i in range(200))
+    assert sorted(lines) == sorted(f"{n} {i}" for n in "ab" for i in range(100))
 
 
 def test_a_folder_has_one_owner(tmp_path):

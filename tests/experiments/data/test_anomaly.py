@@ -195,7 +195,7 @@ def test_what_a_copy_of_mvtec_lacks_is_named(folder):
         path.unlink()
     with pytest.raises(ExperimentError, match=rf"{root} must have files train/good/\*"):
         load("mvtec-bottle", validation=2)
-    with pytest.raises(ExperimentError, match="`unit` must be a category of MVTec AD"):
+    with pytest.raises(ExperimentError, match="`unit`.*'bottles'"):
         mvtec.load(None, "bottles")
 
 
@@ -248,9 +248,7 @@ def test_units():
     assert len(mvtec.CATEGORIES) == len(set(mvtec.CATEGORIES)) == 15
     assert len(anomaly.UNITS) == 3 + 15 + 10 + 10
     for unit in ("bottle", "mnist-10", "mvtec-", "Tile"):
-        with pytest.raises(
-            ExperimentError, match="`units` of anomaly must be among sq"
-        ):
+        with pytest.raises(ExperimentError, match=f"`units`.*{unit}"):
             load(unit)
 
 

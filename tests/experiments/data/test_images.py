@@ -54,7 +54,7 @@ def test_pool_rounds_averages():
     assert np.abs(images.pool(big, 4) - means).max() <= 0.5
     assert np.array_equal(images.pool(big, 16), big)
     for size in (3, 0, 32):
-        with pytest.raises(ExperimentError, match="`size` must be a divisor of 16"):
+        with pytest.raises(ExperimentError, match=f"`size`.* {size}"):
             images.pool(big, size)
 
 
@@ -86,11 +86,11 @@ def test_all_examples_are_used_by_default():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train": 51}, "`train` and `validation` must be"),
-        ({"train": 9}, "`train` and `validation` must be"),
-        ({"validation": 5}, "`train` and `validation` must be"),
-        ({"test": 15}, "`test` must be a multiple of 10 and at most 40, got 15"),
-        ({"test": 50}, "`test` must be a multiple of 10"),
+        ({"train": 51}, "`train` and `validation`"),
+        ({"train": 9}, "`train` and `validation`"),
+        ({"validation": 5}, "`train` and `validation`"),
+        ({"test": 15}, "`test`.* 15"),
+        ({"test": 50}, "`test`.* 50"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(change, message):
@@ -231,7 +231,11 @@ def test_alternatives_count_only_when_whole(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("cifar10", (8, 8, 3)), ("mnist", (7, 7, 1))]
+    ("name", "shape"),
+    [
+        pytest.param("cifar10", (8, 8, 3), marks=pytest.mark.slow),
+        ("mnist", (7, 7, 1)),
+    ],
 )
 def test_real_data(name, shape):
     try:

@@ -108,7 +108,7 @@ def test_window_must_fit(put, window):
 
 
 def test_unknown_series_is_refused():
-    with pytest.raises(ExperimentError, match="must be one of samsung-returns, .*'no'"):
+    with pytest.raises(ExperimentError, match="`unit`.*'no'"):
         series.load(None, "no")
 
 

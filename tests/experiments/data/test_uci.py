@@ -123,7 +123,7 @@ def test_diabetes_needs_nothing_and_is_checked(monkeypatch):
     [
         (
             {"unit": "no-such"},
-            "`unit` must be one of boston, .*diabetes, got 'no-such'",
+            "`unit`.*'no-such'",
         ),
         (
             {"unit": "diabetes", "validation_share": 1.0},

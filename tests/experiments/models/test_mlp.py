@@ -32,9 +32,9 @@ def test_hidden_weights_have_the_declared_variance(init, gain):
 
 
 def test_unknown_model_init_and_task_are_refused():
-    with pytest.raises(ExperimentError, match="`model` must be one of .*mlp"):
+    with pytest.raises(ExperimentError, match="`model`.*'no-such'"):
         models.build({"name": "no-such", "init": "he"}, ARMS["relu"], 10)
-    with pytest.raises(ExperimentError, match="`init` must be he or gain"):
+    with pytest.raises(ExperimentError, match="`init`.*'zeros'"):
         mlp("relu", init="zeros")
-    with pytest.raises(ExperimentError, match="`task` must be one of .*classification"):
+    with pytest.raises(ExperimentError, match="`task`.*'no-such'"):
         tasks.build({"name": "no-such"}, mlp("relu"))

@@ -84,7 +84,7 @@ def test_normalized_convolutions(normalize, norms):
 
 def test_unknown_normalization_is_refused():
     network = VGG(relu, SMALL, normalize="some")
-    with pytest.raises(ExperimentError, match="`normalize` must be none, all or inner"):
+    with pytest.raises(ExperimentError, match="`normalize`.*some"):
         map_shapes(network, 8)
 
 
@@ -101,8 +101,8 @@ def test_classifier_averages_the_last_map():
     x, features = normal_images(8), VGG(relu, SMALL)
     network = Classifier(features, 10)
     params = random_params(network, x)
-    last = jax.jit(features.apply)({"params": params["features"]}, x)[-1]
+    last = np.asarray(jax.jit(features.apply)({"params": params["features"]}, x)[-1])
     dense = jax.tree.map(np.asarray, params["Dense_0"])
-    expected = np.mean(last, axis=(1, 2)) @ dense["kernel"] + dense["bias"]
+    expected = last.mean(axis=(1, 2)) @ dense["kernel"] + dense["bias"]
     found = jax.jit(network.apply)({"params": params}, x)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

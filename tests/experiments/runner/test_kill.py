@@ -14,7 +14,7 @@ from apalu_jax.experiments import runner
 from ..helpers import ROOT, tiny, values
 
 # Three trials, with a checkpoint after every epoch.
-SPEC = tiny(arms=("apalu",), ablations=(), seeds=6, vmapped_seeds=2, epochs=20)
+SPEC = tiny(arms=("apalu",), ablations=(), seeds=6, vmapped_seeds=2, epochs=8)
 PROGRAM = """
 import json, pathlib, sys
 from apalu_jax.experiments import runner, schema, specs

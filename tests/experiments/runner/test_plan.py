@@ -32,9 +32,9 @@ def test_a_plan_follows_from_the_records():
 @pytest.mark.parametrize(
     ("subset", "message"),
     [
-        ({"arm_names": ["relu", "mish"]}, "`arms` must be among relu, .*, got mish"),
-        ({"arm_names": []}, "`arms` must be among .*, got none"),
-        ({"seeds": [2, 3, 4]}, "`seeds` must be among 0:3, got 3, 4"),
+        ({"arm_names": ["relu", "mish"]}, "`arms`.* mish"),
+        ({"arm_names": []}, "`arms`.* none"),
+        ({"seeds": [2, 3, 4]}, "`seeds`.* 3, 4"),
     ],
 )
 def test_undeclared_arms_and_seeds_are_refused(subset, message, tmp_path):

@@ -1,6 +1,7 @@
 """A search for the learning rate, made of ordinary trials."""
 
 import jax
+import pytest
 
 from apalu_jax.experiments import results, runner, specs
 from apalu_jax.experiments.analysis import lr_search
@@ -26,7 +27,8 @@ def run(spec, out, **options):
 
 
 def test_search_takes_the_best_multiplier_on_validation_data(tmp_path):
-    spec = search_spec((1e-3, 1.0, 1e30), 2, vmapped_seeds=2, seeds=2)
+    data = {**tiny().data, "validation_share": 0.1}
+    spec = search_spec((1e-3, 1.0, 1e30), 2, vmapped_seeds=2, seeds=2, data=data)
     out = tmp_path / "run"
     found, trained = run(spec, out)
     # Trials of the size of an evaluation, and then the evaluation.
@@ -40,6 +42,9 @@ def test_search_takes_the_best_multiplier_on_validation_data(tmp_path):
     assert search.scores[1e30] == [None, None]
     assert min(search.scores[1.0]) > max(search.scores[1e-3])
     assert search.wall_s > 0
+    # Of the 180 images of the validation split, and not of the 270 of the test split.
+    right = [180 * score for m in (1e-3, 1.0) for score in search.scores[m]]
+    assert right == pytest.approx([round(number) for number in right], abs=1e-3)
     assert {r.lr_multiplier for r in found.evaluated} == {1.0}
     # On resume the recorded runs of the search are not run again.
     lines = (out / results.RECORDS).read_bytes().splitlines(keepends=True)

@@ -63,7 +63,7 @@ def test_classification_by_hand():
             return inputs
 
     task = build(Fixed())
-    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]))
+    logits = np.log(np.float32([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]))
     part = {"inputs": logits, "targets": np.array([0, 1])}
     metrics = task.metrics(jax.device_get(task.predict({}, part)), part, None)
     assert metrics["accuracy"] == 0.5
@@ -71,7 +71,7 @@ def test_classification_by_hand():
     part = {"targets": np.array([0, 1, 2, 3])}
     assert task.chance("accuracy", part) == 0.25
     assert task.chance("log_loss", part) == pytest.approx(np.log(4))
-    with pytest.raises(ExperimentError, match="`metric` must be one of accuracy"):
+    with pytest.raises(ExperimentError, match="`metric`.*'auroc'"):
         task.chance("auroc", part)
 
 
@@ -80,25 +80,36 @@ def test_images_are_scaled_and_other_inputs_are_not():
     task, part = build(mean=mean, std=std), batch()
     floats = (np.asarray(part["inputs"], np.float32) / 255 - mean) / std
     variables = task.init(jax.random.key(0), part)
-    scaled = {**part, "inputs": jnp.asarray(floats, jnp.float32)}
+    scaled = {**part, "inputs": np.float32(floats)}
     key = jax.random.key(0)
-    for method, *more in (("predict",), ("loss", key)):
-        got = jax.jit(getattr(task, method))(variables, part, *more)
-        want = jax.jit(getattr(build(), method))(variables, scaled, *more)
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), got, want)
+
+    @jax.jit
+    def examine():
+        return [
+            (each.predict(variables, split), each.loss(variables, split, key))
+            for each, split in ((task, part), (build(), scaled))
+        ]
+
+    got, want = examine()
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), got, want)
     (got,) = jax.jit(task.histograms)(variables, part).values()
     (want,) = jax.jit(build().histograms)(variables, scaled).values()
     np.testing.assert_array_equal(got.counts, want.counts)
 
 
-@pytest.mark.parametrize("size", [1, 3, 4, 7, 100])
-def test_the_batch_size_of_evaluation_changes_nothing(size):
-    part = batch()
-    variables = build().init(jax.random.key(0), part)
-    want = build().predict(variables, part)
-    got = jax.jit(build(eval_batch_size=size).predict)(variables, part)
-    np.testing.assert_array_equal(got["accuracy"], want["accuracy"])
-    np.testing.assert_allclose(got["log_loss"], want["log_loss"], rtol=1e-6)
+def test_the_batch_size_of_evaluation_changes_nothing():
+    part, sizes = batch(), (1, 4, 7, 100)
+
+    @jax.jit
+    def by_size(key):
+        variables = build().init(key, part)
+        tasks = [build(), *(build(eval_batch_size=size) for size in sizes)]
+        return [task.predict(variables, part) for task in tasks]
+
+    want, *others = by_size(jax.random.key(0))
+    for got in others:
+        np.testing.assert_array_equal(got["accuracy"], want["accuracy"])
+        np.testing.assert_allclose(got["log_loss"], want["log_loss"], rtol=1e-6)
 
 
 def test_network_sees_no_more_than_a_chunk():
@@ -178,5 +189,5 @@ def test_training_alone_is_augmented():
 
 
 def test_unknown_augmentation_is_refused():
-    with pytest.raises(ExperimentError, match="`augment`: Expected one of '', flip"):
+    with pytest.raises(ExperimentError, match="`augment`.*'rotate'"):
         build(augment="rotate")

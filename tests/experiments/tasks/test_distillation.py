@@ -51,11 +51,11 @@ def test_loss_and_score_by_hand(images, lam):
     s = taps.reshape(6, -1).astype("f8")
     cosine = (x * s).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(s, axis=1)
     each = 1 - cosine + lam * ((x - s) ** 2).mean(1)
-    loss, carried = task.loss(variables, part, jax.random.key(0))
+    loss, carried = jax.jit(task.loss)(variables, part, jax.random.key(0))
     # Four maps are learned, three are tested.
     assert float(loss) == pytest.approx(4 * each.mean(), rel=1e-5)
     assert set(carried) == {"batch_stats"}
-    scores = task.predict(variables, part)["score"]
+    scores = jax.jit(task.predict)(variables, part)["score"]
     np.testing.assert_allclose(scores, 3 * each, rtol=1e-5)
 
 
@@ -71,10 +71,13 @@ def test_a_map_of_zeros_has_a_gradient(images):
     part, task = part_of(images, np.ones(images.shape, "f4")), build()
     variables = task.init(jax.random.key(0), part)
     zero = jax.tree.map(jnp.zeros_like, variables["params"])
-    gradient = jax.grad(lambda p: task.loss({**variables, "params": p}, part, None)[0])(
-        zero
-    )
-    assert np.isfinite(gradient["factor"])
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        return task.loss({**variables, "params": params}, part, None)[0]
+
+    assert np.isfinite(gradient(zero)["factor"])
 
 
 def test_chunks_change_nothing(images):

@@ -78,7 +78,7 @@ def test_rotations_are_drawn_for_every_image():
 @pytest.mark.parametrize("transforms", [0, 5])
 def test_more_transforms_than_rotations_are_refused(transforms):
     batch = part(np.zeros((2, 4, 3)))
-    with pytest.raises(ExperimentError, match="`transforms` must be between 1 and 4"):
+    with pytest.raises(ExperimentError, match=f"`transforms`.* {transforms}"):
         task_of(transforms=transforms).loss({"params": {}}, batch, jax.random.key(0))
 
 

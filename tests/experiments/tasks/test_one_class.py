@@ -57,11 +57,11 @@ def part(rows, anomalous=None):
 
 
 def begin(task, rows, pretrained=None):
-    return task.init(jax.random.key(0), part(rows), pretrained)
+    return jax.jit(task.init)(jax.random.key(0), part(rows), pretrained)
 
 
 def step(task, variables, rows):
-    value, carried = task.loss(variables, part(rows), jax.random.key(1))
+    value, carried = jax.jit(task.loss)(variables, part(rows), jax.random.key(1))
     return float(value), {**carried, "params": variables["params"]}
 
 
@@ -109,11 +109,14 @@ def test_soft_boundary_by_hand():
     assert float(variables["sphere"]["radius"]) == 3.5
     value, _ = step(task, variables, rows)
     assert value == pytest.approx(12.25 + (16 - 12.25) / 5 / 0.125)
-    gradients = jax.grad(
-        lambda params: task.loss(
-            {**variables, "params": params}, part(rows), jax.random.key(1)
-        )[0]
-    )(variables["params"])
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        now = {**variables, "params": params}
+        return task.loss(now, part(rows), jax.random.key(1))[0]
+
+    gradients = gradient(variables["params"])
     # Only the outermost example counts, by twice its distance.
     np.testing.assert_allclose(gradients["shift"], [2 * 4 / 5 / 0.125], rtol=1e-6)
 
@@ -176,7 +179,7 @@ def test_the_ratio_is_of_distances_where_scores_are_negative():
     [
         (
             {"objective": "hard"},
-            "`objective`: Expected one of one-class, soft",
+            "`objective`.*'hard'",
         ),
         ({"nu": 0.0}, "`nu`: .* > 0.0, got 0.0"),
         ({"nu": 1.0}, "`nu`: .* < 1.0, got 1.0"),
@@ -247,10 +250,10 @@ def test_contrast_by_hand():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train": 16}, "`train` and `validation` must be .* at most 20, got 16 and 5"),
-        ({"validation": 0}, "`train` and `validation` must be"),
-        ({"validation": 20}, "`train` and `validation` must be"),
-        ({"test": 41}, "`test` must be between 2 and 40, got 41"),
+        ({"train": 16}, "`train`.* 16 and 5"),
+        ({"validation": 0}, "`train` and `validation`"),
+        ({"validation": 20}, "`train` and `validation`"),
+        ({"test": 41}, "`test`.* 41"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(change, message):
@@ -260,10 +263,11 @@ def test_sizes_that_do_not_fit_are_refused(change, message):
 
 
 def test_an_unknown_class_is_refused():
-    with pytest.raises(ExperimentError, match="`normal` must be one of 0, 1, got 2"):
+    with pytest.raises(ExperimentError, match="`normal`.* 2"):
         one_class.against_rest(toy(), 2)
 
 
+@pytest.mark.slow
 def test_ranges_of_the_digits_are_those_published():
     try:
         data.verify("mnist")

@@ -56,9 +56,7 @@ def test_no_comparison_with_persistence_where_there_is_none(task):
     part = part_of(0, persistence=False)
     residuals = {"residuals": part["targets"]}
     assert set(task.metrics(residuals, part, residuals)) == {"rmse", "log_likelihood"}
-    with pytest.raises(
-        ExperimentError, match="one of rmse, log_likelihood in this .*'mase'"
-    ):
+    with pytest.raises(ExperimentError, match="'mase'"):
         task.chance("mase", part)
 
 

@@ -205,7 +205,7 @@ def test_every_epoch_gets_its_number():
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_multiplier_is_one_of_the_learning_rate(size):
     """Seeds vmapped, and a seed alone, which is stepped from the host."""
-    base = tiny(vmapped_seeds=size)
+    base = tiny(vmapped_seeds=size, epochs=1)
     block = trial(tuple(range(size)), "relu")
     rate = {**base.optimizer, "learning_rate": 3 * base.optimizer["learning_rate"]}
     declared = train(replace(base, optimizer=rate), block)
@@ -218,7 +218,7 @@ def test_a_multiplier_is_one_of_the_learning_rate(size):
 
 
 def test_collections_besides_params_are_carried():
-    class Normalised(nn.Module):
+    class Normalized(nn.Module):
         @nn.compact
         def __call__(self, inputs, *, train):
             x = inputs.reshape(len(inputs), -1)
@@ -228,7 +228,7 @@ def test_collections_besides_params_are_carried():
 
     block = trial((0,), "relu")
     folds = prepare(tiny(), block).splits
-    task = Classification(network=Normalised())
+    task = Classification(network=Normalized())
     program = compile_training(
         task,
         lambda params, steps, multiplier: optax.adam(1e-2),

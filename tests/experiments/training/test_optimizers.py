@@ -53,11 +53,11 @@ def test_unknown_optimizer_is_refused():
     for change, message in (
         (
             {"name": "adamx"},
-            "optimizer: `name`: .* adam, adamw, sgd, got",
+            "`name`.*'adamx'",
         ),
-        ({"schedule": "steps"}, "`schedule`: Expected one of constant, cosine, step"),
-        ({"schedule": "step"}, "`drop_at` must be given for the schedule step"),
-        ({"momentun": 0.9}, "optimizer: Object contains unknown field `momentun`"),
+        ({"schedule": "steps"}, "`schedule`.*'steps'"),
+        ({"schedule": "step"}, "`drop_at`"),
+        ({"momentun": 0.9}, "`momentun`"),
     ):
         with pytest.raises(ExperimentError, match=message):
             optimizers.build({**OPTIMIZER, **change}, ARMS["relu"], {}, 10)
