@@ -26,13 +26,13 @@ def check(found, declared):
     assert {r.declaration_hash for r in found.records} == {declared.declaration_hash}
 
 
-def test_records_are_of_what_is_declared_now(committed):
+def test_records_match_the_current_declarations(committed):
     for found in committed:
         assert found.folder.name == found.spec.name
         check(found, specs.load(found.spec.name, found.spec.preset))
 
 
-def test_records_of_checks_are_of_what_is_declared_now():
+def test_records_of_checks_match_the_current_declarations():
     """Full presets of single units."""
     for found in read("checks"):
         spec = found.spec

@@ -1,3 +1,5 @@
+"""Declarations: what is refused, hashed, merged."""
+
 import json
 
 import pytest
@@ -31,7 +33,7 @@ def test_shipped_specs_are_sound(name, preset):
 
 
 @pytest.mark.parametrize("name", specs.names())
-def test_published_figures_are_of_what_is_declared(name):
+def test_published_figures_name_declared_arms(name):
     spec = specs.load(name, "full")
     for figure in spec.published:
         assert figure.arm in spec.all_arms
@@ -45,7 +47,7 @@ def test_every_experiment_has_the_three_presets():
         assert set(specs.presets(name)) == {"smoke", "reduced", "full"}
 
 
-def test_digits_declares_what_was_asked():
+def test_declaration_of_digits():
     spec = specs.load("digits")
     assert spec.preset == "reduced"
     assert spec.seeds >= 10

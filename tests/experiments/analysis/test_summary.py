@@ -133,7 +133,7 @@ def test_each_unit_is_left_out_in_turn():
     assert analysis.summarize(replace(spec, pair_by="seed"), runs).leave_one_out == {}
 
 
-def test_where_seeds_lack_units_is_said():
+def test_seeds_without_all_units_are_noted():
     runs = [r for r in make_units() if (r.arm, r.unit, r.seed) != ("relu", "large", 1)]
     comparison = analysis.summarize(tiny(units=UNITS), runs).arm("relu").comparison
     # The second seed has the smaller unit alone.

@@ -1,3 +1,5 @@
+"""The verdict on a claim, from made-up records."""
+
 import pytest
 from msgspec.structs import replace
 

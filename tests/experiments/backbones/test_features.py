@@ -93,7 +93,7 @@ def test_damaged_cache_is_computed_anew(two_blocks, cache):
         assert path.read_bytes() == content
 
 
-def test_what_is_remembered_is_limited(two_blocks, monkeypatch):
+def test_memory_is_limited(two_blocks, monkeypatch):
     monkeypatch.setattr(features, "_REMEMBERED_BYTES", 0)
     network, view = weights.load(BackboneConfig()), ONE_SCALE
     for seed in range(3):

@@ -60,7 +60,7 @@ def test_random_weights_are_xavier_uniform_and_by_seed():
     assert one.label == "VGG16, width 1/4, relu, random weights, seed 0"
 
 
-def test_activation_of_the_source(two_blocks):
+def test_activation_of_a_backbone(two_blocks):
     relu, apalu = (
         weights.load(BackboneConfig(activation=a)) for a in ("relu", "apalu")
     )

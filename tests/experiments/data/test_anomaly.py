@@ -132,7 +132,7 @@ def test_magnetic_tiles(folder, monkeypatch):
         load("tile", validation=2)
 
 
-def test_a_quarter_of_a_pixel_is_enough_for_a_mask():
+def test_mask_needs_a_quarter_of_a_pixel():
     def mask(*rows):
         lines, out = np.zeros((8, 8), np.uint8), io.BytesIO()
         lines[list(rows)] = 255

@@ -1,3 +1,5 @@
+"""Files of data sets: found, checked, downloaded; the embedded digits."""
+
 import hashlib
 import http.server
 import threading

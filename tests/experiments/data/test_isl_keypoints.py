@@ -81,7 +81,7 @@ def test_shoulders_are_at_one_place_and_in_one_size():
     assert not left[0].any() and left[1:].all() and right.all()
 
 
-def test_where_and_how_large_the_signer_is_does_not_matter():
+def test_position_and_size_of_the_signer_do_not_matter():
     pose, hands = frames(np.random.default_rng(2), 4)
     scale, shift = 1.7, np.float32([0.3, -0.2, 0])
 

@@ -1,3 +1,5 @@
+"""Time series: windows, splits, standardization."""
+
 import hashlib
 
 import numpy as np

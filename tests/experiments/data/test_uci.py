@@ -1,3 +1,5 @@
+"""Regression tables: splits, standardization, files."""
+
 import hashlib
 
 import numpy as np
@@ -44,7 +46,7 @@ def put(tmp_path, monkeypatch):
     return put
 
 
-def test_parts_are_standardised_by_the_training_part(put):
+def test_splits_are_standardized_by_the_training_split(put):
     rows = rows_of()
     fold = put(rows, [np.arange(4)]).splits(0)
     assert [len(part["targets"]) for part in fold] == [32, 4, 4]

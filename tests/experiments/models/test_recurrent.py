@@ -125,7 +125,7 @@ def test_parameters_are_counted(cell):
     ("placement", "sites"),
     [("candidate", IN_CELLS), ("dense", BEHIND), ("both", IN_CELLS | BEHIND)],
 )
-def test_activations_are_trained_where_they_are_placed(placement, sites):
+def test_placement_of_the_activations(placement, sites):
     network, x = build(placement=placement), sequences()
     variables = filled(network, x)
 
@@ -146,7 +146,7 @@ def test_activations_are_trained_where_they_are_placed(placement, sites):
 
 
 @pytest.mark.parametrize("placement", ["candidate", "dense"])
-def test_what_is_not_the_arm_is_tanh_and_relu(placement):
+def test_other_activations_are_tanh_and_relu(placement):
     network, x = build("silu", placement=placement, cell="elman"), sequences()
     variables = filled(network, x)
     params = variables["params"]

@@ -31,7 +31,7 @@ def test_the_cloner_has_the_published_layers():
     shapes = jax.eval_shape(student("apalu").init, jax.random.key(0), x)
     names = set(shapes["params"])
     assert sum(name.startswith("APALU") for name in names) == 13
-    # Normalised but before a pool, and nowhere a bias.
+    # Normalized but before a pool, and nowhere a bias.
     assert {n for n in names if n.startswith("norm")} == {
         *("norm1_1", "norm2_1", "norm3_1", "norm3_2"),
         *("norm4_1", "norm4_2", "norm5_1", "norm5_2"),
@@ -62,7 +62,7 @@ def test_kernels_have_the_variance_of_xavier():
     assert float(kernel.std()) == pytest.approx(limit / np.sqrt(3), rel=0.01)
 
 
-def test_relu_stays_where_maps_are_compared():
+def test_compared_maps_keep_relu():
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
     network = student("elu", replaced="inner", width=1 / 64, hidden_channels=2)
     maps, _ = jax.jit(network.init_with_output)(jax.random.key(1), x)

@@ -87,7 +87,7 @@ def test_notes_follow_the_direction_of_the_metric():
     assert "below zero" in notes
 
 
-def test_what_is_incomplete_failed_diverged_or_mixed_is_said(finished_run):
+def test_incomplete_failed_diverged_and_mixed_runs_are_noted(finished_run):
     spec, _, found = finished_run
     runs = [r for r in found if (r.arm, r.seed) != ("relu", 2)]
     runs[0] = replace(runs[0], status="failed", value=None, error="out of memory")

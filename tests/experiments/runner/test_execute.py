@@ -135,7 +135,7 @@ def test_variants_and_units_are_run_apart(tmp_path, monkeypatch):
     assert found[0].value != found[2].value
 
 
-def test_compiled_functions_are_dropped_if_they_would_not_fit(tmp_path, monkeypatch):
+def test_compiled_functions_are_dropped_in_a_crowded_process(tmp_path, monkeypatch):
     executor = execute.Executor(tiny(), None, tmp_path, math.inf, 0)
 
     def compiled():

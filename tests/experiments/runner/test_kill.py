@@ -36,7 +36,7 @@ def progress(out):
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_killed_at_any_moment(kills, tmp_path):
+def test_killed_run_ends_with_the_same_records(kills, tmp_path):
     undisturbed, disturbed = runner.run(SPEC, tmp_path / "whole"), tmp_path / "killed"
     moments = random.Random(0)
     killed = 0

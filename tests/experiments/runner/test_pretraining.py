@@ -1,5 +1,6 @@
 """What an experiment may have beside its training: a stage before it, and watching."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from apalu_jax.experiments.tasks.classification import Classification
 from apalu_jax.experiments.training import loop
 from apalu_jax.experiments.training.checkpoint import Checkpoint
 
-from ..helpers import build_report, tiny
+from ..helpers import build_report, tiny, values
 
 ABSENT = Path("absent.msgpack")
 MODEL = {"name": "mlp", "features": [8], "init": "he"}
@@ -86,35 +87,37 @@ def test_pretraining_is_a_training_of_its_own(continued):
     assert (epochs, training.epochs) == ([0, 1, 2, 3, 4, 5], 5)
 
 
-@pytest.mark.parametrize("epoch", [2, 3, 4])
-def test_a_resumed_run_has_the_same_records(continued, tmp_path, epoch):
-    """Stopped in the pretraining or after it, it goes on from there."""
+def test_a_resumed_run_has_the_same_records(continued, tmp_path):
+    """Stopped in the pretraining, after it, and after that, it goes on from there."""
     spec = continued(pretraining=BEFORE, arms=("apalu",), ablations=())
-    out = tmp_path / "cut"
+    whole, out = runner.run(spec, tmp_path / "whole").records, tmp_path / "cut"
 
     class Stop(Exception):
         pass
 
-    def stop(trial, share):
-        if share == epoch / 5:
-            raise Stop
+    def go_on(until):
+        """Shares of the work that were told."""
+        shares = []
 
-    whole = runner.run(spec, tmp_path / "whole").records
-    with pytest.raises(Stop):
-        runner.run(spec, out, checkpoint_every_s=0.0, progress=stop)
+        def stop(trial, share):
+            shares.append(share)
+            if share == until:
+                raise Stop
+
+        with contextlib.suppress(Stop):
+            runner.run(spec, out, resume=True, checkpoint_every_s=0.0, progress=stop)
+        return shares
+
+    assert go_on(2 / 5) == [0.0, 1 / 5, 2 / 5]
+    assert go_on(3 / 5) == [2 / 5, 3 / 5]
+    assert go_on(4 / 5) == [3 / 5, 4 / 5]
     assert list((out / "checkpoints").iterdir())
-    shares = []
-    resumed = runner.run(
-        spec, out, resume=True, progress=lambda trial, share: shares.append(share)
-    ).records
+    assert go_on(None) == [4 / 5, 1.0]
     assert not (out / "checkpoints").exists()
-    assert shares[0] == epoch / 5
-    assert [replace(r, wall_s=0) for r in resumed] == [
-        replace(r, wall_s=0) for r in whole
-    ]
+    assert values(results.read(out).records) == values(whole)
 
 
-def test_what_is_watched_and_exhibited(continued, tmp_path):
+def test_curve_of_the_test_split_and_figure_data(continued, tmp_path):
     # A block for every seed: what is exhibited is that of the first one all the same.
     spec = continued(
         log_test_curve=True,
@@ -141,7 +144,7 @@ def test_what_is_watched_and_exhibited(continued, tmp_path):
     assert "test split, logged only" in report.figures["learning_curves"].caption
 
 
-def test_best_epoch_on_the_test_part_by_hand(finished_run):
+def test_bias_of_the_best_epoch_by_hand(finished_run):
     spec, _, found = finished_run
     spec = replace(spec, log_test_curve=True, monitors=("accuracy",))
     paths = {"relu": [0.9, 0.8], "apalu": [0.6, 0.7], "apalu-frozen": [None, 0.5]}
@@ -175,7 +178,7 @@ def test_best_epoch_on_the_test_part_by_hand(finished_run):
     assert monitors.tables[0].rows[0] == ("relu", "2", "0.15 (0.1 to 0.2)")
 
 
-def test_a_source_gives_its_features(tmp_path, monkeypatch):
+def test_run_on_features_of_a_backbone(tmp_path, monkeypatch):
     """A whole experiment on what a frozen network makes of images drawn here."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     spec = specs.load("differnet", "smoke")

@@ -58,7 +58,7 @@ def test_folder_in_use_is_refused(finished_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_of_two_runs_in_a_folder_gives_way(tmp_path):
+def test_second_run_in_a_folder_is_refused(tmp_path):
     command = [
         *(sys.executable, "-c", "from apalu_jax.cli import main; main()"),
         *("run", "digits", "--preset", "smoke", "--arms", "relu", "--resume"),

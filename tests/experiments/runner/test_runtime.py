@@ -95,7 +95,7 @@ def test_a_folder_that_was_given_to_jax_stays():
 
 
 @pytest.mark.parametrize(("used", "crowded"), [(5, False), (6, True)])
-def test_half_of_the_maps_are_enough(monkeypatch, used, crowded):
+def test_half_of_the_memory_maps_is_crowded(monkeypatch, used, crowded):
     monkeypatch.setattr(runtime.Path, "read_text", lambda path: "10\n")
     monkeypatch.setattr(runtime.Path, "read_bytes", lambda path: b"map\n" * used)
     assert runtime.is_crowded() == crowded

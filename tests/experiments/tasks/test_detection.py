@@ -1,3 +1,5 @@
+"""Metrics of anomaly detection."""
+
 import numpy as np
 import pytest
 

@@ -89,7 +89,7 @@ def test_chunks_change_nothing(images):
     )
 
 
-def test_pixels_are_told_by_the_gradient(images):
+def test_pixel_scores_are_gradients(images):
     """What differs from the source in one corner is found there."""
     taps = images / np.float32(255)
     changed = taps.copy()
@@ -138,7 +138,7 @@ def test_maps_of_gradients_by_hand():
     assert localization.pixel_auroc(np.array([0.1, 0.2]), np.array([0, 1])) == 1.0
 
 
-def test_sources_of_cifar10_have_not_seen_its_labels():
+def test_backbones_of_cifar10_have_not_seen_its_labels():
     """A source that was trained on CIFAR-10 knows what is anomalous there."""
     for preset in specs.presets("distillation-ad"):
         spec = specs.load("distillation-ad", preset)
@@ -154,7 +154,7 @@ def test_sources_of_cifar10_have_not_seen_its_labels():
     )
 
 
-def test_exhibits_become_a_figure(finished_run):
+def test_figure_data_become_a_figure(finished_run):
     _, _, records = finished_run
     shown = {"maps": [[[0.0, 1.0], [0.5, 0.2]]], "masks": [[[0, 1], [0, 0]]]}
     changed = [replace(r, figure_data=shown) if r.seed == 0 else r for r in records]

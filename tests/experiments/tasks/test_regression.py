@@ -52,7 +52,7 @@ def test_metrics_are_those_of_the_textbook_in_the_target_s_unit(task):
     assert all(type(score) is float for score in scores.values())
 
 
-def test_no_comparison_with_persistence_where_there_is_none(task):
+def test_no_persistence_no_comparison(task):
     part = part_of(0, persistence=False)
     residuals = {"residuals": part["targets"]}
     assert set(task.metrics(residuals, part, residuals)) == {"rmse", "log_likelihood"}

@@ -1,3 +1,5 @@
+"""The training loop: seeds, epochs, checkpoints."""
+
 from pathlib import Path
 
 import flax.linen as nn
