@@ -33,7 +33,7 @@ def test_training_happens_once(two_blocks, two_shades, monkeypatch, cache):
         return results[0]
 
     monkeypatch.setattr(pretrain, "_train", counted)
-    options = {"weights": "cifar10", "epochs": 8, "images": 140}
+    options = {"weights": "cifar10", "epochs": 20, "images": 140}
     network = weights.load(BackboneConfig(**options))
     assert network.label == "VGG16, width 1, relu, trained on Shades: 100.0 %"
     assert set(network.variables) == {"params", "batch_stats"}
