@@ -24,8 +24,8 @@ def quick_compilation():
     """Compile quickly, in the processes that tests start too.
 
     The networks here run for milliseconds, and compiling them was three quarters of the
-    time. Without LLVM's optimizations a small network compiles in 60 % of it, with the
-    other code generation in a sixth (jaxlib 0.10.2). JAX has the second for each
+    time. Without LLVM's optimizations they compile in 60 % of it, with the other code
+    generation too in a fifth (jaxlib 0.10.2). JAX has the second for each
     ``jit`` and for the whole process, but not for some tests, hence the private
     function. Programs made so are dropped at the end, for no other test to run them.
     """

@@ -68,7 +68,7 @@ def test_width_and_small_images():
 
 def test_later_blocks_can_be_left_out():
     variables, (outputs, _) = shapes(side=8, blocks=3)
-    whole, _ = shapes(side=8)
+    whole, _ = shapes(side=8, blocks=4)
     params = variables["params"]
     for name in ("Conv_21", "BatchNorm_21"):
         leaves = (each["params"][name] for each in (variables, whole))
