@@ -1,5 +1,7 @@
 """Settings of the experiments' tests, and one finished run that they may read."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,6 +9,7 @@ from jax._src import compiler
 
 from apalu_jax.experiments import runner
 from apalu_jax.experiments.arms import ARMS
+from apalu_jax.experiments.runner import execute
 from apalu_jax.experiments.tasks.base import init_variables
 
 from .helpers import mlp, tiny
@@ -59,6 +62,14 @@ def optax_promotion():
     Of the scope of a package, so that fixtures of modules may train too.
     """
     with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="package", autouse=True)
+def shared_programs():
+    """Runs with equal settings share their compiled functions, as trials of a run do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute, "_compile", functools.cache(execute._compile))
         yield
 
 

@@ -136,6 +136,7 @@ def test_variants_and_units_are_run_apart(tmp_path, monkeypatch):
 
 
 def test_compiled_functions_are_dropped_in_a_crowded_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(execute, "_compile", execute._compile.__wrapped__)
     executor = execute.Executor(tiny(), None, tmp_path, math.inf, 0)
 
     def compiled():

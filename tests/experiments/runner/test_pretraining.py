@@ -185,6 +185,8 @@ def test_run_on_features_of_a_backbone(tmp_path, monkeypatch):
     small = replace(
         spec,
         epochs=2,
+        seeds=1,
+        vmapped_seeds=1,
         arms=("apalu",),
         data={**spec.data, "size": 32},
         model={**spec.model, "blocks": 1, "width": 8},
