@@ -67,7 +67,7 @@ def optax_promotion():
 
 @pytest.fixture(scope="package", autouse=True)
 def shared_programs():
-    """Runs with equal settings share their compiled functions, as trials of a run do."""
+    """Share compiled functions between runs, as the trials of one run do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(execute, "_compile", functools.cache(execute._compile))
         yield
