@@ -29,6 +29,11 @@ settings.register_profile(
 settings.load_profile("repeatable")
 
 
+def pytest_configure():
+    """Make the folder again, which JAX made once and ``--cache-clear`` took away."""
+    Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
+
+
 @pytest.fixture
 def x64():
     """64-bit types for one test."""

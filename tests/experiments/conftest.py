@@ -1,11 +1,58 @@
-"""One finished run of a small experiment that the tests may read."""
+"""Settings of the experiments' tests, and one finished run that they may read."""
+
+import functools
 
 import jax
+import jax.numpy as jnp
 import pytest
+from jax._src import compiler
 
 from apalu_jax.experiments import runner
+from apalu_jax.experiments.arms import ARMS
+from apalu_jax.experiments.runner import execute
+from apalu_jax.experiments.tasks.base import init_variables
 
-from .helpers import tiny
+from .helpers import mlp, tiny
+
+NO_OPTIMIZATION = "jax_disable_most_optimizations"
+# Kernels from LLVM IR instead of MLIR, and each program in one piece.
+CODE_GENERATION = {
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+
+
+@pytest.fixture(scope="package", autouse=True)
+def quick_compilation():
+    """Compile quickly, in the processes that tests start too.
+
+    The networks here run for milliseconds, and compiling them was three quarters of the
+    time. Without LLVM's optimizations they compile in 60 % of it, with the other code
+    generation too in a fifth (jaxlib 0.10.2). JAX has the second for each
+    ``jit`` and for the whole process, but not for some tests, hence the private
+    function. Programs made so are dropped at the end, for no other test to run them.
+    """
+    original = compiler.get_compile_options
+
+    def quick(*args, **kwargs):
+        options = original(*args, **kwargs)
+        options.env_option_overrides = [
+            *options.env_option_overrides,
+            *CODE_GENERATION.items(),
+        ]
+        return options
+
+    flags = [
+        f"--{name}={str(value).lower()}" for name, value in CODE_GENERATION.items()
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", quick)
+        patch.setenv("XLA_FLAGS", " ".join(flags))
+        patch.setenv(NO_OPTIMIZATION.upper(), "1")
+        jax.config.update(NO_OPTIMIZATION, True)
+        yield
+    jax.config.update(NO_OPTIMIZATION, False)
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -18,8 +65,28 @@ def optax_promotion():
         yield
 
 
+@pytest.fixture(scope="package", autouse=True)
+def shared_programs():
+    """Share compiled functions between runs, as the trials of one run do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute, "_compile", functools.cache(execute._compile))
+        yield
+
+
 @pytest.fixture(scope="package")
 def finished_run(tmp_path_factory):
     """The spec, the folder and the records of a complete run; not to be changed."""
     spec, out = tiny(), tmp_path_factory.mktemp("finished") / "run"
     return spec, out, runner.run(spec, out).records
+
+
+@pytest.fixture(scope="package")
+def params_by_arm():
+    """Initial parameters of a small network with every arm, all from one key."""
+
+    @jax.jit
+    def draw(key):
+        x = jnp.zeros((1, 64))
+        return {arm: init_variables(mlp(arm), key, x)["params"] for arm in ARMS}
+
+    return draw(jax.random.key(5))

@@ -1,16 +1,26 @@
 """Small experiments and made-up runs that the tests share."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
+from jax import lax
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from apalu_jax.experiments import report, specs
+from apalu_jax.experiments import arms, models, report, runner, specs
 from apalu_jax.experiments.records import History, Record, Setup
 from apalu_jax.experiments.results import Results
+from apalu_jax.experiments.specs import Metric
 
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "notebooks" / "results"
 HASHES = {"run_hash": "c" * 64, "declaration_hash": "d" * 64}
 SETUP = Setup("cpu", {"jax": "1"})
+
+# Figures of a report, those of every experiment and those of what APALU has learned.
+FIGURES = ["intervals", "learning_curves", "training_loss"]
+LEARNED = ["shapes_apalu", "evolution_apalu"]
 
 
 def tiny(**changes):
@@ -23,6 +33,19 @@ def tiny(**changes):
         "epochs": 2,
     }
     return replace(specs.load("digits", "smoke"), **{**settings, **changes})
+
+
+def mlp(arm, init="he", features=(32, 16)):
+    options = {"name": "mlp", "features": list(features), "init": init}
+    return models.build(options, arms.get(arm), 10)
+
+
+def initial_activation(arm):
+    """The activation of an arm as it starts, as a function."""
+    activation = arms.ARMS[arm].activation()
+    if not arms.ARMS[arm].parameters:
+        return activation
+    return lambda x: activation.init_with_output(jax.random.key(0), x)[0]
 
 
 def make_record(spec=None, **changes):
@@ -65,6 +88,19 @@ def make_runs(values, *, examples=100, also=None, **where):
     ]
 
 
+RMSE = Metric(name="rmse", higher_is_better=False, margin=0.02, relative=True)
+UNITS = {"small": {}, "large": {"test_train_ratio": 0.25}}
+
+
+def make_units(also=None):
+    """Two units: the reference is ahead by 1, 2, 3 % and by 3, 2, 4 %."""
+    small = {"relu": [0.5, 0.6, 0.7], "apalu": [0.51, 0.62, 0.73]}
+    large = {"relu": [0.1, 0.2, 0.3], "apalu": [0.13, 0.22, 0.34]}
+    return make_runs(small, unit="small", also=also) + make_runs(
+        large, unit="large", also=also
+    )
+
+
 def results_of(spec, runs):
     """Results in memory, of runs that were made under the declaration of now."""
     stamped = [replace(run, declaration_hash=spec.declaration_hash) for run in runs]
@@ -73,6 +109,21 @@ def results_of(spec, runs):
 
 def build_report(spec, runs):
     return report.build(results_of(spec, runs))
+
+
+def pictures(n=3, size=32, seed=0):
+    """Noise, as images."""
+    shape = (n, size, size, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def records_of(*args, **kwargs):
+    """The records after a run."""
+    return runner.run(*args, **kwargs).records
+
+
+def coordinates(found):
+    return [record.key[:4] for record in found]
 
 
 def values(found):
@@ -86,3 +137,42 @@ def values(found):
 def assert_same(first, second, tolerance=0.0):
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def relu():
+    return jax.nn.relu
+
+
+def normal_images(size, n=2):
+    return np.random.default_rng(0).normal(size=(n, size, size, 3)).astype("f4")
+
+
+def random_params(network, x):
+    """No zeros and ones, so that no weight can be left out unseen."""
+    rng = np.random.default_rng(1)
+    tree = jax.eval_shape(network.init, jax.random.key(0), x)["params"]
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype("f4"), tree)
+
+
+def map_shapes(network, size):
+    def maps(x):
+        return network.init_with_output(jax.random.key(0), x)[0]
+
+    return [each.shape[1:] for each in jax.eval_shape(maps, normal_images(size))]
+
+
+def plain_conv(x, layer, stride=1, padding=1):
+    y = lax.conv_general_dilated(
+        x,
+        layer["kernel"],
+        (stride, stride),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y + layer["bias"][None, None, None]
+
+
+def plain_pool(x, size):
+    return lax.reduce_window(
+        x, -np.inf, lax.max, (1, size, size, 1), (1, 2, 2, 1), "VALID"
+    )

@@ -13,13 +13,14 @@ import pytest
 
 from apalu_jax.experiments import report, results
 
-from .test_results import RESULTS
+from .helpers import RESULTS
 
 GOLDEN = Path(__file__).with_name("golden.json")
 NUMBER = re.compile(r"(?<![\w.])[-+±<]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
 FOLDERS = sorted(path for path in RESULTS.glob("*/*/") if path.parent.name != "bench")
-# A minute of figures and resampling between them.
+# A minute of figures and resampling between them; cnn-mnist is like the last two.
 SLOW = {"regression-dnn", "regression-rnn", "sign-language"}
+SLOW |= {"googlenet-cifar10", "mobilenet-cifar10"}
 
 
 def numbers(*texts):

@@ -1,87 +1,205 @@
-"""The committed results belong to the experiments of this version."""
+"""Results in a folder: written, read, packed, damaged."""
 
-import gzip
-import re
-from pathlib import Path
+import json
 
 import pytest
+from msgspec.structs import replace
 
-from apalu_jax.experiments import report, results, specs
-from apalu_jax.experiments.runner.plan import plan, wanted_keys
+from apalu_jax.experiments import ExperimentError, results
+from apalu_jax.experiments.records import History, InputCounts
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "notebooks" / "results"
-PAGES = (ROOT / "README.md", RESULTS / "experiments" / "README.md")
-REPORTS = sorted((RESULTS / "experiments").glob("*/report.md"))
+from .helpers import SETUP, make_record, tiny
 
-
-def read(part):
-    found = [results.read(folder) for folder in sorted((RESULTS / part).glob("*/"))]
-    assert found
-    return found
+COUNTS = InputCounts(low=-1.0, high=1.0, counts=[1, 2**33], below=3, above=4, nan=5)
 
 
-@pytest.fixture(scope="module")
-def committed():
-    return read("experiments")
+def records(spec, count=3, **changes):
+    return [
+        make_record(spec, seed=seed, value=1 / (seed + 3), **changes)
+        for seed in range(count)
+    ]
 
 
-def check(found, declared):
-    """The records are of what is declared now, and nothing is left to be shown."""
-    assert found.spec.run_hash == declared.run_hash
-    assert found.spec.declaration_hash == declared.declaration_hash
-    assert {r.run_hash for r in found.records} == {declared.run_hash}
-    assert {r.declaration_hash for r in found.records} == {declared.declaration_hash}
+@pytest.fixture
+def written(tmp_path):
+    """Three runs in a folder."""
+    spec = tiny()
+    with results.open_folder(tmp_path, spec, resume=False) as found:
+        found.setup_index(SETUP)
+        found.append(records(spec, 1))
+        found.append(records(spec)[1:])
+    return spec, tmp_path
 
 
-def test_records_are_of_what_is_declared_now(committed):
-    for found in committed:
-        assert found.folder.name == found.spec.name
-        check(found, specs.load(found.spec.name, found.spec.preset))
+def test_round_trip(written):
+    spec, folder = written
+    found = results.read(folder)
+    assert found.records == records(spec)
+    assert (found.spec, found.setups) == (spec, [SETUP])
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("records.jsonl", "spec.json"),
+    ]
 
 
-def test_every_declared_run_is_recorded_once(committed):
-    for found in committed:
-        lines = gzip.open(found.folder / "records.jsonl.gz").read().splitlines()
-        assert len(lines) == len(found.records)
-        assert plan(found, wanted_keys(found.spec, None, None)) == []
+def lines_of(folder):
+    return (folder / "records.jsonl").read_bytes().splitlines(keepends=True)
 
 
-def test_spec_files_tell_the_time_and_the_numbers_of_the_records(committed):
-    for found in committed:
-        spec, row = found.spec, report.overview([found]).section.tables[0].rows[0]
-        head = (Path(specs.__file__).with_name(f"{spec.name}.toml")).read_text()
-        assert f"# Command: apalu run {spec.name} --preset {spec.preset}\n" in head
-        minutes = sum(record.wall_s for record in found.records) / 60
-        time, unit = re.search(r"# Time: (\S+) (hours|minutes) on", head).groups()
-        assert minutes == pytest.approx(
-            float(time) * (60 if unit == "hours" else 1), rel=0.05
-        )
-        (expected,) = re.findall(rf"# Expected: .*: {spec.reference} (\S+)", head)
-        assert expected.strip(",") == row[4]
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: line[: len(line) // 2] + b"\n",
+        lambda line: line.replace(b'"seed":1', b'"seed":"1"'),
+        lambda line: line.replace(b'"seed":1', b'"seed":-1'),
+        lambda line: line.replace(b'"value":0.25', b'"value":NaN'),
+        lambda line: line.replace(b'"value":0.25', b'"value":1e999'),
+        lambda line: line.replace(b'"value":0.25', b'"value":null'),
+        lambda line: line.replace(b'"status":"ok"', b'"status":"fine"'),
+        lambda line: line.replace(b'"wall_s"', b'"wall"'),
+        lambda line: line.replace(b'"history":{', b'"history":[{').replace(
+            b"},", b"}],", 1
+        ),
+        lambda line: b'{"history":' + 100_000 * b"[" + b"\n",
+        lambda line: b"\xff" + line,
+        lambda line: b"[1]\n",
+        lambda line: b"\n",
+    ],
+)
+def test_damaged_line_is_named_and_nothing_is_changed(written, damage):
+    _, folder = written
+    lines = lines_of(folder)
+    lines[1] = damage(lines[1])
+    (folder / "records.jsonl").write_bytes(b"".join(lines))
+    with pytest.raises(ExperimentError, match=r"records\.jsonl, line 2: damaged"):
+        results.read(folder)
+    assert lines_of(folder) == lines
 
 
-def test_records_of_checks_are_of_what_is_declared_now():
-    """Full presets of single units."""
-    for found in read("checks"):
-        spec = found.spec
-        assert found.folder.name == f"{spec.name}-{spec.preset}"
-        check(found, specs.load(spec.name, spec.preset, spec.unit_names))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run_hash": "e" * 64}, "line 2: made under another configuration"),
+        ({"arm": "gelu"}, "line 2: digits declares no arm 'gelu'"),
+        ({"variant": "x"}, "line 2: digits declares no variant 'x'"),
+        ({"seed": 3}, "line 2: .* no evaluation with seed 3"),
+        ({"seed": 0}, "line 2: .*recorded twice"),
+        ({"kind": "search", "seed": 1000}, "line 2: .* no search with seed 1000"),
+    ],
+)
+def test_runs_that_do_not_belong_there_are_refused(written, changes, message):
+    spec, folder = written
+    wrong = replace(records(spec)[1], **changes)
+    lines = lines_of(folder)
+    (folder / "records.jsonl").write_bytes(lines[0])
+    with pytest.raises(ExperimentError, match="appended records"):
+        results.read(folder).append([wrong, wrong])
+    assert lines_of(folder) == lines[:1]
+    results.storage.append_lines(
+        folder / "records.jsonl", [results.msgspec.json.encode(wrong) + b"\n"]
+    )
+    with pytest.raises(ExperimentError, match=message):
+        results.read(folder)
 
 
-def test_committed_results_are_slim():
-    files = [path for path in RESULTS.rglob("*") if path.is_file()]
-    assert not [path for path in files if path.suffix in (".html", ".jsonl")]
-    assert sum(path.stat().st_size for path in files) < 5_000_000
+def test_failed_run_is_replaced_by_its_repetition(written):
+    spec, folder = written
+    (folder / "records.jsonl").unlink()
+    found = results.read(folder)
+    again = make_record(spec)
+    found.append([replace(again, status="failed", value=None)])
+    assert found.finished == set()
+    found.append([again])
+    assert found.records == results.read(folder).records == [again]
+    assert found.finished == {again.key}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=["main", "experiments"])
-def test_verdicts_on_a_page_agree_with_the_records(committed, page):
-    assert not report.update_readme(page, report.overview(committed), check=True)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"wall_s": float("nan")},
+        {"value": float("inf")},
+        {"value": None},
+        {"status": "failed"},
+        {"status": "diverged", "value": None},
+    ],
+)
+def test_contradictions_are_never_written(changes):
+    with pytest.raises(ValueError):
+        make_record(**changes)
 
 
-def test_links_of_the_page_lead_somewhere():
-    page = PAGES[1]
-    links = re.findall(r"\]\(([^)]+)\)", page.read_text())
-    assert {f"{folder.parent.name}/report.md" for folder in REPORTS} <= {*links}
-    assert all((page.parent / link).exists() for link in links)
+@pytest.mark.parametrize(
+    "content",
+    ["", "{}", "[]", '{"spec": 3}', '{"spec": {"seeds": NaN}}', 100_000 * "["],
+)
+def test_damaged_declaration_is_named(tmp_path, content):
+    (tmp_path / "spec.json").write_text(content)
+    with pytest.raises(ExperimentError, match=r"spec\.json: "):
+        results.read(tmp_path)
+
+
+def test_no_results(tmp_path):
+    with pytest.raises(ExperimentError, match="holds no results"):
+        results.read(tmp_path)
+
+
+def with_inputs(spec):
+    runs = records(spec, 2, inputs={"APALU_0": COUNTS})
+    runs += records(spec, 1, arm="apalu", inputs={"APALU_0": COUNTS, "b": COUNTS})
+    chance = make_record(spec, arm="apalu", seed=1, inputs={"b": COUNTS})
+    return [*runs, replace(chance, status="diverged")]
+
+
+def test_a_packed_folder_gives_the_same_and_can_go_on(written):
+    spec, folder = written
+    (folder / "records.jsonl").unlink()
+    found = results.read(folder)
+    found.append(with_inputs(spec))
+    relu, apalu = (found.inputs(arm, "", "") for arm in ("relu", "apalu"))
+    assert relu["APALU_0"].counts == [2, 2**34]
+    # Of runs that are ok.
+    assert apalu == {"APALU_0": COUNTS, "b": COUNTS}
+    results.pack(found)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("inputs.json.gz", "records.jsonl.gz", "spec.json"),
+    ]
+    packed = results.read(folder)
+    assert packed.records == [replace(run, inputs={}) for run in found.records]
+    assert packed.inputs("relu", "", "") == relu
+    assert packed.inputs("apalu", "", "") == apalu
+    sizes = [path.read_bytes() for path in sorted(folder.iterdir())]
+    results.pack(packed)
+    assert [path.read_bytes() for path in sorted(folder.iterdir())] == sizes
+    packed.append(records(spec, 3, inputs={"APALU_0": COUNTS})[2:])
+    more = results.read(folder)
+    assert more.inputs("relu", "", "")["APALU_0"].below == 9
+    assert len(more.records) == 5
+    results.pack(more)
+    assert results.read(folder).inputs("relu", "", "")["APALU_0"].below == 9
+    (folder / "records.jsonl.gz").write_bytes(b"torn")
+    with pytest.raises(ExperimentError, match=r"records\.jsonl\.gz: damaged"):
+        results.read(folder)
+
+
+def test_histograms_over_other_bins_are_not_added():
+    with pytest.raises(ValueError, match="different bins"):
+        COUNTS + replace(COUNTS, high=2.0)
+
+
+def test_defaults_are_left_out_of_a_line():
+    record = make_record(history=History())
+    assert set(json.loads(results.msgspec.json.encode(record))) == {
+        *("arm", "seed", "value", "status", "wall_s", "run_hash", "declaration_hash"),
+        "history",
+    }
+
+
+def test_folders_are_found(tmp_path):
+    for name in ("b", "a"):
+        with results.open_folder(tmp_path / name, tiny(), resume=False):
+            pass
+    assert results.find(tmp_path / "a") == [tmp_path / "a"]
+    assert results.find(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(ExperimentError, match="no folder in it has one"):
+        results.find(tmp_path / "elsewhere")

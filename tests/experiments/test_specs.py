@@ -1,3 +1,5 @@
+"""Declarations: what is refused, hashed, merged."""
+
 import json
 
 import pytest
@@ -31,7 +33,7 @@ def test_shipped_specs_are_sound(name, preset):
 
 
 @pytest.mark.parametrize("name", specs.names())
-def test_published_figures_are_of_what_is_declared(name):
+def test_published_figures_name_declared_arms(name):
     spec = specs.load(name, "full")
     for figure in spec.published:
         assert figure.arm in spec.all_arms
@@ -45,7 +47,7 @@ def test_every_experiment_has_the_three_presets():
         assert set(specs.presets(name)) == {"smoke", "reduced", "full"}
 
 
-def test_digits_declares_what_was_asked():
+def test_declaration_of_digits():
     spec = specs.load("digits")
     assert spec.preset == "reduced"
     assert spec.seeds >= 10
@@ -194,14 +196,14 @@ def test_a_unit_overrides_what_a_variant_overrides():
 def test_missing_key_is_named():
     raw = specs.load("digits", "smoke").to_dict()
     del raw["stopping_rule"]
-    with pytest.raises(ExperimentError, match="missing required field `stopping_rule`"):
+    with pytest.raises(ExperimentError, match="`stopping_rule`"):
         from_mapping(raw)
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ExperimentError, match="`experiment` must be one of .*digits"):
+    with pytest.raises(ExperimentError, match="`experiment`.*'no-such'"):
         specs.load("no-such")
-    with pytest.raises(ExperimentError, match="`preset` must be one of smoke, reduced"):
+    with pytest.raises(ExperimentError, match="`preset`.*'no-such'"):
         specs.load("digits", "no-such")
 
 
@@ -241,7 +243,7 @@ def test_other_units_make_another_spec():
     # Not only those of the preset: every declared unit can be run.
     one = specs.load("distillation-ad", "reduced", ["cifar10-3"])
     assert one.at("all", "cifar10-3").backbone["weights"] == "random"
-    with pytest.raises(ExperimentError, match="`units` must be among 0, 1, .* got 10"):
+    with pytest.raises(ExperimentError, match="`units`.* 10"):
         specs.load("deep-svdd-mnist", "full", ["1", "10"])
-    with pytest.raises(ExperimentError, match="`units` must be among none, got x"):
+    with pytest.raises(ExperimentError, match="`units`.* x"):
         specs.load("digits", "smoke", ["x"])

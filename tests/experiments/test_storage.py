@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from apalu_jax import _files
 from apalu_jax.experiments import ExperimentError, storage
 
-ROOT = Path(__file__).parents[2]
+from .helpers import ROOT
 
 
 def run_python(program, *args):
@@ -85,7 +84,7 @@ def test_full_disk_leaves_the_old_file_and_is_named(tmp_path, name, imported, wr
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("room", [0, 1, 5, 11])
+@pytest.mark.parametrize("room", [0, 5])
 def test_full_disk_leaves_the_finished_lines(tmp_path, room):
     path = tmp_path / "lines"
     storage.append_lines(path, [b"one\n"])
@@ -120,7 +119,7 @@ def test_no_file_is_no_line(tmp_path):
 APPEND = """
 import pathlib, sys
 from apalu_jax.experiments import storage
-for number in range(200):
+for number in range(100):
     line = f"{sys.argv[2]} {number}\\n".encode()
     storage.append_lines(pathlib.Path(sys.argv[1]), [line])
 """
@@ -132,7 +131,7 @@ def test_two_processes_lose_no_line(tmp_path):
     both = [subprocess.Popen([*command, name], cwd=ROOT) for name in "ab"]
     assert [process.wait(timeout=60) for process in both] == [0, 0]
     lines = path.read_text().splitlines()
-    assert sorted(lines) == sorted(f"{n} {i}" for n in "ab" for i in range(200))
+    assert sorted(lines) == sorted(f"{n} {i}" for n in "ab" for i in range(100))
 
 
 def test_a_folder_has_one_owner(tmp_path):

@@ -1,0 +1,171 @@
+"""MobileNet: its size, its sites, its depthwise convolution, and training it."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import lax
+
+from apalu_jax import introspection
+from apalu_jax.experiments import ExperimentError, models
+from apalu_jax.experiments.arms import ARMS
+from apalu_jax.experiments.models.layers import depthwise
+
+
+def build(arm="relu", **options):
+    options = {"name": "mobilenet", "init": "he", **options}
+    return models.build(options, ARMS[arm], 10)
+
+
+def spec(network, side=32):
+    """Abstract variables of a network."""
+    return jax.eval_shape(
+        network.init, jax.random.key(0), jnp.zeros((1, side, side, 3))
+    )
+
+
+def convolution(x, kernel, stride):
+    channels = x.shape[-1]
+    layer = nn.Conv(
+        channels,
+        (3, 3),
+        stride,
+        padding=1,
+        feature_group_count=channels,
+        use_bias=False,
+    )
+    return layer.apply({"params": {"kernel": kernel}}, x)
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride"), [((2, 8, 8, 3), 2), ((1, 7, 9, 2), 2), ((2, 1, 2, 4), 1)]
+)
+def test_depthwise_is_the_grouped_convolution(shape, stride):
+    rng = np.random.default_rng(0)
+    x, kernel = (
+        rng.normal(size=size).astype("f4") for size in (shape, (3, 3, 1, shape[-1]))
+    )
+
+    def with_gradients(fn):
+        y, pull = jax.vjp(partial(fn, stride=stride), x, kernel)
+        return y, *pull(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+    forms = (depthwise, convolution)
+    got, want = jax.jit(lambda: [with_gradients(fn) for fn in forms])()
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_depthwise_has_the_form_of_the_platform():
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2))
+    traced = jax.jit(depthwise, static_argnums=2).trace(x, kernel, 1)
+    for platform, convolutions in {"cpu": 0, "cuda": 1, "tpu": 1}.items():
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert text.count("stablehlo.convolution") == convolutions
+
+
+def test_depthwise_of_half_precision_is_rounded_once():
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (4, 8, 8, 16), jnp.bfloat16)
+    kernel = jax.random.normal(keys[1], (3, 3, 1, 16), jnp.bfloat16)
+    run = jax.jit(partial(depthwise, stride=1))
+    want = run(x.astype(jnp.float32), kernel.astype(jnp.float32))
+    np.testing.assert_array_equal(run(x, kernel), want.astype(jnp.bfloat16))
+
+
+def test_forms_of_the_convolutions_agree():
+    lax, patches = (
+        build(width=0.125, blocks=3, conv_impl=form) for form in ("lax", "patches")
+    )
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    variables = jax.jit(lax.init)(jax.random.key(0), x)
+    want, got = (jax.jit(network.apply)(variables, x) for network in (lax, patches))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    over_models = jax.jit(jax.vmap(patches.apply, (0, None)))
+    stacked = jax.tree.map(lambda leaf: leaf[None], variables)
+    text = over_models.trace(stacked, x).lower(lowering_platforms=("cuda",)).as_text()
+    assert "stablehlo.convolution" not in text
+
+
+def test_size_and_sites_are_those_of_the_paper():
+    params = spec(build())["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 3_217_226
+    params = spec(build("apalu"))["params"]
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
+    assert len(introspection.collect(zeros)) == 27
+
+
+def test_width_multiplies_the_channels():
+    params = spec(build(width=0.25), side=16)["params"]
+    assert params["Conv_0"]["kernel"].shape == (3, 3, 3, 8)
+    assert params["Depthwise_12"]["kernel"].shape == (3, 3, 1, 256)
+    assert params["Dense_0"]["kernel"].shape == (256, 10)
+
+
+def test_later_blocks_can_be_left_out():
+    params = spec(build(blocks=4))["params"]
+    assert params["Depthwise_3"]["kernel"].shape == (3, 3, 1, 128)
+    assert "Depthwise_4" not in params
+    assert params["Dense_0"]["kernel"].shape == (256, 10)
+
+
+@pytest.mark.parametrize("blocks", [0, 14])
+def test_no_more_blocks_than_there_are(blocks):
+    with pytest.raises(ExperimentError, match=f"`blocks`.* {blocks}"):
+        spec(build(blocks=blocks))
+
+
+def test_kernels_have_the_declared_variance():
+    network = build("silu", init="gain")
+    layers = {"Conv_12": 512, "Depthwise_12": 9}
+
+    @jax.jit
+    def draw(key):
+        # Of two kernels: XLA drops the rest of the network.
+        params = network.init(key, jnp.zeros((1, 16, 16, 3)))["params"]
+        return {layer: params[layer]["kernel"] for layer in layers}
+
+    kernels, gain = draw(jax.random.key(0)), ARMS["silu"].gain
+    for layer, fan_in in layers.items():
+        spread = float(kernels[layer].std())
+        assert spread == pytest.approx(gain / np.sqrt(fan_in), rel=0.02)
+
+
+def test_statistics_are_updated_in_training_and_used_in_evaluation():
+    network = build(width=0.125, blocks=2)
+    x = 3 + 2 * jax.random.normal(jax.random.key(1), (4, 10, 10, 3))
+    variables = jax.jit(network.init)(jax.random.key(0), x)
+    train = jax.jit(partial(network.apply, train=True, mutable="batch_stats"))
+    _, after = train(variables, x)
+    stem = lax.conv_general_dilated(
+        x,
+        variables["params"]["Conv_0"]["kernel"],
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    mean = after["batch_stats"]["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(
+        mean, 0.1 * stem.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-4
+    )
+    evaluate = jax.jit(network.apply)
+    outputs = evaluate(variables, x)
+    assert outputs.shape == (4, 10)
+    assert not np.allclose(outputs, evaluate({**variables, **after}, x))
+
+    half = build(width=0.125, blocks=2, dtype="bfloat16")
+    close = jax.jit(half.apply)(variables, x)
+    assert close.dtype == jnp.float32
+    assert 0 < np.abs(close - outputs).max() < 0.05 * np.abs(outputs).max()
+
+
+def test_half_precision_keeps_float32_state():
+    half = build("apalu", dtype="bfloat16")
+    x = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.float32)
+    variables = spec(half)
+    train = partial(half.apply, train=True, mutable="batch_stats")
+    state = variables, jax.eval_shape(train, variables, x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32")}

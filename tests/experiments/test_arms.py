@@ -1,0 +1,33 @@
+"""The arms: their gains, and their weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from apalu_jax.experiments import ExperimentError, arms
+from apalu_jax.experiments.arms import ARMS
+
+from .helpers import initial_activation
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_gain_is_that_of_the_function(arm):
+    z = np.linspace(-12, 12, 240_001)
+    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    y = jax.jit(initial_activation(arm))(jnp.asarray(z, jnp.float32))
+    moment = np.sum(np.asarray(y, np.float64) ** 2 * density) * (z[1] - z[0])
+    assert ARMS[arm].gain == pytest.approx(1 / np.sqrt(moment), rel=1e-5)
+
+
+def test_unknown_arm_is_refused():
+    with pytest.raises(ExperimentError, match="`arms`.*'mish'"):
+        arms.get("mish")
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_starts_from_the_same_weights(arm, params_by_arm):
+    relu, own = params_by_arm["relu"], params_by_arm[arm]
+    dense = {name: value for name, value in own.items() if name.startswith("Dense")}
+    assert sorted(dense) == ["Dense_0", "Dense_1", "Dense_2"]
+    jax.tree.map(np.testing.assert_array_equal, dense, dict(relu))
