@@ -1,10 +1,18 @@
 """The committed results belong to the experiments of this version."""
 
+import gzip
+import re
+from pathlib import Path
+
 import pytest
 
 from apalu_jax.experiments import report, results, specs
+from apalu_jax.experiments.runner.plan import plan, wanted_keys
 
 from .helpers import RESULTS, ROOT
+
+PAGES = (ROOT / "README.md", RESULTS / "experiments" / "README.md")
+REPORTS = sorted((RESULTS / "experiments").glob("*/report.md"))
 
 
 def read(part):
@@ -26,13 +34,34 @@ def check(found, declared):
     assert {r.declaration_hash for r in found.records} == {declared.declaration_hash}
 
 
-def test_records_match_the_current_declarations(committed):
+def test_records_are_of_what_is_declared_now(committed):
     for found in committed:
         assert found.folder.name == found.spec.name
         check(found, specs.load(found.spec.name, found.spec.preset))
 
 
-def test_records_of_checks_match_the_current_declarations():
+def test_every_declared_run_is_recorded_once(committed):
+    for found in committed:
+        lines = gzip.open(found.folder / "records.jsonl.gz").read().splitlines()
+        assert len(lines) == len(found.records)
+        assert plan(found, wanted_keys(found.spec, None, None)) == []
+
+
+def test_spec_files_tell_the_time_and_the_numbers_of_the_records(committed):
+    for found in committed:
+        spec, row = found.spec, report.overview([found]).section.tables[0].rows[0]
+        head = (Path(specs.__file__).with_name(f"{spec.name}.toml")).read_text()
+        assert f"# Command: apalu run {spec.name} --preset {spec.preset}\n" in head
+        minutes = sum(record.wall_s for record in found.records) / 60
+        time, unit = re.search(r"# Time: (\S+) (hours|minutes) on", head).groups()
+        assert minutes == pytest.approx(
+            float(time) * (60 if unit == "hours" else 1), rel=0.05
+        )
+        (expected,) = re.findall(rf"# Expected: .*: {spec.reference} (\S+)", head)
+        assert expected.strip(",") == row[4]
+
+
+def test_records_of_checks_are_of_what_is_declared_now():
     """Full presets of single units."""
     for found in read("checks"):
         spec = found.spec
@@ -46,5 +75,13 @@ def test_committed_results_are_slim():
     assert sum(path.stat().st_size for path in files) < 5_000_000
 
 
-def test_verdicts_in_the_readme_agree_with_the_records(committed):
-    assert not report.update_readme(ROOT / "README.md", committed, check=True)
+@pytest.mark.parametrize("page", PAGES, ids=["main", "experiments"])
+def test_verdicts_on_a_page_agree_with_the_records(committed, page):
+    assert not report.update_readme(page, report.overview(committed), check=True)
+
+
+def test_links_of_the_page_lead_somewhere():
+    page = PAGES[1]
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text())
+    assert {f"{folder.parent.name}/report.md" for folder in REPORTS} <= {*links}
+    assert all((page.parent / link).exists() for link in links)

@@ -30,9 +30,13 @@ def spec_with(arms=("relu", "gelu"), settings=None, **claim):
     )
 
 
+def judge_runs(spec, runs):
+    table = analysis.summarize(spec, runs, verdicts.claimed(spec)[0])
+    return verdicts.judge(spec, runs, table)
+
+
 def judge(spec, relu, gelu, apalu=SHARED):
-    runs = make_runs({"relu": relu, "gelu": gelu, "apalu": apalu})
-    return verdicts.judge(spec, runs)
+    return judge_runs(spec, make_runs({"relu": relu, "gelu": gelu, "apalu": apalu}))
 
 
 @pytest.mark.parametrize(
@@ -111,14 +115,14 @@ def test_incomplete_records_resolve_nothing():
     assert "29 of 30" in verdict.reason
     runs = make_runs({"relu": SHARED, "gelu": SHARED, "apalu": SHARED})
     runs[0] = replace(runs[0], status="failed", value=None, history={"error": "x"})
-    assert "29 of 30" in verdicts.judge(spec_with(), runs).reason
-    assert "0 of 30" in verdicts.judge(spec_with(), []).reason
+    assert "29 of 30" in judge_runs(spec_with(), runs).reason
+    assert "0 of 30" in judge_runs(spec_with(), []).reason
 
 
 def test_a_preset_without_an_arm_of_the_claim_resolves_nothing():
     spec = replace(spec_with(), arms=("relu", "apalu"))
     runs = make_runs({"relu": column(0.02), "apalu": SHARED})
-    verdict = verdicts.judge(spec, runs)
+    verdict = judge_runs(spec, runs)
     assert verdict.status == "not resolved"
     assert "gelu" in verdict.reason
 
@@ -178,7 +182,7 @@ def test_level_of_another_metric():
         {"relu": SHARED, "gelu": SHARED, "apalu": SHARED}, also=lambda value: 1 - value
     )
     # Values of 0.8 to 0.83 are errors of 0.2 to 0.17.
-    verdict = verdicts.judge(spec, [replace(r, value=round(r.value, 2)) for r in runs])
+    verdict = judge_runs(spec, [replace(r, value=round(r.value, 2)) for r in runs])
     assert verdict.status == "supported"
     assert "10 of 10 runs" in verdict.reason
 
@@ -189,7 +193,7 @@ def test_the_variant_of_the_claim_decides():
     lost = {"relu": column(-0.02), "gelu": column(-0.03), "apalu": SHARED}
     won = {"relu": column(0.02), "gelu": column(0.03), "apalu": SHARED}
     runs = make_runs(lost, variant="same") + make_runs(won, variant="gain")
-    verdict = verdicts.judge(spec, runs)
+    verdict = judge_runs(spec, runs)
     assert (verdict.status, verdict.variant) == ("supported", "gain")
     first = replace(spec, claim=replace(spec.claim, variant=""))
     verdict = verdicts.judge(first, runs)

@@ -10,7 +10,7 @@ from apalu_jax.experiments.models import vgg
 def cache(tmp_path, monkeypatch):
     """An empty cache, on disk and in the process."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    features._memory.clear()
+    features._remembered.cache_clear()
     weights.load.cache_clear()
     return tmp_path / "cache" / "apalu_jax"
 

@@ -55,7 +55,7 @@ def test_pooled_features_are_averages_of_turned_and_smaller_images(two_blocks):
             np.testing.assert_allclose(part["inputs"][:, i], expected, rtol=2e-3)
 
 
-def test_images_are_computed_once(two_blocks, monkeypatch, cache):
+def test_images_are_computed_once(two_blocks, monkeypatch):
     counts, network = [], weights.load(BackboneConfig())
     original = features._in_chunks
 
@@ -72,33 +72,13 @@ def test_images_are_computed_once(two_blocks, monkeypatch, cache):
     more = features.pooled(network, view, x)
     assert counts == [3, 1]
     assert np.array_equal(more[:3], first)
-    # In another process they are read; by another view they are computed.
-    features._memory.clear()
-    assert np.array_equal(features.pooled(network, view, x[:3]), first)
-    assert counts == [3, 1]
+    # With other options or another network they are computed.
     features.pooled(network, FeatureConfig(kind="pooled", scales=2), x)
     features.pooled(weights.load(BackboneConfig(seed=1)), view, x)
     assert counts == [3, 1, 4, 4]
-
-
-def test_damaged_cache_is_computed_anew(two_blocks, cache):
-    network, view, x = weights.load(BackboneConfig()), ONE_SCALE, pictures()
-    first = features.pooled(network, view, x)
-    (path,) = (cache / "features").iterdir()
-    content = path.read_bytes()
-    for damaged in (content[:-1] + bytes([content[-1] ^ 1]), content[:50], b""):
-        path.write_bytes(damaged)
-        features._memory.clear()
-        assert np.array_equal(features.pooled(network, view, x), first)
-        assert path.read_bytes() == content
-
-
-def test_memory_is_limited(two_blocks, monkeypatch):
-    monkeypatch.setattr(features, "_REMEMBERED_BYTES", 0)
-    network, view = weights.load(BackboneConfig()), ONE_SCALE
-    for seed in range(3):
-        features.pooled(network, view, pictures(seed=seed))
-    assert sum(len(rows) for rows in features._memory.values()) == 3
+    # By then the first ones are forgotten: the memory is limited.
+    assert np.array_equal(features.pooled(network, view, x), more)
+    assert counts == [3, 1, 4, 4, 4]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The flow of DifferNet against the Jacobian, its inverse and numbers by hand."""
+"""The flow of DifferNet against the Jacobian and numbers by hand."""
 
 from functools import partial
 from itertools import pairwise
@@ -55,17 +55,6 @@ def test_the_determinant_is_that_of_the_jacobian(arm, dims, x64):
     # Each block's order of the coordinates turns space around or not.
     orders = [np.eye(dims)[permutation(i, dims)] for i in range(BLOCKS)]
     np.testing.assert_allclose(sign, np.prod(np.linalg.det(orders)))
-
-
-@pytest.mark.parametrize(("arm", "dims"), [("relu", 6), ("apalu", 7)])
-def test_the_inverse_is_exact_to_float32(arm, dims):
-    network = build(arm)
-    variables = drawn(network, 2.0, dims)
-    x = features(50, dims)
-    z, _ = jax.jit(network.apply)(variables, x)
-    assert np.abs(z - x).max() > 0.5
-    back = jax.jit(partial(network.apply, method="inverse"))(variables, z)
-    np.testing.assert_allclose(back, x, rtol=2e-5, atol=2e-5)
 
 
 def test_a_coupling_by_hand():
