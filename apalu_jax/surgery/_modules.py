@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Model: TypeAlias = "nnx.Module | eqx.Module"
 Container: TypeAlias = Any  # a module, a list, a tuple or a dictionary
 Key: TypeAlias = str | int
+Path: TypeAlias = tuple[Key, ...]
 
 _FUNCTIONS = (
     types.FunctionType,
@@ -42,7 +43,7 @@ _FUNCTIONS = (
 
 
 class _Place(NamedTuple):
-    path: tuple[Key, ...]
+    path: Path
     activation: Activation
     former: Callable[..., Array]
     left: str
@@ -127,7 +128,7 @@ def replace_activations(
             _name(p): closest(p.activation, seen.get(_name(p), ())) for p in replaced
         }
     models = {
-        name: _with(model, {p: kind(values[_name(p)], p.shape) for p in replaced})
+        name: _with(model, {p.path: kind(values[_name(p)], p.shape) for p in replaced})
         for name, values in choices.items()
     }
     name = "inputs" if match else next(iter(choices))
@@ -182,9 +183,7 @@ def _name(place: _Place) -> str:
     return "/".join(map(str, place.path))
 
 
-def _places(
-    node: Container, path: tuple[Key, ...], visited: set[int]
-) -> Iterator[_Place]:
+def _places(node: Container, path: Path, visited: set[int]) -> Iterator[_Place]:
     """Yield the activations below a node, which is visited once if it is shared."""
     if id(node) in visited:
         return
@@ -256,25 +255,24 @@ def _record(
 
         return call
 
-    jax.block_until_ready(_with(model, {p: recording(p) for p in places})(*args))
+    jax.block_until_ready(_with(model, {p.path: recording(p) for p in places})(*args))
     jax.effects_barrier()
     return seen
 
 
-def _with(model: Model, values: dict[_Place, Container]) -> Model:
+def _with(model: Model, values: dict[Path, Container]) -> Model:
     """A copy of the model that holds other values in some places."""
     from flax import nnx
 
     if isinstance(model, nnx.Module):
         model = nnx.clone(model)
-    by_path = {place.path: value for place, value in values.items()}
-    return _rebuilt(model, (), by_path, set())
+    return _rebuilt(model, (), values, set())
 
 
 def _rebuilt(
     node: Container,
-    path: tuple[Key, ...],
-    values: dict[tuple[Key, ...], Container],
+    path: Path,
+    values: dict[Path, Container],
     visited: set[int],
 ) -> Container:
     """The node with the values below its path; an NNX module is changed in place."""
