@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 import jax
 import numpy as np
+from jax import Array
 
 from apalu_jax._arguments import did_you_mean
 from apalu_jax._trees import PyTree
@@ -45,10 +46,14 @@ def closest(
       inputs: Arrays of inputs, of one dimension. A standard normal distribution stands
         for them if there are none of both signs.
     """
+
+    def function(z: Array) -> np.ndarray:
+        return activation.function(np.asarray(z, np.float64))
+
     sample = np.concatenate(inputs) if inputs else np.zeros(1, np.float32)
     if sample.min() < 0 < sample.max():
-        return init_like(activation.function, sample)[0]
-    return init_like(activation.function)[0]
+        return init_like(function, sample)[0]
+    return init_like(function)[0]
 
 
 def moved_by(after: PyTree, before: PyTree) -> float:
@@ -58,5 +63,7 @@ def moved_by(after: PyTree, before: PyTree) -> float:
         leaves = [np.ravel(np.asarray(v, np.float64)) for v in jax.tree.leaves(tree)]
         return np.concatenate(leaves)
 
-    change = flat(after) - flat(before)
-    return float(np.linalg.norm(change) / max(np.linalg.norm(flat(before)), 1e-30))
+    change, size = (
+        np.linalg.norm(v) for v in (flat(after) - flat(before), flat(before))
+    )
+    return float(change / (size or 1.0))

@@ -90,6 +90,7 @@ def make_plan(jaxpr: Jaxpr) -> Plan:
             path = "/".join(filter(None, (outer, *_scopes(eqn))))
             reason = left or _derivative(eqn)
             if index in sites:
+                reason = reason or sites[index].left
                 name = name_of(path, sites[index].activation.name)
                 plan.places[index] = Place(name, sites[index], steps, reason)
             elif index not in within:
@@ -277,8 +278,8 @@ def _shard_map(
 ) -> list[Array]:
     params = eqn.params
     # JAX 0.10 renamed the parameter.
-    axes = params.get("manual_axes", params.get("newly_manual_axes"))
-    run = jax.shard_map(
+    axes = params["manual_axes" if "manual_axes" in params else "newly_manual_axes"]
+    run: Callable[..., list[Array]] = jax.shard_map(
         lambda values, *args: self.run(inner[0], (), args, values),
         mesh=params["mesh"],
         in_specs=(PartitionSpec(), *params["in_specs"]),

@@ -16,6 +16,7 @@ from apalu_jax.surgery._choice import Choice, Make, as_predicate, closest, moved
 from apalu_jax.surgery._interpret import Interpreter, Place, Plan, Values, make_plan
 from apalu_jax.surgery._recognize import KNOWN, Activation, leaky_relu
 from apalu_jax.surgery._report import Replacement, Report
+from apalu_jax.surgery._sites import shaped
 
 __all__ = ("Lifted", "lift")
 
@@ -180,7 +181,7 @@ def _replaced(
         if lefts.get(place.name, "unknown"):
             return original()[0]
         y = apalu(x, APALUParams(*values[place.name]), residual=residual)
-        return y.astype(place.site.result.aval.dtype)
+        return y.astype(shaped(place.site.result).dtype)
 
     values = {n: (params[n]["apalu_a"], params[n]["apalu_b"]) for n in names}
     results = Interpreter(call, per_step).run(

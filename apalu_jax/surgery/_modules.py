@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import types
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,7 @@ from apalu_jax.surgery._recognize import (
 )
 from apalu_jax.surgery._report import Replacement, Report
 
-if TYPE_CHECKING:
-    import equinox as eqx
-    from flax import nnx
-
-Model: TypeAlias = "nnx.Module | eqx.Module"
+Model: TypeAlias = Any  # a module of flax.nnx or equinox, called with any arguments
 Container: TypeAlias = Any  # a module, a list, a tuple or a dictionary
 Key: TypeAlias = str | int
 Path: TypeAlias = tuple[Key, ...]
@@ -291,7 +287,7 @@ def _rebuilt(
     if _is_equinox(node):
         changed = copy.copy(node)
         for key, value in new.items():
-            object.__setattr__(changed, key, value)
+            object.__setattr__(changed, str(key), value)
         return changed
     if isinstance(node, dict):
         return type(node)(new)
@@ -314,7 +310,7 @@ def _set_in_nnx(node: Container, values: dict[Key, Container]) -> None:
             value = nnx.Dict(value)
         value = nnx.data(value) if _is_nnx(value) else value
         if isinstance(node, nnx.List):
-            node[key] = value
+            node[int(key)] = value
         else:
             setattr(node, str(key), value)
 

@@ -105,7 +105,7 @@ def recognize(values: Values) -> Activation | None:
     if not _same(values[~_NEGATIVE], z[~_NEGATIVE]):
         return None
     below, z = values[_NEGATIVE], z[_NEGATIVE]
-    families = {
+    families: dict[str, Callable[[Values], Values]] = {
         "leaky_relu": lambda v: (below[0] / z[0]) * v,
         "elu": lambda v: (below[0] / np.expm1(z[0])) * np.expm1(v),
         "celu": lambda v: _celu_alpha(below) * np.expm1(v / _celu_alpha(below)),

@@ -2,16 +2,19 @@
 
 import heapq
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.typing import ArrayLike
 
 from apalu_jax.surgery._recognize import GRID, Activation, Values, recognize
 
-__all__ = ("Site", "find", "inner_jaxprs")
+__all__ = ("Site", "find", "inner_jaxprs", "shaped")
 
 # Longer than any formula of an activation: softplus alone has some fifteen operations.
 _LONGEST = 64
@@ -42,6 +45,7 @@ class Site(NamedTuple):
       slope: Of PReLU, the variable of its slope; else None.
       last: Index of the equation that gives the result.
       between: Indices of the equations that compute it from the argument.
+      left: Why it is no activation of a network although its values are; else empty.
     """
 
     activation: Activation
@@ -50,6 +54,7 @@ class Site(NamedTuple):
     slope: Var | None
     last: int
     between: frozenset[int]
+    left: str = ""
 
 
 def inner_jaxprs(eqn: JaxprEqn) -> Iterator[Jaxpr]:
@@ -81,7 +86,7 @@ def find(jaxpr: Jaxpr) -> dict[int, Site]:
     candidates = [
         site
         for var in consumers
-        if var not in constants and var.aval.ndim and _is_floating(var)
+        if var not in constants and shaped(var).ndim and _is_floating(var)
         for site in _of_source(jaxpr, var, consumers, constants)
     ]
     candidates.sort(key=lambda site: (-len(site.between), site.last))
@@ -94,12 +99,36 @@ def find(jaxpr: Jaxpr) -> dict[int, Site]:
             for inner, other in zip(within, sites.values(), strict=True)
         )
         if site.last not in sites and not (hidden and site.result not in outside):
-            sites[site.last] = site
+            clamps = _feeds_a_root(jaxpr, site.result, consumers)
+            left = "a clamp before a square root or a logarithm" if clamps else ""
+            sites[site.last] = site._replace(left=left)
     return sites
 
 
+_ROOTS = frozenset(("log", "log1p", "rsqrt", "sqrt"))
+_PASSING = _SAME | {"add", "convert_element_type", "reshape"}
+
+
+def _feeds_a_root(jaxpr: Jaxpr, var: Var, consumers: dict[Var, list[int]]) -> bool:
+    """Tell whether a value goes to a root as it is, as a variance of normalization."""
+    eqns = [jaxpr.eqns[index] for index in consumers.get(var, ())]
+    return any(
+        eqn.primitive.name in _ROOTS
+        or (
+            eqn.primitive.name in _PASSING
+            and _feeds_a_root(jaxpr, eqn.outvars[0], consumers)
+        )
+        for eqn in eqns
+    )
+
+
+def shaped(var: Var) -> ShapedArray:
+    """Shape and dtype of a variable."""
+    return cast(ShapedArray, var.aval)
+
+
 def _is_floating(var: Var) -> bool:
-    return jnp.issubdtype(var.aval.dtype, jnp.floating)
+    return jnp.issubdtype(shaped(var).dtype, jnp.floating)
 
 
 def _constants(jaxpr: Jaxpr) -> dict[Var, Image]:
@@ -139,7 +168,7 @@ def _of_source(
         slope = _slope(eqn, source, images, constants) or next(
             (slopes[var] for var in read if var in slopes), None
         )
-        if any(var.aval.shape != source.aval.shape for var in eqn.outvars):
+        if any(shaped(var).shape != shaped(source).shape for var in eqn.outvars):
             continue
         results = _evaluate(eqn, images, constants, slope)
         if results is None:
@@ -148,8 +177,7 @@ def _of_source(
             images[var], behind[var] = image, between
             if slope is not None:
                 slopes[var] = slope
-            waiting_for = consumers.get(var, [])
-            for later in waiting_for:
+            for later in consumers.get(var, []):
                 heapq.heappush(waiting, later)
             found = recognize(np.asarray(image)) if _is_floating(var) else None
             if found is not None and (slope is None or found.name == "leaky_relu"):
@@ -205,20 +233,32 @@ def _apply(eqn: JaxprEqn, values: Sequence[Image]) -> list[Image] | None:
         return [values[0]]
     if name not in _ELEMENTWISE:
         return None
+    # Half precision would blur what tells the functions apart: floats are float32.
+    params = dict(eqn.params)
+    if jnp.issubdtype(params.get("new_dtype", bool), jnp.floating):
+        params["new_dtype"] = np.dtype(np.float32)
     with jax.ensure_compile_time_eval():
-        arrays = [jnp.broadcast_to(jnp.asarray(value), GRID.shape) for value in values]
-        result = eqn.primitive.bind(*arrays, **eqn.params)
+        arrays = [jnp.broadcast_to(_in_float32(value), GRID.shape) for value in values]
+        result = eqn.primitive.bind(*arrays, **params)
     return [np.asarray(result)]
 
 
+def _in_float32(value: Image) -> Array:
+    array = jnp.asarray(value)
+    return (
+        array.astype(np.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
+    )
+
+
 def _run(
-    jaxpr: Jaxpr, consts: Sequence[object], values: Sequence[Image]
+    jaxpr: Jaxpr, consts: Sequence[ArrayLike], values: Sequence[Image]
 ) -> list[Image] | None:
     """Values of a called jaxpr on the grid; None if it is not elementwise."""
     if any(np.ndim(const) for const in consts):
         return None
     known: dict[Var, Image] = dict(zip(jaxpr.invars, values, strict=True))
-    known |= zip(jaxpr.constvars, map(np.float32, consts), strict=True)
+    numbers = (np.asarray(const, np.float32)[()] for const in consts)
+    known |= zip(jaxpr.constvars, numbers, strict=True)
     for eqn in jaxpr.eqns:
         results = _apply(eqn, [_read(var, known) for var in eqn.invars])
         if results is None or len(jaxpr.eqns) > _LONGEST:
