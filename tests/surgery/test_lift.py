@@ -177,7 +177,7 @@ def test_found_inside(fn, names):
 LEFT = {
     "derivative": (jax.grad(lambda x: jax.nn.relu(x).sum()), "inside of a derivative"),
     "clamp": (
-        lambda x: x * lax.rsqrt(jnp.maximum(x.var(0), 0) + 1e-6),
+        lambda x: x * lax.rsqrt(jnp.maximum(x.var(0, keepdims=True), 0) + 1e-6),
         "a clamp before",
     ),
     "rule of its own": (network_with_rule, "inside of custom_vjp_call"),
@@ -257,4 +257,4 @@ def test_values_fitted_to_the_inputs_move_a_trained_network_less():
     weights, losses = lax.scan(step, weights, length=400)
     assert losses[-1] < losses[0] / 3
     moved = lift(network, weights, x, match="inputs").report.moved
-    assert moved["inputs"] < moved["function"] / 1.5
+    assert moved["inputs"] < 0.8 * moved["function"]

@@ -113,7 +113,7 @@ def test_equinox_models():
     assert model.activation.apalu_a.shape == (2, 7)
     assert 0 < report.moved["function"] < 0.5
     grads = eqx.filter_grad(lambda model: jax.vmap(model)(X).sum())(model)
-    assert np.all(grads.activation.apalu_a != 0)
+    assert np.any(grads.activation.apalu_a, axis=1).all()
 
     class Net(eqx.Module):
         layers: list
