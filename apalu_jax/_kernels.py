@@ -111,8 +111,7 @@ XLA = Kernels(
 # ln 2 in two parts, the first so short that its product with an exponent is exact.
 LN2_HEAD, LN2_TAIL = 0.693359375, -2.12194440e-4
 
-# XLA for CPU sums up to this many numbers in one thread (runtime cost model).
-SMALL = 1024
+SMALL = 1024  # XLA for CPU sums so many in one thread (runtime cost model)
 
 
 def _cpu_exp_and_expm1(w: Array, z: Array, dtype: DTypeLike) -> Pair:
@@ -165,10 +164,8 @@ def _cpu_partial_sums(u: Array, v: Array, axes: tuple[int, ...]) -> Pair:
 
 
 def _axis_of_fours(u: Array, axes: tuple[int, ...]) -> int | None:
-    """One of ``axes`` that can be split by four; the last of ``u`` only if no other.
-
-    Symbolic axes are left whole, as are those sharded by type, which JAX cannot split.
-    """
+    """One of ``axes`` to split by four; the last of ``u`` only if no other can be."""
+    # JAX cannot split symbolic axes, nor those sharded by type.
     spec = jax.typeof(u).sharding.spec
     candidates = [
         axis

@@ -73,9 +73,6 @@ def plain_value(x: Array, a: Array, b: Array) -> Array:
     return _value(XLA, lax.max(x, x.dtype.type(-1e4)), a, b)
 
 
-# The rule that saves the input.
-
-
 def _forward_input(x: Array, a: Array, b: Array) -> tuple[Array, Arrays]:
     return value(x, a, b), (x, a, b)
 
@@ -99,9 +96,6 @@ def _backward_input(kernels: Kernels, x: Array, a: Array, b: Array, g: Array) ->
     hz = h * z
     zero = lax.full_like(z, 0)
     return dx, *_by_side(positive, hz + hz * (1 / (1 + t)), h * e, zero)
-
-
-# The rule that saves the output.
 
 
 def _forward_output(x: Array, a: Array, b: Array) -> tuple[Array, Arrays]:

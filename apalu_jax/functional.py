@@ -130,11 +130,22 @@ def apalu(
 def apalu_reference(x: ArrayLike, params: ParamsLike = APALUParams()) -> Array:
     """``apalu(x, params, residual="autodiff")``: plain ``jax.numpy``, for every mode.
 
-    Arguments, result, errors and source are those of :func:`apalu`.
+    Args:
+      x: Real array of any shape, as in :func:`apalu`.
+      params: :class:`APALUParams`, or a mapping with the keys ``"a"`` and ``"b"``.
+
+    Returns:
+      Array of the shape of ``x`` and its (inexact) dtype.
+
+    Raises:
+      TypeError: If an argument is not real; ValueError as :func:`apalu`.
 
     Examples:
       >>> print(f"{apalu_reference(1.0):.6f}")
       1.015188
+
+    References:
+      That of :func:`apalu`.
     """
     return apalu(x, params, residual="autodiff")
 
