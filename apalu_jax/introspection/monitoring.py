@@ -23,7 +23,7 @@ Histograms: TypeAlias = Mapping[str, Histogram]
 
 
 class Monitor(Protocol):
-    """What :func:`monitor` returns."""
+    """The function that :func:`monitor` returns."""
 
     def __call__(
         self, step: ArrayLike, tree: PyTree, histograms: Histograms | None = None
@@ -70,7 +70,7 @@ def monitor(writer: Sink, every: int = 1, *, images: bool = False) -> Monitor:
       >>> params = APALU().init(jax.random.key(0), jnp.ones(3))
       >>> watch = monitor(lambda step, scalars: print(step, sorted(scalars)), every=2)
       >>> for step in range(3):
-      ...     watch(step, {"act": params})
+      ...     watch(step, {"act": params["params"]})
       0 ['act/a', 'act/b', 'act/kink', 'issues']
       2 ['act/a', 'act/b', 'act/kink', 'issues']
     """

@@ -1,4 +1,4 @@
-"""Where a monitor writes: TensorBoard, Weights & Biases, a CSV file, any function."""
+"""Destinations of a monitor: TensorBoard, Weights & Biases, a CSV file, any function."""
 
 import csv
 import os

@@ -36,7 +36,7 @@ class Place(NamedTuple):
 
 
 class Call(Protocol):
-    """What is evaluated in a place instead of its activation."""
+    """The function evaluated in a place instead of its activation."""
 
     def __call__(
         self,

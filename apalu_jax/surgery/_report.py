@@ -1,4 +1,4 @@
-"""What a replacement of activations did and what it left."""
+"""The report of a replacement of activations."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
