@@ -47,7 +47,7 @@ def animate_evolution(
       ...     snapshot({"act": APALUParams(0.5 + step / 10)}, step) for step in range(3)
       ... ]
       >>> animation = animate_evolution(stack_snapshots(history))
-      >>> animation.save("learned.gif", writer="pillow")  # doctest: +SKIP
+      >>> html = animation.to_jshtml()  # or animation.save("learned.gif")
     """
     steps = np.asarray(snapshots.step)
     if steps.ndim != 1 or not snapshots.params:
