@@ -17,12 +17,21 @@ if TYPE_CHECKING:
     from apalu_jax import nnx as nnx
     from apalu_jax import optim as optim
     from apalu_jax import plotting as plotting
+    from apalu_jax import surgery as surgery
     from apalu_jax.linen import APALU as APALU
 
 __version__ = "0.2.0"
 
 # Rooms that need more than jax and numpy are imported when they are first used.
-_ROOMS = ("equinox", "introspection", "linen", "nnx", "optim", "plotting")
+_ROOMS = (
+    "equinox",
+    "introspection",
+    "linen",
+    "nnx",
+    "optim",
+    "plotting",
+    "surgery",
+)
 
 __all__ = (
     "APALU",
@@ -37,6 +46,7 @@ __all__ = (
     "nnx",
     "optim",
     "plotting",
+    "surgery",
     "variance_gain",
 )
 

@@ -16,6 +16,7 @@ from apalu_jax.introspection.histograms import (
     histogram_merge,
     histogram_update,
 )
+from apalu_jax.introspection.monitoring import monitor
 from apalu_jax.introspection.parameters import (
     Description,
     ParamIssue,
@@ -26,12 +27,14 @@ from apalu_jax.introspection.parameters import (
     split_layers,
 )
 from apalu_jax.introspection.snapshots import Snapshot, snapshot, stack_snapshots
+from apalu_jax.introspection.writers import Writer
 
 __all__ = (
     "Description",
     "Histogram",
     "ParamIssue",
     "Snapshot",
+    "Writer",
     "capture_linen",
     "capture_nnx",
     "check_params",
@@ -41,6 +44,7 @@ __all__ = (
     "histogram_init",
     "histogram_merge",
     "histogram_update",
+    "monitor",
     "snapshot",
     "split_layers",
     "stack_snapshots",

@@ -15,6 +15,7 @@ except ImportError as error:
         'apalu_jax.plotting needs matplotlib: pip install "matplotlib>=3.9".'
     ) from error
 
+from apalu_jax.plotting.animation import animate_evolution as animate_evolution
 from apalu_jax.plotting.intervals import Interval as Interval
 from apalu_jax.plotting.intervals import plot_intervals as plot_intervals
 from apalu_jax.plotting.maps import plot_maps as plot_maps

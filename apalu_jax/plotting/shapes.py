@@ -101,7 +101,7 @@ def plot_layers(
     for axes, (path, pair) in zip(grid.flat, params.items(), strict=False):
         _draw_curve(axes, x, pair, histograms.get(path), references)
         a, b = (np.mean(np.asarray(value, np.float64)) for value in pair)
-        axes.set_title(f"{_shorten(path)}\na = {a:.3f}, b = {b:.3f}", fontsize=8)
+        axes.set_title(f"{shorten(path)}\na = {a:.3f}, b = {b:.3f}", fontsize=8)
     for index in range(len(params), rows * columns):
         grid.flat[index].remove()
         grid.flat[index - columns].tick_params(labelbottom=True)
@@ -169,5 +169,6 @@ def _draw_histogram(axes: Axes, histogram: Histogram) -> None:
     axes.fill_between([], [], color=GRAY, label="density of inputs")
 
 
-def _shorten(path: str) -> str:
+def shorten(path: str) -> str:
+    """The end of a path that is too long for the title of a panel."""
     return path if len(path) <= 30 else f"…{path[-29:]}"

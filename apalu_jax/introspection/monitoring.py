@@ -1,0 +1,150 @@
+"""Write the activations of a model while it trains."""
+
+import io
+import operator
+from collections.abc import Mapping
+from typing import Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from apalu_jax._trees import PyTree
+from apalu_jax.functional import APALUParams
+from apalu_jax.introspection.histograms import Histogram
+from apalu_jax.introspection.parameters import check_params, collect
+from apalu_jax.introspection.writers import Sink, Writer, as_writer
+
+__all__ = ("Monitor", "monitor")
+
+Histograms: TypeAlias = Mapping[str, Histogram]
+
+
+class Monitor(Protocol):
+    """The function that :func:`monitor` returns."""
+
+    def __call__(
+        self, step: ArrayLike, tree: PyTree, histograms: Histograms | None = None
+    ) -> None:
+        """Write what the activations are at a step."""
+
+
+def monitor(writer: Sink, every: int = 1, *, images: bool = False) -> Monitor:
+    """Make a function that writes the activations of a model every few steps.
+
+    For each activation it writes ``path/a``, ``path/b``, ``path/kink``, the ratio
+    ``b / (1.5 a)`` of the slopes on both sides of zero, which is 1 where the function
+    is smooth there, and the number of ``issues`` that :func:`check_params` finds in the
+    model. Of parameters with several pairs (per channel, or stacked layers) these are
+    the means. With histograms of inputs also ``path/negative``, the share of the
+    inputs below zero, and the histograms themselves.
+
+    Call it from the training loop with arrays, or inside of ``jax.jit``: there it sends
+    the values to the host with ``jax.debug.callback`` at the steps that are written. A
+    jitted step that must not wait for the host returns its parameters instead, and the
+    loop calls the monitor.
+
+    Args:
+      writer: Destination: the path of a CSV file, a ``SummaryWriter`` of tensorboardX
+        or PyTorch, a ``MetricWriter`` of clu, a run of Weights & Biases, a function
+        ``f(step, scalars)``, or a subclass of
+        :class:`~apalu_jax.introspection.Writer`.
+      every: Steps that are multiples of it are written.
+      images: Whether the learned curves are drawn too, which needs matplotlib.
+
+    Returns:
+      ``watch(step, tree, histograms=None)``: the tree is a model's parameters, as
+      :func:`collect` takes it; the histograms are by path, as :func:`capture_linen` and
+      :func:`capture_nnx` return them.
+
+    Raises:
+      TypeError: If the writer is none of these, or ``every`` no integer.
+      ValueError: If ``every`` is not positive.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from apalu_jax import APALU
+      >>> from apalu_jax.introspection import monitor
+      >>> params = APALU().init(jax.random.key(0), jnp.ones(3))
+      >>> watch = monitor(lambda step, scalars: print(step, sorted(scalars)), every=2)
+      >>> for step in range(3):
+      ...     watch(step, {"act": params["params"]})
+      0 ['act/a', 'act/b', 'act/kink', 'issues']
+      2 ['act/a', 'act/b', 'act/kink', 'issues']
+    """
+    if operator.index(every) < 1:
+        raise ValueError(f"`every` must be positive, got {every!r}.")
+    sink = as_writer(writer)
+
+    def write(
+        step: ArrayLike, params: dict[str, APALUParams], histograms: Histograms
+    ) -> None:
+        number = int(step)  # type: ignore[arg-type]
+        if number % every == 0:
+            _write(sink, number, params, histograms, images)
+
+    def watch(
+        step: ArrayLike, tree: PyTree, histograms: Histograms | None = None
+    ) -> None:
+        values = (step, collect(tree), dict(histograms or {}))
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values)):
+            jax.lax.cond(
+                jnp.asarray(step) % every == 0,
+                lambda *values: jax.debug.callback(write, *values),
+                lambda *values: None,
+                *values,
+            )
+        else:
+            write(*values)
+
+    return watch
+
+
+def _write(
+    writer: Writer,
+    step: int,
+    params: Mapping[str, APALUParams],
+    histograms: Histograms,
+    images: bool,
+) -> None:
+    scalars = {"issues": float(len(check_params(dict(params))))}
+    for path, pair in params.items():
+        a, b = (np.asarray(value, np.float64) for value in pair)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = {"a": a, "b": b, "kink": b / (1.5 * a)}
+        scalars |= {_join(path, name): float(v.mean()) for name, v in values.items()}
+    for path, histogram in histograms.items():
+        scalars[_join(path, "negative")] = _share_below_zero(histogram)
+    writer.scalars(step, scalars)
+    for path, histogram in histograms.items():
+        writer.histogram(step, _join(path, "inputs"), histogram)
+    if images:
+        writer.image(step, "curves", _drawn(params, histograms))
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}/{name}" if path else name
+
+
+def _share_below_zero(histogram: Histogram) -> float:
+    """Share of the inputs in bins that end at zero or below it."""
+    below = histogram.counts[..., histogram.edges[1:] <= 0].sum()
+    below += histogram.underflow.sum()
+    above = histogram.counts[..., histogram.edges[1:] > 0].sum()
+    above += histogram.overflow.sum()
+    return float(below / max(below + above, 1))
+
+
+def _drawn(params: Mapping[str, APALUParams], histograms: Histograms) -> np.ndarray:
+    """The learned curves as an image, uint8 of shape (height, width, 3)."""
+    from matplotlib import image
+
+    from apalu_jax.plotting import plot_layers
+
+    figure = plot_layers(params, histograms=histograms)
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    file.seek(0)
+    return np.round(255 * image.imread(file)[..., :3]).astype(np.uint8)

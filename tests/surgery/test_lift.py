@@ -1,0 +1,260 @@
+"""Functions whose activations are replaced, in the forms of public code."""
+
+from fnmatch import fnmatch
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from apalu_jax import APALUParams, apalu, optim
+from apalu_jax.introspection import collect
+from apalu_jax.surgery import lift
+
+from .patterns import PATTERNS
+
+X = jax.random.normal(jax.random.key(3), (7, 3))
+
+
+def sum_of_squares(tree):
+    return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(("make", "names"), PATTERNS.values(), ids=PATTERNS)
+def test_lifted_network_trains(make, names, optax_promotion, flax_promotion):
+    fn, weights, x = make()
+    lifted = lift(fn, weights, x)
+    params = lifted.init()
+    assert len(params) == len(names)
+    assert all(map(fnmatch, params, names)), list(params)
+    assert collect(params).keys() == params.keys()
+    moved = lifted.report.moved
+    assert 0 < moved["inputs"] < 1.5
+    assert 0 < moved["function"] < 1.5
+
+    tx = optax.chain(optax.sgd(1e-2), optim.keep_positive(1e-6))
+
+    @jax.jit
+    def step(params, weights):
+        loss = lambda p, w: sum_of_squares(lifted.apply(p, w, x))  # noqa: E731
+        value, grads = jax.value_and_grad(loss, (0, 1), allow_int=True)(params, weights)
+        updates, _ = tx.update(grads[0], tx.init(params), params)
+        return value, optax.apply_updates(params, updates), grads[1]
+
+    before, after, grads = step(params, weights)
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(grads))
+    for old, new in zip(jax.tree.leaves(params), jax.tree.leaves(after), strict=True):
+        assert old.shape == new.shape
+        assert np.any(old != new)
+    assert step(after, weights)[0] < before
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [PATTERNS["PPO"], PATTERNS["GRU"], PATTERNS["MLP-Mixer"]],
+    ids=["PPO", "GRU", "MLP-Mixer"],
+)
+def test_nothing_but_activations_changes(make, names, monkeypatch, flax_promotion):
+    """With the former activation put in its place, the result is the original's."""
+    fn, weights, x = make()
+    lifted = lift(fn, weights, x)
+    former = {"elu": jax.nn.elu, "gelu_tanh": jax.nn.gelu}
+    kind = next(row.found for row in lifted.report.rows if not row.left)
+    function = former.get(kind, lambda z: jnp.where(z > 0, z, 0.1 * z))
+    monkeypatch.setattr(
+        "apalu_jax.surgery._lift.apalu", lambda x, params, residual: function(x)
+    )
+    np.testing.assert_allclose(
+        *(
+            np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(out)])
+            for out in (lifted.apply(lifted.init(), weights, x), fn(weights, x))
+        ),
+        rtol=1e-6, atol=1e-6,
+    )  # fmt: skip
+
+
+def test_apalu_is_evaluated_in_each_place():
+    def network(w, x):
+        return jax.nn.relu(x @ w) + jax.nn.silu(x)
+
+    w = jnp.ones((3, 3)) / 3
+    lifted = lift(network, w, X)
+    params = {
+        "relu": {"apalu_a": 0.3, "apalu_b": 0.2},
+        "silu": {"apalu_a": 0.7, "apalu_b": 0.1},
+    }
+    want = apalu(X @ w, APALUParams(0.3, 0.2)) + apalu(X, APALUParams(0.7, 0.1))
+    for run in (lifted.apply, jax.jit(lifted.apply)):
+        np.testing.assert_allclose(run(params, w, X), want, rtol=1e-6)
+    # Another batch size, and an ensemble.
+    assert lifted.apply(params, w, X[:2]).shape == (2, 3)
+    assert jax.vmap(lifted.apply, (None, 0, None))(params, w[None], X).shape == (
+        1,
+        7,
+        3,
+    )
+    with pytest.raises(ValueError, match="`params` must have the key 'silu'"):
+        lifted.apply({"relu": params["relu"]}, w, X)
+
+
+def scanned(x):
+    return lax.scan(lambda c, _: (jax.nn.elu(c) + 0.1, c), x, length=4)
+
+
+def test_pair_for_each_step_of_a_scan():
+    one, each = lift(scanned, X), lift(scanned, X, per_step=True)
+    assert jax.tree.leaves(jax.tree.map(jnp.shape, each.init())) == [4, 4]
+    same = jax.tree.map(lambda p: jnp.broadcast_to(p, 4), one.init())
+    jax.tree.map(
+        np.testing.assert_array_equal, each.apply(same, X), one.apply(one.init(), X)
+    )
+    grads = jax.grad(lambda p: sum_of_squares(each.apply(p, X)))(same)
+    assert len(set(np.asarray(grads["elu"]["apalu_a"]).tolist())) == 4
+
+
+def on_mesh(x):
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    run = jax.shard_map(jax.nn.relu, mesh=mesh, in_specs=P("d"), out_specs=P("d"))
+    return run(x)
+
+
+@jax.custom_vjp
+def own_rule(x):
+    return jnp.maximum(x, 0)
+
+
+own_rule.defvjp(lambda x: (own_rule(x), x), lambda x, g: (g * (x > 0),))
+
+
+@jax.custom_vjp
+def network_with_rule(x):
+    return jax.nn.relu(x) @ jnp.ones((3, 2))
+
+
+network_with_rule.defvjp(
+    lambda x: (network_with_rule(x), None), lambda _, g: (g @ g.T,)
+)
+
+INSIDE = {
+    "jit": (jax.jit(lambda x: jax.nn.relu(x) @ x.T), ["relu"]),
+    "vmap": (jax.vmap(lambda x: jax.nn.relu6(x) @ x), ["relu6"]),
+    "checkpoint": (jax.checkpoint(lambda x: jnp.sin(jax.nn.selu(x))), ["selu"]),
+    "cond": (
+        lambda x: lax.cond(x[0, 0] > 0, jax.nn.relu, lambda x: jax.nn.elu(x, 0.5), x),
+        ["elu", "relu"],
+    ),
+    "while_loop": (
+        lambda x: lax.while_loop(
+            lambda c: c[0] < 2, lambda c: (c[0] + 1, jax.nn.celu(c[1], 0.3)), (0, x)
+        )[1],
+        ["celu"],
+    ),
+    "shard_map": (on_mesh, ["relu"]),
+    "custom_vjp": (lambda x: own_rule(x) * 3, ["relu"]),
+    "bfloat16": (lambda x: jax.nn.silu(x.astype(jnp.bfloat16)) * 2, ["silu"]),
+    "named_scope": (jax.named_scope("a/b")(jax.nn.relu), ["a/b/relu"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("fn", "names"), INSIDE.values(), ids=INSIDE)
+def test_found_inside(fn, names):
+    lifted = lift(fn, X)
+    params = lifted.init()
+    assert sorted(params) == names
+    out = lifted.apply(params, X)
+    assert jax.tree.map(jnp.shape, out) == jax.tree.map(jnp.shape, fn(X))
+    assert out.dtype == fn(X).dtype
+    if "while" not in str(jax.make_jaxpr(fn)(X)):
+        grads = jax.grad(lambda p: sum_of_squares(lifted.apply(p, X)).astype("f4"))(
+            params
+        )
+        assert any(np.any(leaf) for leaf in jax.tree.leaves(grads))
+
+
+LEFT = {
+    "derivative": (jax.grad(lambda x: jax.nn.relu(x).sum()), "inside of a derivative"),
+    "clamp": (
+        lambda x: x * lax.rsqrt(jnp.maximum(x.var(0, keepdims=True), 0) + 1e-6),
+        "a clamp before",
+    ),
+    "rule of its own": (network_with_rule, "inside of custom_vjp_call"),
+}
+
+
+@pytest.mark.parametrize(("fn", "reason"), LEFT.values(), ids=LEFT)
+def test_left_with_a_reason(fn, reason):
+    with pytest.raises(ValueError, match=reason):
+        lift(fn, X)
+    both = lift(lambda x: (jax.nn.silu(x), fn(x)), X)
+    assert [bool(row.left) for row in both.report.rows] == [False, True]
+    assert reason in str(both.report)
+    got, want = both.apply(both.init(), X)[1], fn(X)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_choices():
+    def network(x):
+        return jax.nn.relu(x) + jax.nn.gelu(x) + jax.nn.gelu(2 * x)
+
+    assert lift(network, X, which={"relu"}).init().keys() == {"relu"}
+    last = lift(network, X, which=lambda name, kind: name.endswith("_2"))
+    assert last.init().keys() == {"gelu_tanh_2"}
+    made = lift(network, X, make=lambda name, kind: APALUParams(0.5, jnp.full(3, 0.25)))
+    assert made.init()["relu"]["apalu_b"].shape == (3,)
+    abstract = lift(network, jax.ShapeDtypeStruct((7, 3), jnp.float32))
+    assert abstract.report.moved == {}
+
+
+ERRORS = {
+    "fn": ((3, X), {}, TypeError),
+    "`fn` must have an activation.*tanh": ((jnp.tanh, X), {}, ValueError),
+    "which.*did you mean 'gelu'": ((jax.nn.relu, X), {"which": {"gelv"}}, ValueError),
+    "match": ((jax.nn.relu, X), {"match": "outputs"}, ValueError),
+    "example_args": (
+        (jax.nn.relu, jax.ShapeDtypeStruct((3,), "f4")),
+        {"match": "inputs"},
+        ValueError,
+    ),
+    "residual": ((jax.nn.relu, X), {"residual": "both"}, ValueError),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_errors(message):
+    args, options, error = ERRORS[message]
+    with pytest.raises(error, match=message):
+        lift(*args, **options)
+
+
+def test_values_fitted_to_the_inputs_move_a_trained_network_less():
+    x = jax.random.normal(jax.random.key(1), (64, 3))
+    y = jnp.sin(2 * x).sum(1, keepdims=True)
+
+    def network(weights, x):
+        for w, b in weights[:-1]:
+            x = jax.nn.silu(x @ w + b)
+        return x @ weights[-1][0] + weights[-1][1]
+
+    keys = jax.random.split(jax.random.key(2), 3)
+    sizes = [(3, 17), (17, 17), (17, 1)]
+    weights = [
+        (
+            jax.random.normal(key, size) / jnp.sqrt(size[0] * 1.0),
+            jnp.zeros((1, size[1])),
+        )
+        for key, size in zip(keys, sizes, strict=True)
+    ]
+
+    @jax.jit
+    def step(weights, _):
+        loss = lambda w: jnp.mean((network(w, x) - y) ** 2)  # noqa: E731
+        value, grads = jax.value_and_grad(loss)(weights)
+        return jax.tree.map(lambda w, g: w - 0.05 * g, weights, grads), value
+
+    weights, losses = lax.scan(step, weights, length=400)
+    assert losses[-1] < losses[0] / 3
+    moved = lift(network, weights, x, match="inputs").report.moved
+    assert moved["inputs"] < 0.8 * moved["function"]
