@@ -49,27 +49,38 @@ WHERE = {
 
 def readme_table():
     """Markdown: whether each works for each residual, from what the tests say."""
+    refused, set_mesh = 'an error names `"autodiff"`', "eager on explicit axes needs"
+    saved = "the result, which the next layer saves anyway"
+    rows = {row: ("yes",) * 3 for row in TRANSFORMATIONS}
+    for row, names in WHERE.items():
+        residuals = ("input", "output", "autodiff")
+        rows[row] = tuple(_cell(names, residual) for residual in residuals)
+    rows |= {
+        "`export` with symbolic sizes, its gradient too, for CPU, CUDA and TPU": (
+            ("yes",) * 3
+        ),
+        "any of x, a, b sharded, replicated or not placed": (
+            (f"yes; {set_mesh} `set_mesh`",) * 3
+        ),
+        "forward mode: `jvp`, `jacfwd`, calling what `linearize` returns": (
+            *(refused, refused, "yes"),
+        ),
+        # jet drops every rule of jax.custom_jvp, and with it the message.
+        "`jet`": ("JAX's error, as for `jax.nn.relu`", "the same", "yes"),
+        "saved for the backward pass, besides `a` and `b`": (
+            *("`x`", saved, "all that autodiff saves"),
+        ),
+    }
+    # A line for all that work alike.
+    alike = {}
+    for row, cells in rows.items():
+        alike.setdefault(cells, []).append(row)
     lines = [
         '| | `residual="input"` | `residual="output"`, `a, b > 0` | '
         '`residual="autodiff"` |',
         "| --- | --- | --- | --- |",
     ]
-    lines += [f"| {row} | yes | yes | yes |" for row in TRANSFORMATIONS]
-    refused = 'an error names `"autodiff"`'
-    row = "forward mode: `jvp`, `jacfwd`, calling what `linearize` returns"
-    lines.append(f"| {row} | {refused} | {refused} | yes |")
-    # jet drops every rule of jax.custom_jvp, and with it the message.
-    lines.append("| `jet` | JAX's error, as for `jax.nn.relu` | the same | yes |")
-    for row, names in WHERE.items():
-        cells = (_cell(names, residual) for residual in ("input", "output", "autodiff"))
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    row = "any of x, a, b sharded, replicated or not placed, `set_mesh` or not"
-    lines.append(f"| {row} |" + " yes; eager on explicit axes needs `set_mesh` |" * 3)
-    row = "`export` with symbolic sizes, with its gradient, for CPU, CUDA and TPU"
-    lines.append(f"| {row} | yes | yes | yes |")
-    row = "saved for the backward pass, besides `a` and `b`"
-    saved = "the result, which the next layer saves anyway"
-    lines.append(f"| {row} | `x` | {saved} | all that autodiff saves |")
+    lines += [f"| {'; '.join(a)} | {' | '.join(c)} |" for c, a in alike.items()]
     return "\n".join(lines)
 
 

@@ -148,10 +148,6 @@ def test_baselines_out_of_reach_resolve_nothing(low, high, withheld):
     assert judge(spec, column(0.02), column(0.03)).status == "supported"
 
 
-def test_nothing_claimed_nothing_judged():
-    assert verdicts.judge(tiny(), []) is None
-
-
 @pytest.mark.parametrize(
     ("apalu", "status", "hits"),
     [([1.0] * 10, "supported", 10), ([1.0] * 9 + [0.99], "contradicted", 9)],
@@ -196,5 +192,9 @@ def test_the_variant_of_the_claim_decides():
     verdict = judge_runs(spec, runs)
     assert (verdict.status, verdict.variant) == ("supported", "gain")
     first = replace(spec, claim=replace(spec.claim, variant=""))
-    verdict = verdicts.judge(first, runs)
+    verdict = judge_runs(first, runs)
     assert (verdict.status, verdict.variant) == ("contradicted", "same")
+
+
+def test_nothing_claimed_nothing_judged():
+    assert judge_runs(tiny(), []) is None

@@ -7,7 +7,8 @@ import pytest
 from msgspec.structs import replace
 
 from apalu_jax.experiments import ExperimentError, data, specs
-from apalu_jax.experiments.data import mnist, one_class, pictures
+from apalu_jax.experiments.data import images as image_data
+from apalu_jax.experiments.data import mnist, one_class
 from apalu_jax.experiments.data.images import LabeledImages
 from apalu_jax.experiments.data.one_class import OneClassImages
 
@@ -122,7 +123,7 @@ def test_standardized_images_have_one_brightness_and_contrast():
     images = rng.integers(100, 140, (3, 16, 16, 3)).astype(np.uint8)
     images[1] += 60
     images[2] = 7
-    level = pictures.standardize_brightness(images)
+    level = image_data.standardize_brightness(images)
     assert level.dtype == np.uint8
     np.testing.assert_allclose(level.mean(axis=(1, 2, 3)), 128, atol=0.5)
     np.testing.assert_allclose(level[:2].std(axis=(1, 2, 3)), 32, atol=0.5)
@@ -135,6 +136,6 @@ def test_standardized_images_have_one_brightness_and_contrast():
     )
     for part, wanted in zip(fold, plain, strict=True):
         np.testing.assert_array_equal(
-            part["inputs"], pictures.standardize_brightness(wanted["inputs"])
+            part["inputs"], image_data.standardize_brightness(wanted["inputs"])
         )
         np.testing.assert_array_equal(part["anomalous"], wanted["anomalous"])

@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from apalu_jax.experiments.models.student import narrowed
 
 from apalu_jax.experiments import ExperimentError, models
 from apalu_jax.experiments.arms import ARMS
-from apalu_jax.experiments.models.vgg import scaled
+from apalu_jax.experiments.models.vgg import narrowed, scaled
 
 
 def student(arm="relu", **options):

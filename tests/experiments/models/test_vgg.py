@@ -8,7 +8,6 @@ from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.models.vgg import (
     BLOCKS,
     COMPARED,
-    TAPS,
     VGG,
     Classifier,
     scaled,
@@ -23,6 +22,11 @@ from ..helpers import (
     relu,
 )
 
+# Names of the maps, whatever the activation is.
+TAPS = (
+    *("relu1_1", "pool1", "relu2_1", "pool2", "relu3_1", "relu3_2", "pool3"),
+    *("relu4_1", "relu4_2", "pool4", "relu5_1", "relu5_2", "pool5"),
+)
 SMALL = ((3,), (4, 5))
 
 

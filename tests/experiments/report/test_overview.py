@@ -42,11 +42,10 @@ def test_verdicts_over_a_collection(large, collection):
     assert results.find(folders[0]) == folders[:1]
     found = [results.read(folder) for folder in folders]
     assert len(found[0].records) == len(large[1])
-    (cells,) = report.overview(found).tables
+    judged = report.overview(found)
+    (cells,) = judged.section.tables
     first, second = cells.rows
-    assert [reason.split(":")[0] for reason in report.reasons(found)] == [
-        *("digits", "b")
-    ]
+    assert [reason.split(":")[0] for reason in judged.reasons] == ["digits", "b"]
     assert first[:3] == ("digits (smoke, same)", CLAIM.text, "not resolved")
     assert second[:8] == (
         *("b (smoke)", CLAIM.text, "supported"),
@@ -60,19 +59,19 @@ def test_verdicts_over_a_collection(large, collection):
         arm="gelu", metric="accuracy", low=0.4, high=0.5, source="somewhere"
     )
     published = replace(found[1].spec, published=(figure,))
-    (cells,) = report.overview([Results(published, found[1].records)]).tables
+    (cells,) = report.overview([Results(published, found[1].records)]).section.tables
     assert cells.rows[0][5:7] == ("gelu, 39.55", "40.00 to 50.00")
     # A claim that some level is reached is shown in the metric that it is about.
     level = replace(CLAIM, level=1.0, metric="rmse")
     spec = replace(found[0].spec, claim=level)
-    (cells,) = report.overview([Results(spec, found[0].records)]).tables
+    (cells,) = report.overview([Results(spec, found[0].records)]).section.tables
     assert cells.rows[0][3].startswith("rmse")
     with pytest.raises(ExperimentError, match="no folder in it has one"):
         results.find(collection / "elsewhere")
 
 
 def test_readme_holds_the_verdicts(collection):
-    found = [results.read(folder) for folder in results.find(collection)]
+    found = report.overview(map(results.read, results.find(collection)))
     readme = collection / "README.md"
     other = "<!-- table: ops -->\nkept\n<!-- end -->\n"
     readme.write_text(f"{other}<!-- table: verdicts -->\nold\n<!-- end -->\nafter\n")
@@ -85,6 +84,10 @@ def test_readme_holds_the_verdicts(collection):
     assert "| b (smoke) | APALU is better. | supported |" in text
     assert "old" not in text
     assert not report.update_readme(readme, found, check=True)
+    readme.write_text("<!-- table: verdicts short -->\n<!-- end -->\n")
+    assert report.update_readme(readme, found)
+    short = "| b | APALU is better. | supported | 10 | accuracy against gelu: +11.35"
+    assert short in readme.read_text()
     readme.write_text(other)
     with pytest.raises(ExperimentError, match="must mark the place"):
         report.update_readme(readme, found)

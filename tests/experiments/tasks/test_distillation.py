@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from apalu_jax.experiments import specs, tasks
 from apalu_jax.experiments.report import figures
-from apalu_jax.experiments.tasks import localization
+from apalu_jax.experiments.tasks import distillation
 
 from ..helpers import results_of, tiny
 
@@ -124,18 +124,18 @@ def test_pixel_scores_are_gradients(images):
 def test_maps_of_gradients_by_hand():
     spike = np.zeros((1, 32, 32, 3))
     spike[0, 16, 16, 1] = -1
-    smooth = localization.smoothed(spike)
+    smooth = distillation.smoothed(spike)
     assert np.unravel_index(smooth[0].argmax(), (32, 32)) in {
         *[(i, j) for i in (15, 16, 17) for j in (15, 16, 17)]
     }
     assert smooth.min() >= 0
     # The highest pixel is cut down to its surroundings: no single one stands out.
     assert (smooth[0] == smooth.max()).sum() == 9
-    block = localization.max_pool_to(np.arange(16).reshape(1, 4, 4), 2)
+    block = distillation.max_pool_to(np.arange(16).reshape(1, 4, 4), 2)
     assert block.tolist() == [[[5, 7], [13, 15]]]
-    assert localization.pixel_auroc(np.array([0.1, np.nan]), np.array([0, 1])) != 0.5
-    assert localization.pixel_auroc(np.array([0.1, 0.2]), np.array([1, 1])) == 0.5
-    assert localization.pixel_auroc(np.array([0.1, 0.2]), np.array([0, 1])) == 1.0
+    assert distillation.pixel_auroc(np.array([0.1, np.nan]), np.array([0, 1])) != 0.5
+    assert distillation.pixel_auroc(np.array([0.1, 0.2]), np.array([1, 1])) == 0.5
+    assert distillation.pixel_auroc(np.array([0.1, 0.2]), np.array([0, 1])) == 1.0
 
 
 def test_backbones_of_cifar10_have_not_seen_its_labels():

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from apalu_jax.experiments import ExperimentError, models, tasks
 from apalu_jax.experiments.arms import ARMS
-from apalu_jax.experiments.tasks.likelihood import draw_rotations
+from apalu_jax.experiments.tasks.likelihood import sample_rotations
 
 
 class Scale(nn.Module):
@@ -62,7 +62,9 @@ def test_scores_and_metrics_by_hand(size):
 
 def test_rotations_are_drawn_for_every_image():
     inputs = np.arange(8.0) + 10 * np.arange(200)[:, None]
-    some = draw_rotations(jnp.asarray(inputs)[..., None], 3, jax.random.key(0))[..., 0]
+    some = sample_rotations(jnp.asarray(inputs)[..., None], 3, jax.random.key(0))[
+        ..., 0
+    ]
     assert some.shape == (200, 3)
     own, chosen = np.divmod(np.asarray(some, int), 10)
     np.testing.assert_array_equal(
@@ -71,7 +73,9 @@ def test_rotations_are_drawn_for_every_image():
     assert all(len(set(row)) == 3 for row in chosen)
     # 600 draws of 8: about 75 each.
     assert np.bincount(chosen.ravel(), minlength=8).min() > 45
-    other = draw_rotations(jnp.asarray(inputs)[..., None], 3, jax.random.key(1))[..., 0]
+    other = sample_rotations(jnp.asarray(inputs)[..., None], 3, jax.random.key(1))[
+        ..., 0
+    ]
     assert (some != other).any()
 
 
