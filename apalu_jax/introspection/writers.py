@@ -1,4 +1,4 @@
-"""Destinations of a monitor: TensorBoard, Weights & Biases, a CSV file, any function."""
+"""Destinations of a monitor: TensorBoard, Weights & Biases, CSV, any function."""
 
 import csv
 import os
