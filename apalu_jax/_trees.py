@@ -26,6 +26,7 @@ __all__ = (
     "is_nnx_module",
     "join_keys",
     "leaves_with_paths",
+    "loaded",
 )
 
 PyTree: TypeAlias = Any
@@ -127,7 +128,7 @@ def join_keys(keys: Keys) -> str:
 
 def is_nnx_module(node: object) -> bool:
     """Tell whether a node is a module of Flax NNX."""
-    return isinstance(node, _loaded("flax.nnx", "Module"))
+    return isinstance(node, loaded("flax.nnx", "Module"))
 
 
 def _walk(outer: Keys, tree: PyTree, field: str = "") -> Iterator[Leaf]:
@@ -159,17 +160,18 @@ def _leaf(keys: Keys, value: PyTree, field: str) -> Leaf:
 
 
 def _stops(node: object) -> bool:
-    boxes = _loaded("flax.core.meta", "AxisMetadata")
+    boxes = loaded("flax.core.meta", "AxisMetadata")
     return (
         isinstance(node, APALUParams) or _is_variable(node) or isinstance(node, boxes)
     )
 
 
 def _is_variable(node: object) -> bool:
-    return isinstance(node, _loaded("flax.nnx", "Variable"))
+    return isinstance(node, loaded("flax.nnx", "Variable"))
 
 
-def _loaded(module: str, name: str) -> Any:
+def loaded(module: str, name: str) -> Any:
+    """Return a class for :func:`isinstance`, or ``()`` if its module is not imported."""
     # Nothing is of a class whose module nobody imported, and importing Flax only to ask
     # would cost a user of optax and JAX alone half a second.
     return getattr(sys.modules.get(module), name, ())

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from apalu_jax._arguments import describe
-from apalu_jax._trees import PyTree
+from apalu_jax._trees import PyTree, loaded
 from apalu_jax.functional import APALUParams
 from apalu_jax.surgery._choice import Choice, Make, as_predicate, closest, moved_by
 from apalu_jax.surgery._recognize import (
@@ -169,10 +169,7 @@ def _library(model: Model) -> Callable[[APALUParams, tuple[int, ...]], Model]:
 
 
 def _is_equinox(value: object) -> bool:
-    import sys
-
-    equinox = sys.modules.get("equinox")
-    return equinox is not None and isinstance(value, equinox.Module)
+    return isinstance(value, loaded("equinox", "Module"))
 
 
 def _name(place: _Place) -> str:
