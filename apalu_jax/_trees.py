@@ -171,7 +171,7 @@ def _is_variable(node: object) -> bool:
 
 
 def loaded(module: str, name: str) -> Any:
-    """Return a class for :func:`isinstance`, or ``()`` if its module is not imported."""
+    """Return a class for ``isinstance``, or ``()`` if its module is not imported."""
     # Nothing is of a class whose module nobody imported, and importing Flax only to ask
     # would cost a user of optax and JAX alone half a second.
     return getattr(sys.modules.get(module), name, ())
