@@ -18,21 +18,7 @@ from typing import NotRequired, TypeAlias, TypedDict, cast
 import jax
 
 import apalu_jax
-
-__all__ = (
-    "BenchmarkError",
-    "Progress",
-    "Result",
-    "Row",
-    "Setting",
-    "check_choices",
-    "plain",
-    "quiet",
-    "ratios",
-    "read_result",
-    "to_result",
-    "write_result",
-)
+from apalu_jax._files import write_atomic
 
 Row: TypeAlias = dict[str, str | float]
 """Measured values by name; what the columns of a table format."""
@@ -108,13 +94,9 @@ def to_result(
         "versions": own | versions,
         "date": datetime.date.today().isoformat(),
     }
-    return {
-        "benchmark": benchmark,
-        "columns": columns,
-        "rows": rows,
-        "notes": list(notes),
-        "setting": setting,
-    }
+    return Result(
+        benchmark=benchmark, columns=columns, rows=rows, notes=[*notes], setting=setting
+    )
 
 
 def read_result(path: Path) -> Result:
@@ -130,9 +112,6 @@ def read_result(path: Path) -> Result:
 
 def write_result(result: Result, path: Path) -> None:
     """Write a result as JSON, atomically; an existing file is replaced."""
-    # Here, since what only reads results needs no package of the experiments.
-    from apalu_jax.experiments.storage import write_atomic
-
     head = {k: v for k, v in result.items() if k != "rows"}
     # A line for each row: there are many, and versions of a file are compared.
     rows = ",\n    ".join(json.dumps(row, allow_nan=False) for row in result["rows"])

@@ -11,8 +11,6 @@ from typing import Concatenate, Generic, ParamSpec, TypeVar
 
 from apalu_jax.benchmarks import BenchmarkError
 
-__all__ = ("Child", "spawn")
-
 _Object = TypeVar("_Object")
 _Value = TypeVar("_Value")
 _P = ParamSpec("_P")

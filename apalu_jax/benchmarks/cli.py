@@ -12,8 +12,6 @@ from rich.table import Table
 from apalu_jax._console import one_line_errors, print_notes, progress_bar, to_console
 from apalu_jax.benchmarks import BenchmarkError, read_result, write_result
 
-__all__ = ("bench_app",)
-
 bench_app = typer.Typer(help="Measurements of the package.", no_args_is_help=True)
 
 RESULTS = Path("notebooks", "results", "bench")

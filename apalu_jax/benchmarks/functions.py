@@ -13,8 +13,6 @@ from apalu_jax._kernels import GATE
 from apalu_jax.benchmarks import check_choices
 from apalu_jax.functional import APALUParams, apalu, apalu_reference
 
-__all__ = ("FUNCTIONS", "Activation", "Function", "Params", "choose", "to_spec")
-
 Params: TypeAlias = dict[str, Array]
 Specs: TypeAlias = dict[str, jax.ShapeDtypeStruct]
 

@@ -21,18 +21,6 @@ from apalu_jax.benchmarks import (
 )
 from apalu_jax.benchmarks.functions import FUNCTIONS, Function, Params, choose, to_spec
 
-__all__ = (
-    "ORDERS",
-    "REGIMES",
-    "Costs",
-    "Regime",
-    "bytes_saved",
-    "compiled_costs",
-    "cost_row",
-    "measure",
-    "temporary",
-)
-
 Regime: TypeAlias = Literal["unrolled", "scan", "remat"]
 
 REGIMES: dict[Regime, str] = {
@@ -72,11 +60,7 @@ def measure(
     functions: Iterable[str] | None = None,
     progress: Progress = quiet,
 ) -> Result:
-    """Measure every activation, relu and gelu, the references, in any case.
-
-    It compiles gradients of blocks with activations of `rows` x `width`, and computes
-    next to nothing.
-    """
+    """Compile gradients of blocks with every activation; relu and gelu in any case."""
     found: dict[str, dict[str, float]] = {}
     for name in choose(functions, "relu", "gelu"):
         progress(name)
@@ -102,11 +86,7 @@ def measure(
 
 
 def bytes_saved(function: Function, dtype: DTypeLike, size: int = 2**12) -> float:
-    """Bytes per element of ``x`` that are saved for the backward pass.
-
-    They are those of the distinct arrays of as many elements as ``x`` has, 16 of them
-    in a row.
-    """
+    """Bytes saved for the backward pass per element of ``x``, in arrays of its size."""
     x = jnp.linspace(-3, 3, size, dtype=dtype).reshape(-1, 16)
     _, pull = jax.vjp(jax.jit(function.call), x, function.params(16))
     # Two leaves may share one buffer.
@@ -127,12 +107,7 @@ def temporary(
     regime: Regime,
     before: bool,
 ) -> float:
-    """Temporary memory of a compiled gradient, in activations of ``rows x width``.
-
-    The blocks are run by a Python loop, by :func:`jax.lax.scan`, or by that with
-    :func:`jax.checkpoint` around each; the activation comes before the product or
-    after it.
-    """
+    """Temporary memory of a compiled gradient, in activations of ``rows x width``."""
 
     def block(h: Array, layer: tuple[Array, Params]) -> tuple[Array, None]:
         w, p = layer

@@ -30,8 +30,6 @@ from apalu_jax.benchmarks._process import Child, spawn
 from apalu_jax.benchmarks.functions import FUNCTIONS, Function, Params, choose
 from apalu_jax.benchmarks.torch_peer import FRAMEWORKS, TorchPeer
 
-__all__ = ("COPY", "MODES", "check_size", "measure", "operation")
-
 CHANNELS = 512
 COPY = "copy"
 DTYPES = ("float32", "bfloat16")

@@ -11,8 +11,6 @@ from apalu_jax.benchmarks import BenchmarkError, Result, Row
 from apalu_jax.benchmarks.memory import ORDERS, REGIMES
 from apalu_jax.plotting import COLORS
 
-__all__ = ("draw",)
-
 Rows: TypeAlias = Sequence[Row]
 Style: TypeAlias = dict[str, Any]
 """Keyword arguments of matplotlib."""
@@ -32,12 +30,7 @@ _RATIOS = {
 
 
 def draw(result: Result) -> Figure:
-    """Draw the figure of a result of ``ops``, ``step``, ``memory`` or ``tpu``.
-
-    Of ``ops`` it is rooflines: the bandwidth that every function achieves over size,
-    under that of a copy. Of the others it is bars: the costs of every function, over
-    those of ReLU or over the least possible ones.
-    """
+    """Draw rooflines of ``ops``, and bars of ``step``, ``memory`` or ``tpu``."""
     name, rows, setting = result["benchmark"], result["rows"], result["setting"]
     if name not in _FIGURES:
         raise BenchmarkError(

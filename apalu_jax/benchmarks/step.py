@@ -19,18 +19,6 @@ from apalu_jax.benchmarks.memory import Costs, compiled_costs, cost_row
 from apalu_jax.experiments.arms import ActivationFactory
 from apalu_jax.experiments.models.mobilenet import MobileNet
 
-__all__ = (
-    "LARGE",
-    "MLP",
-    "REFERENCE",
-    "SMALL",
-    "Network",
-    "Transformer",
-    "batch_sizes",
-    "measure",
-    "training_step",
-)
-
 REFERENCE = "relu"
 
 # Steps between two waits for a result: dispatch overlaps with computation, as it does
@@ -159,9 +147,8 @@ def training_step(
     def loss(
         params: PyTree, rest: State, inputs: Array, labels: Array
     ) -> tuple[Array, PyTree]:
-        variables = {"params": params, **rest}
         logits, updated = module.apply(
-            variables, inputs, train=True, mutable=list(rest)
+            {"params": params, **rest}, inputs, train=True, mutable=list(rest)
         )
         losses = cross_entropy(logits.astype(jnp.float32), labels)
         return losses.mean(), updated

@@ -8,8 +8,6 @@ from typing import NamedTuple
 from apalu_jax import _readme
 from apalu_jax.benchmarks import BenchmarkError, Result, Row, plain, read_result
 
-__all__ = ("cells", "pivot", "remarks", "render", "select", "summarize", "update_page")
-
 # Tables of README.md that other commands fill.
 _ELSEWHERE = ("verdicts", "contexts")
 

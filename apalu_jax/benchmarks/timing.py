@@ -18,19 +18,6 @@ from jax import Array, lax
 
 from apalu_jax._trees import PyTree
 
-__all__ = (
-    "TimedBatch",
-    "copies",
-    "interleave",
-    "iterations",
-    "looped",
-    "on_device",
-    "quartiles",
-    "timed",
-    "timed_batch",
-    "warmup",
-)
-
 TimedBatch: TypeAlias = Callable[[], list[float]]
 """Runs something a few times and returns the seconds of each."""
 

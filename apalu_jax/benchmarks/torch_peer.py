@@ -9,8 +9,6 @@ from typing import Any, TypeAlias
 from apalu_jax._kernels import GATE
 from apalu_jax.benchmarks import timing
 
-__all__ = ("FRAMEWORKS", "TorchPeer")
-
 FRAMEWORKS = ("torch eager", "torch compile")
 
 # PyTorch is no dependency: its types are unknown where this package is checked.

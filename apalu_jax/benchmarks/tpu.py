@@ -38,8 +38,6 @@ from apalu_jax.benchmarks.step import (
     training_step,
 )
 
-__all__ = ("TOPOLOGIES", "Compiler", "count_elements", "measure")
-
 TOPOLOGIES = ("v5e:2x2", "v6e:2x2")
 
 _ENVIRONMENT = {
