@@ -2,6 +2,7 @@
 
 from functools import partial
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from multiprocessing import spawn as multiprocessing_spawn
 
 import jax
@@ -107,6 +108,8 @@ def test_what_torch_cannot_run_is_noted(monkeypatch):
 def test_without_a_torch_that_works(monkeypatch, fault):
     """A child that ends, or cannot import PyTorch or use the device, is a note."""
     monkeypatch.setattr(ops, "find_spec", lambda name: True)
+    # Else the interpreter that is patched below would start it too.
+    resource_tracker.ensure_running()
     if fault == "process":
         monkeypatch.setattr(multiprocessing_spawn, "_python_exe", b"false")
     else:
