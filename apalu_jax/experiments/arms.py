@@ -15,8 +15,6 @@ from apalu_jax.functional import APALUParams
 from apalu_jax.initializers import variance_gain
 from apalu_jax.linen import APALU
 
-__all__ = ("ARMS", "Activation", "ActivationFactory", "Arm", "get")
-
 Activation: TypeAlias = Callable[[Array], Array]
 
 ActivationFactory: TypeAlias = Callable[[], Activation]

@@ -9,8 +9,6 @@ from msgspec.structs import replace
 
 from apalu_jax.experiments.formatting import joined
 
-__all__ = ("History", "InputCounts", "Key", "Record", "Setup", "Trial", "select")
-
 Kind: TypeAlias = Literal["search", "evaluation"]
 Curve: TypeAlias = list[float | None]
 """One number for each logged epoch; None if it is not finite."""

@@ -23,8 +23,6 @@ from apalu_jax.experiments.records import InputCounts, Key, Record, Setup, selec
 from apalu_jax.experiments.schema import Options, convert
 from apalu_jax.experiments.specs import Spec
 
-__all__ = ("Results", "find", "open_folder", "pack", "read", "undeclared_name")
-
 SPEC = "spec.json"
 RECORDS = "records.jsonl"
 _PACKED = "records.jsonl.gz"

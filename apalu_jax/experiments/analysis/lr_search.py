@@ -14,8 +14,6 @@ import numpy as np
 from apalu_jax.experiments.records import Key, Record
 from apalu_jax.experiments.specs import Metric, Spec
 
-__all__ = ("Search", "choose", "searches")
-
 
 class Search(NamedTuple):
     """A finished search, and the chosen multiplier of the declared learning rate.

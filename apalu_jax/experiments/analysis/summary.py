@@ -23,8 +23,6 @@ from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import Record
 from apalu_jax.experiments.specs import Metric, Spec
 
-__all__ = ("ArmSummary", "Table", "summarize")
-
 _Values: TypeAlias = Mapping[str, Mapping[UnitSeed, float]]
 
 

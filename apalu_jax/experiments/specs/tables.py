@@ -8,17 +8,6 @@ from msgspec import Meta, Struct
 from apalu_jax.experiments.formatting import range_text
 from apalu_jax.experiments.schema import Options
 
-__all__ = (
-    "FIRST_SEARCH_SEED",
-    "Claim",
-    "Count",
-    "LRSearch",
-    "Metric",
-    "Pretraining",
-    "Published",
-    "RunConfig",
-)
-
 FIRST_SEARCH_SEED = 1000
 """Seeds of the learning-rate search start here; evaluated ones stay below."""
 
