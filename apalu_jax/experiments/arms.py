@@ -27,7 +27,6 @@ class Arm:
 
     Attributes:
       description: Its settings, for the report.
-      activation: Its factory.
       gain: ``1 / sqrt(E f(z)^2)``, ``z ~ N(0, 1)``, at the start of training.
       parameters: Names of its parameters in the tree of a network's parameters.
       positive: Whether they are kept positive.

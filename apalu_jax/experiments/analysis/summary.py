@@ -124,11 +124,7 @@ def summarize(
 
 
 def _compare(
-    spec: Spec,
-    metric: Metric,
-    values: _Values,
-    pair_by: str,
-    test_train_ratio: float,
+    spec: Spec, metric: Metric, values: _Values, pair_by: str, test_train_ratio: float
 ) -> dict[str, Comparison]:
     """The reference against every arm that has a pair."""
     found = {}
