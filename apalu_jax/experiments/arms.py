@@ -15,8 +15,6 @@ from apalu_jax.functional import APALUParams
 from apalu_jax.initializers import variance_gain
 from apalu_jax.linen import APALU
 
-__all__ = ("ARMS", "Activation", "ActivationFactory", "Arm", "get")
-
 Activation: TypeAlias = Callable[[Array], Array]
 
 ActivationFactory: TypeAlias = Callable[[], Activation]
@@ -29,7 +27,6 @@ class Arm:
 
     Attributes:
       description: Its settings, for the report.
-      activation: Its factory.
       gain: ``1 / sqrt(E f(z)^2)``, ``z ~ N(0, 1)``, at the start of training.
       parameters: Names of its parameters in the tree of a network's parameters.
       positive: Whether they are kept positive.

@@ -21,8 +21,6 @@ from apalu_jax.experiments import ExperimentError
 if TYPE_CHECKING:
     from apalu_jax.experiments import report
 
-__all__ = ("experiments_app",)
-
 experiments_app = typer.Typer()
 data_app = typer.Typer(help="Data sets of the experiments.", no_args_is_help=True)
 experiments_app.add_typer(data_app, name="data")

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-__all__ = ("joined", "range_text")
-
 
 def joined(*parts: str, by: str = ", ") -> str:
     """The parts that are not empty."""

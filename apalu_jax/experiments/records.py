@@ -9,8 +9,6 @@ from msgspec.structs import replace
 
 from apalu_jax.experiments.formatting import joined
 
-__all__ = ("History", "InputCounts", "Key", "Record", "Setup", "Trial", "select")
-
 Kind: TypeAlias = Literal["search", "evaluation"]
 Curve: TypeAlias = list[float | None]
 """One number for each logged epoch; None if it is not finite."""
@@ -33,11 +31,9 @@ class Key(NamedTuple):
 class Trial(NamedTuple):
     """Runs that are trained together: one arm in one variant and unit.
 
-    Attributes:
-      seeds: One for each run; they are vmapped.
-      lr_multipliers: Factors of the declared learning rate, one for each run; empty as
-        long as the search that chooses them is unfinished.
-      kind: "search" for runs that choose the multiplier, or "evaluation".
+    There is one run for each of ``seeds``, which are vmapped, with one of
+    ``lr_multipliers``, factors of the declared learning rate; these are empty as long
+    as the search that chooses them, by trials of the kind "search", is unfinished.
     """
 
     arm: str

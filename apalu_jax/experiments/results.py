@@ -23,8 +23,6 @@ from apalu_jax.experiments.records import InputCounts, Key, Record, Setup, selec
 from apalu_jax.experiments.schema import Options, convert
 from apalu_jax.experiments.specs import Spec
 
-__all__ = ("Results", "find", "open_folder", "pack", "read", "undeclared_name")
-
 SPEC = "spec.json"
 RECORDS = "records.jsonl"
 _PACKED = "records.jsonl.gz"
@@ -53,14 +51,11 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass
 class Results:
-    """An experiment and its runs so far.
+    """An experiment and its runs so far, in memory alone if ``folder`` is None.
 
-    Attributes:
-      records: The runs, in the order in which they ended. A run that follows a failed
-        one of the same key replaces it.
-      setups: Environments that the records refer to.
-      folder: Folder of the files; None for results in memory alone.
-      packed: Sums of the input histograms of packed records, by arm, variant and unit.
+    ``records`` are in the order in which they ended; a run that follows a failed one of
+    the same key replaces it. ``packed`` has the sums of the input histograms of packed
+    records, by arm, variant and unit.
     """
 
     spec: Spec

@@ -9,8 +9,6 @@ import msgspec
 
 from apalu_jax.experiments import ExperimentError
 
-__all__ = ("Options", "construct", "convert", "lookup")
-
 # Fields of every Flax module.
 _OF_FLAX = ("parent", "name")
 

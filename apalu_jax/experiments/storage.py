@@ -18,20 +18,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from apalu_jax._files import naming, write_atomic
+from apalu_jax._files import naming
+from apalu_jax._files import write_atomic as write_atomic
 from apalu_jax.experiments import ExperimentError
-
-__all__ = (
-    "append_lines",
-    "cache_dir",
-    "cached_array",
-    "load_checked",
-    "lock",
-    "parse_lines",
-    "read_lines",
-    "save_checked",
-    "write_atomic",
-)
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 

@@ -20,8 +20,6 @@ from apalu_jax.experiments.analysis.samples import (
     minimum_detectable_effect,
 )
 
-__all__ = ("Comparison", "compare")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:

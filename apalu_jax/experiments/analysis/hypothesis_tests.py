@@ -24,8 +24,6 @@ from apalu_jax.experiments.analysis.samples import (
     standard_error,
 )
 
-__all__ = ("equivalence", "holm", "sign_flip", "signed_rank", "smallest_p", "t_test")
-
 # All 2^n sign patterns are counted up to here, by sorted sums of two halves; beyond it
 # in a sample of 10^6 of them.
 _EXACT_UP_TO = 32

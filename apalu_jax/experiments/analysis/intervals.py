@@ -20,8 +20,6 @@ from apalu_jax.experiments.analysis.samples import (
     standard_error,
 )
 
-__all__ = ("CONFIDENCE", "RESAMPLES", "bca_interval", "binomial_interval", "t_interval")
-
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 _SEED = 0

@@ -14,15 +14,12 @@ import numpy as np
 from apalu_jax.experiments.records import Key, Record
 from apalu_jax.experiments.specs import Metric, Spec
 
-__all__ = ("Search", "choose", "searches")
-
 
 class Search(NamedTuple):
     """A finished search, and the chosen multiplier of the declared learning rate.
 
-    Attributes:
-      scores: The primary metric on the validation split for each seed, by multiplier;
-        None if the run diverged.
+    ``scores`` has the primary metric on the validation split for each seed, by
+    multiplier; None if the run diverged.
     """
 
     arm: str

@@ -12,8 +12,6 @@ from apalu_jax.experiments.records import Record, select
 from apalu_jax.experiments.results import undeclared_name
 from apalu_jax.experiments.specs import Metric, Spec
 
-__all__ = ("UnitSeed", "by_arm", "differences", "gaps", "metric_values", "observations")
-
 UnitSeed: TypeAlias = tuple[str, int]
 """Coordinates by which runs of two arms are paired."""
 

@@ -13,8 +13,6 @@ import scipy.stats
 
 from apalu_jax.experiments.analysis.pairing import UnitSeed
 
-__all__ = ("Ranks", "rank")
-
 
 class Ranks(NamedTuple):
     """Average ranks of the arms over the units that every arm has values in.

@@ -7,14 +7,6 @@ import scipy.optimize
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = (
-    "LEVEL",
-    "are_equal",
-    "as_differences",
-    "minimum_detectable_effect",
-    "standard_error",
-)
-
 LEVEL = 0.05
 POWER = 0.8
 

@@ -23,8 +23,6 @@ from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import Record
 from apalu_jax.experiments.specs import Metric, Spec
 
-__all__ = ("ArmSummary", "Table", "summarize")
-
 _Values: TypeAlias = Mapping[str, Mapping[UnitSeed, float]]
 
 
@@ -126,11 +124,7 @@ def summarize(
 
 
 def _compare(
-    spec: Spec,
-    metric: Metric,
-    values: _Values,
-    pair_by: str,
-    test_train_ratio: float,
+    spec: Spec, metric: Metric, values: _Values, pair_by: str, test_train_ratio: float
 ) -> dict[str, Comparison]:
     """The reference against every arm that has a pair."""
     found = {}

@@ -17,8 +17,6 @@ from apalu_jax.experiments.formatting import range_text
 from apalu_jax.experiments.records import Record, select
 from apalu_jax.experiments.specs import Claim, Metric, Spec
 
-__all__ = ("Sides", "Status", "Verdict", "claimed", "judge", "reached", "sides")
-
 # In margins of the metric, which makes 1 to 10 points of an accuracy or AUROC: a
 # baseline further from its published range is of networks trained in another way.
 _REACH = 10

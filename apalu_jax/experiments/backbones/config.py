@@ -11,14 +11,12 @@ class BackboneConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Options of a network.
 
     Attributes:
-      network: The architecture.
       weights: "random": Xavier uniform with zero biases, as in the published code;
         "cifar10": VGG with batch normalization, trained here; or the path of a file,
         see :mod:`~apalu_jax.experiments.backbones.weights`. A network that was trained
         on CIFAR-10 has seen the anomalies of CIFAR-10's units, with their labels.
       width: Multiplies the channels.
       activation: Name of an arm; with a file, its parameters stay at their start.
-      seed: Seed of the initialization.
       mean, std: For each channel of an image, or one for all: the network gets
         ``(x / 255 - mean) / std``.
       epochs: Epochs of the training on CIFAR-10.

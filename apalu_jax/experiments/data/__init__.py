@@ -55,13 +55,9 @@ def source(name: str) -> downloads.Source:
 def load(options: Options, data_dir: Path | None = None, unit: str = "") -> Dataset:
     """Loads a data set, downloading what is missing.
 
-    Args:
-      options: Its ``name``, and options of its module's ``load``.
-      data_dir: Folder to look in first.
-      unit: The subset that is wanted, e.g. a category; ``""`` for all.
-
-    Returns:
-      The data set.
+    The options are its ``name`` and those of its module's ``load``. ``data_dir`` is
+    looked in first; ``unit`` is the subset that is wanted, e.g. a category, ``""`` for
+    all.
 
     Raises:
       ExperimentError: There is no such set, or its files are missing or damaged.

@@ -6,12 +6,7 @@ import numpy as np
 
 from apalu_jax.experiments.data import downloads
 from apalu_jax.experiments.data.downloads import Source
-from apalu_jax.experiments.data.splits import (
-    Dataset,
-    Splits,
-    labeled,
-    split_stratified,
-)
+from apalu_jax.experiments.data.splits import Dataset, Splits, labeled, split_stratified
 
 SOURCE = Source(
     title="Optical recognition of handwritten digits (the test split of the UCI set)",

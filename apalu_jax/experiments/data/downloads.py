@@ -21,12 +21,10 @@ _REGISTRY = Path(__file__).with_name("registry.txt").read_text(encoding="utf-8")
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """One file of a data set.
+    """One file of a data set, by its path within a data folder, with forward slashes.
 
-    Attributes:
-      path: Path within a data folder, with forward slashes.
-      sha256: Checksum, in hexadecimal.
-      url: Official source; None if the user must provide the file.
+    ``sha256`` is in hexadecimal; ``url`` is the official source, None if the user must
+    provide the file.
     """
 
     path: str
@@ -36,16 +34,11 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Origin of a data set.
+    """Origin of a data set: authors and address, license, files.
 
-    Attributes:
-      title: Description.
-      origin: Authors and address.
-      license: License.
-      files: Its files; empty for a set that is bundled with a library.
-      alternatives: Other sets of files that serve instead, such as a copy in another
-        format; see :func:`choose`.
-      note: Hints on how to get it.
+    ``files`` is empty for a set that is bundled with a library; ``alternatives`` are
+    other sets of files that serve instead, such as a copy in another format, see
+    :func:`choose`. ``note`` gives hints on how to get it.
     """
 
     title: str

@@ -15,12 +15,9 @@ from apalu_jax.experiments.data.splits import Batch, Dataset, Numbers, Splits
 class OneClassImages(NamedTuple):
     """Normal and anomalous images, before they are split.
 
-    Attributes:
-      normal: Normal images, uint8 [n, height, width, channels].
-      test: Images of the test split, [m, ...].
-      anomalous: 1 for each of these that is anomalous, else 0, [m].
-      masks: 1 for each of their pixels that is anomalous, else 0, uint8
-        [m, height, width]; None if unknown.
+    ``normal``, and ``test`` for the test split, are uint8 [n, height, width, channels];
+    ``anomalous`` is 1 for each test image that is anomalous, else 0, [n]; ``masks`` are
+    the same for each of their pixels, uint8 [n, height, width], None if unknown.
     """
 
     normal: Images

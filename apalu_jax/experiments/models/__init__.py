@@ -40,11 +40,9 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
 def build(options: Options, arm: Arm, outputs: int) -> nn.Module:
     """Builds the network of a spec with one arm's activation.
 
-    Args:
-      options: Its ``name``, a key of :data:`MODELS`; ``init``, "he" for a gain of
-        sqrt(2) whatever the arm, or "gain" for the arm's own; and its options.
-      arm: The activation.
-      outputs: Size of the last axis of the output, if it depends on the data.
+    The options are its ``name``, a key of :data:`MODELS`; ``init``, "he" for a gain of
+    sqrt(2) whatever the arm, or "gain" for the arm's own; and its own. ``outputs`` is
+    the size of the last axis of the output, if it depends on the data.
 
     Raises:
       ExperimentError: The network, the initialization or an option is unknown.

@@ -9,12 +9,7 @@ from jax import Array
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ActivationFactory
-from apalu_jax.experiments.models.layers import (
-    Conv,
-    ConvImpl,
-    batch_norm,
-    max_pool_2x2,
-)
+from apalu_jax.experiments.models.layers import Conv, ConvImpl, batch_norm, max_pool_2x2
 
 BLOCKS = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
 """Channels of the convolutions, by block; a block ends with a pool."""

@@ -9,8 +9,6 @@ from apalu_jax.experiments.report.figures import Picture
 from apalu_jax.experiments.report.tables import Section
 from apalu_jax.experiments.results import Results
 
-__all__ = ("Report", "build")
-
 
 class Report(NamedTuple):
     """Content that every format shows.

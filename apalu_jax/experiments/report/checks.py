@@ -16,8 +16,6 @@ from apalu_jax.experiments.records import Record, select
 from apalu_jax.experiments.report.tables import Row, Section, TextTable
 from apalu_jax.experiments.specs import Metric, Published, Spec
 
-__all__ = ("best_on_test", "monitored", "published_baselines", "published_range")
-
 
 def published_baselines(spec: Spec, records: Sequence[Record]) -> Section | None:
     """Published results beside the arithmetic means of the records, if any."""

@@ -20,8 +20,6 @@ from apalu_jax.experiments.specs import Spec
 from apalu_jax.functional import APALUParams
 from apalu_jax.introspection import Histogram, Snapshot
 
-__all__ = ("Picture", "draw")
-
 _LAYERS = 12
 """Number of activations shown of a larger network."""
 

@@ -14,8 +14,6 @@ from apalu_jax.experiments.report.tables import Row, Section, TextTable
 from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.specs import Metric, Spec
 
-__all__ = ("Overview", "overview", "update_readme")
-
 _HEADER = (
     "experiment",
     "claim",

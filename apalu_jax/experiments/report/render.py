@@ -9,8 +9,6 @@ from apalu_jax.experiments import storage
 from apalu_jax.experiments.report.build import Report
 from apalu_jax.experiments.report.tables import TextTable
 
-__all__ = ("markdown_table", "write_html", "write_markdown")
-
 
 def markdown_table(table: TextTable) -> str:
     r"""Formats a table in Markdown, without a final newline.

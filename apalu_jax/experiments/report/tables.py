@@ -10,8 +10,6 @@ from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.report import text
 from apalu_jax.experiments.specs import Metric, Spec
 
-__all__ = ("Row", "Section", "TextTable", "judged", "searched")
-
 Row: TypeAlias = tuple[str, ...]
 
 

@@ -12,8 +12,6 @@ from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.schema import Options
 from apalu_jax.experiments.specs import Spec
 
-__all__ = ("declaration", "reading", "state", "verdict")
-
 
 def verdict(found: Verdict | None) -> list[str]:
     """The claim, its verdict and the reason; empty if nothing is claimed."""

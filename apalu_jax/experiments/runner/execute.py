@@ -26,8 +26,6 @@ from apalu_jax.experiments.training.compiled import Compiled, Stage, compile_tra
 from apalu_jax.experiments.training.loop import Row, Trained, Training
 from apalu_jax.introspection import Histogram
 
-__all__ = ("Executor",)
-
 # Settings that the compiled functions do not depend on.
 _NOT_COMPILED = {"data": None, "backbone": None, "test_train_ratio": None}
 

@@ -12,8 +12,6 @@ from apalu_jax.experiments.records import Key, Trial
 from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.specs import Spec
 
-__all__ = ("plan", "wanted_keys", "with_multipliers")
-
 
 def wanted_keys(
     spec: Spec, arms: Sequence[str] | None, seeds: Sequence[int] | None

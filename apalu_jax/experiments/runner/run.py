@@ -11,8 +11,6 @@ from apalu_jax.experiments.runner.plan import plan, wanted_keys, with_multiplier
 from apalu_jax.experiments.runner.runtime import current_setup, pinned_numerics
 from apalu_jax.experiments.specs import Spec
 
-__all__ = ("run",)
-
 
 def run(
     spec: Spec,

@@ -14,14 +14,6 @@ from apalu_jax.experiments import storage
 from apalu_jax.experiments.records import Setup
 from apalu_jax.experiments.training.compiled import PRNG
 
-__all__ = (
-    "current_setup",
-    "is_crowded",
-    "keep_freed",
-    "pinned_numerics",
-    "use_compilation_cache",
-)
-
 # Numbers of mallopt's parameters in glibc's malloc.h.
 _TRIM_THRESHOLD = -1
 _MMAP_MAX = -4

@@ -27,8 +27,6 @@ from apalu_jax.experiments.specs.tables import (
     RunConfig,
 )
 
-__all__ = ("Spec", "merge")
-
 _CONFIG = RunConfig.__struct_fields__
 
 _SETTINGS = (

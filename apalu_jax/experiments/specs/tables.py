@@ -8,17 +8,6 @@ from msgspec import Meta, Struct
 from apalu_jax.experiments.formatting import range_text
 from apalu_jax.experiments.schema import Options
 
-__all__ = (
-    "FIRST_SEARCH_SEED",
-    "Claim",
-    "Count",
-    "LRSearch",
-    "Metric",
-    "Pretraining",
-    "Published",
-    "RunConfig",
-)
-
 FIRST_SEARCH_SEED = 1000
 """Seeds of the learning-rate search start here; evaluated ones stay below."""
 
@@ -105,11 +94,9 @@ class Metric(_Table, frozen=True, kw_only=True):
 class Claim(_Table, frozen=True, kw_only=True):
     """Claim of the paper about the experiment, and its citation.
 
-    Attributes:
-      arms: The arms that the reference is claimed to be better than.
-      variant: The variant that decides; ``""`` for the first.
-      level: A value that the reference is claimed to reach; None if absent.
-      metric: The metric that ``level`` is of; ``""`` for the primary one.
+    The reference is claimed to be better than ``arms``, and to reach ``level`` in
+    ``metric``, the primary one if it is ``""``. ``variant`` decides, the first if it is
+    ``""``.
     """
 
     text: str
@@ -123,13 +110,9 @@ class Claim(_Table, frozen=True, kw_only=True):
 class Published(_Table, frozen=True, kw_only=True):
     """Published result of a baseline: a sanity check of the experiment.
 
-    Attributes:
-      arm: The baseline.
-      low: Smallest of the published means.
-      high: Largest of them.
-      variant: The variant; ``""`` for the first.
-      unit: The unit; ``""`` for the mean over all.
-      comment: Differences in protocol, because of which the numbers need not agree.
+    ``low`` and ``high`` are the smallest and the largest of the published means, in the
+    first variant and over all units unless others are named. ``comment`` tells
+    differences in protocol, because of which the numbers need not agree.
     """
 
     arm: str
@@ -150,10 +133,8 @@ class LRSearch(_Table, frozen=True, kw_only=True):
     """Grid search over the learning rate, the same for all arms, on validation data.
 
     The best multiplier of the declared learning rate by the primary metric on the
-    validation split after the last epoch is taken, for each arm, variant and unit.
-
-    Attributes:
-      seeds: Number of runs for each multiplier; evaluated runs have other seeds.
+    validation split after the last epoch is taken, for each arm, variant and unit. Each
+    is tried with as many ``seeds``, which no evaluated run has.
     """
 
     multipliers: Annotated[tuple[Positive, ...], Meta(min_length=1)]

@@ -29,12 +29,10 @@ CHANCE: Mapping[str, float] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Detector(Task):
-    """A task whose predictions hold one "score" per example.
+    """A task that scores examples by "score"; see :func:`detection_metrics`.
 
-    Attributes:
-      network: The network.
-      eval_batch_size: Largest number of examples in a batch outside of training; the
-        histograms are taken over as many, the first ones.
+    ``eval_batch_size`` is the largest number of examples in a batch outside of
+    training; the histograms are taken over as many, the first ones.
     """
 
     levels: ClassVar[Mapping[str, float]] = CHANCE

@@ -48,17 +48,15 @@ class Distillation(Detector):
     too, without the first tap. ``inputs`` are images, uint8; the student gets
     ``x / 255``.
 
-    Metrics are those of
-    :func:`~apalu_jax.experiments.tasks.detection.detection_metrics` and, if the test
-    split holds "mask", "pixel_auroc" of maps of a few anomalous images: the gradient of
-    the score with respect to the image, see :func:`smoothed`. It is taken through the
-    student; the teacher's maps are given with the data and do not change.
+    Metrics are, besides those of every detector, "pixel_auroc" if the test split holds
+    "mask". It is that of maps of a few anomalous images: the gradient of the score with
+    respect to the image, see :func:`smoothed`. It is taken through the student; the
+    teacher's maps are given with the data and do not change.
 
     Attributes:
       network: From images to a list of maps.
       lam: Weight of the squared error; 0 compares directions only.
       maps: Number of anomalous images that get maps, evenly spaced in the split.
-      eval_batch_size: Largest number of examples in a batch outside of training.
 
     References:
       M. Salehi et al., "Multiresolution Knowledge Distillation for Anomaly Detection",

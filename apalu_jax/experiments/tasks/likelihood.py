@@ -21,13 +21,9 @@ class Likelihood(Detector):
     score of an image is the mean of :math:`z^2` over the d coordinates and all
     rotations.
 
-    Metrics are those of
-    :func:`~apalu_jax.experiments.tasks.detection.detection_metrics`.
-
     Attributes:
       network: From features [n, d] to z [n, d] and logarithms of determinants [n].
       transforms: Number of an image's rotations in a step, sampled at random.
-      eval_batch_size: Largest number of images in a batch outside of training.
       histogram_examples: Number of images of a split, the first ones, that the
         histograms are taken over, in all rotations at once.
 

@@ -39,15 +39,13 @@ class OneClass(Detector):
     is zero during the warm-up, and then the (1 - nu)-quantile of :math:`\sqrt d` in the
     latest batch. The score is d, less R^2 under the soft boundary.
 
-    Metrics are those of
-    :func:`~apalu_jax.experiments.tasks.detection.detection_metrics`, "score_ratio" of
-    d instead of the score, which may be negative; and, to see a collapse, "spread",
-    the root of the mean variance of the embeddings of normal examples over the center's
-    root mean square, and "collapsed", 1 where spread is below 0.001.
+    Metrics are those of every detector, "score_ratio" of d instead of the score, which
+    may be negative; and, to see a collapse, "spread", the root of the mean variance of
+    the embeddings of normal examples over the center's root mean square, and
+    "collapsed", 1 where spread is below 0.001.
 
     Attributes:
       network: From inputs [n, ...] to embeddings [n, k].
-      objective: One of the two.
       nu: The share of training examples that may lie outside, in (0, 1).
       warmup_steps: Number of steps in which the radius stays zero.
 

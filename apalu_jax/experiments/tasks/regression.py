@@ -26,10 +26,8 @@ class Regression(Task):
     around the prediction whose variance is the mean squared error on the validation
     split. A split with the naive forecast ``persistence`` also has
     "rmse_to_persistence", the ratio of the two RMSE on that split, and "mase", the mean
-    absolute error over ``naive_error``, that of persistence on the training split.
-
-    Attributes:
-      network: From inputs [n, ...] to predictions [n, 1].
+    absolute error over ``naive_error``, that of persistence on the training split. The
+    network maps inputs [n, ...] to predictions [n, 1].
 
     References:
       R. J. Hyndman and A. B. Koehler, "Another look at measures of forecast accuracy",

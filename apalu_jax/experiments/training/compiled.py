@@ -50,13 +50,11 @@ class Compiled(NamedTuple):
     """Compiled functions of one arm, over vmapped seeds.
 
     Attributes:
-      pretraining: The training that precedes this one, if any.
       init: (seeds [s], training split) -> state; after a pretraining, its last
         variables are the third argument.
       epochs: (state, seeds [s], learning-rate multipliers [s], numbers of the first
         epoch and of the last, training split) -> state, mean losses of the last epoch
         [s].
-      predict: (variables, split) -> predictions.
       histograms: (variables, split) -> histogram of the inputs of each APALU, by site.
     """
 

@@ -31,12 +31,8 @@ _Tree = TypeVar("_Tree")
 class Training(NamedTuple):
     """Everything that a trial is trained with.
 
-    Attributes:
-      compiled: Compiled functions of the arm.
-      task: Loss, predictions and metrics.
-      splits: The splits of each seed.
-      log_epochs: Epochs after which values are logged, the last epoch included.
-      log_test_curve: Whether the metrics of the test split are logged too.
+    Values are logged after ``log_epochs``, the last epoch included; with
+    ``log_test_curve`` also the metrics of the test split.
     """
 
     compiled: Compiled
@@ -54,12 +50,10 @@ class Training(NamedTuple):
 class Trained(NamedTuple):
     """Vmapped seeds after their last epoch, with the seeds along axis 0.
 
-    Attributes:
-      variables: Variables of the network.
-      predictions: Predictions on the validation split, on the host.
-      epochs: Epochs of the rows; the first is 0, the start.
-      rows: Logged values. The first row holds the activations' parameters alone.
-      seconds: Wall time, compilation included, of all sessions.
+    ``predictions`` are on the validation split, on the host. ``rows`` are the values
+    logged after ``epochs``; the first epoch is 0, the start, whose row holds the
+    activations' parameters alone. ``seconds`` is the wall time of all sessions,
+    compilation included.
     """
 
     variables: Variables

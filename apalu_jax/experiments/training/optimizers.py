@@ -23,7 +23,6 @@ class Optimizer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of an optimizer.
 
     Attributes:
-      name: The optimizer.
       learning_rate: Peak learning rate.
       schedule: "constant"; "cosine", down to zero over the run; or "step", a tenth
         after the share ``drop_at`` of the steps.
