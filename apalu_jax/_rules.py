@@ -70,7 +70,8 @@ def _value(kernels: Kernels, x: Array, a: Array, b: Array) -> Array:
 def plain_value(x: Array, a: Array, b: Array) -> Array:
     """f(x), which JAX can differentiate in every mode."""
     # f is -b long before; at -inf the other branch, masked, would give 0 * inf.
-    return _value(XLA, lax.max(x, x.dtype.type(-1e4)), a, b)
+    z = jnp.maximum(to_compute_dtype(x)[0], -1e4)
+    return lax.convert_element_type(_value(XLA, z, a, b), x.dtype)
 
 
 def _forward_input(x: Array, a: Array, b: Array) -> tuple[Array, Arrays]:
@@ -111,8 +112,8 @@ def _backward_output(
     All are NaN where `a` or `b` is not positive: `y` does not tell `x` then.
     """
     y, a, b, h = to_compute_dtype(y, a, b, g)
-    invertible = (a > 0) & (b > 0)
-    a, b = (jnp.where(invertible, p, np.nan) for p in (a, b))
+    ok = ((a > 0) & (b > 0)).astype(y.dtype)
+    a, b = (p * (ok / ok) for p in (a, b))  # a constant NaN would stop jax_debug_nans
     tiny = jnp.finfo(y.dtype).tiny
     over_a, over_b = 1 / lax.max(a, tiny), 1 / lax.max(b, tiny)
     positive = y >= 0
@@ -157,29 +158,29 @@ def _summed_axes(param: Array, ct: Array) -> tuple[int, ...]:
     return tuple(i for i, n in enumerate(ct.shape) if sizes[i] != n)
 
 
-def _by_platform(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` with the kernels that suit the platform it is compiled for.
+def _by_platform(function: Callable[..., Any], plain: Callable[..., Any]) -> Any:
+    """`function` with its platform's kernels, and the derivatives of `plain`.
 
-    Its derivatives are those of the plain kernels, in every mode: nothing else needs
-    rules for the bits of floats, barriers and variadic reductions.
+    So nothing needs rules for the bits of floats, barriers and variadic reductions.
     """
-    plain = partial(function, XLA)
+    forms = {"cpu": partial(function, CPU), "default": partial(function, XLA)}
 
     @jax.custom_jvp
     def run(*args: Array) -> Any:
-        return lax.platform_dependent(*args, cpu=partial(function, CPU), default=plain)
+        return lax.platform_dependent(*args, **forms)
 
     run.defjvp(lambda primals, tangents: jax.jvp(plain, primals, tangents))
     return jax.jit(run)  # traced once for each signature, then called; XLA inlines it
 
 
-value: Function = _by_platform(_value)
+value: Function = _by_platform(_value, plain_value)
 
 
 def _rule(
     forward: Callable[..., tuple[Array, Arrays]], backward: Callable[..., Arrays]
 ) -> Function:
-    cotangents = _by_platform(partial(_cotangents, backward))
+    plain = partial(_cotangents, backward, XLA)
+    cotangents = _by_platform(partial(_cotangents, backward), plain)
 
     def backward_pass(residuals: Arrays, g: Array) -> Arrays:
         return tuple(map(like_primal, cotangents(*residuals, g), residuals))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
-from jax.tree_util import PyTreeDef
+from jax.tree_util import PyTreeDef, keystr
 
 from apalu_jax._params import parameter_names
 from apalu_jax.functional import APALUParams
@@ -89,6 +89,11 @@ def activation_mask(
             f"{np.shape(tree)}. optax.inject_hyperparams hands the step to every "
             "function that `static_args` does not name, as in static_args=('mask',)."
         )
+    if predicate is not None and not callable(predicate):
+        raise ValueError(
+            "`predicate` must be a function of (path, leaf), got a "
+            f"{type(predicate).__name__}."
+        )
 
     def is_marked(leaf: Leaf) -> bool:
         if leaf.name.endswith("_raw") and not raw:
@@ -123,7 +128,13 @@ def leaves_with_paths(tree: PyTree) -> tuple[list[Leaf], PyTreeDef]:
 
 def join_keys(keys: Keys) -> str:
     """Join the keys of a leaf to its path, such as ``"params/block_0/act/apalu_a"``."""
-    return jax.tree_util.keystr(tuple(keys), simple=True, separator="/")
+    parts: list[str] = []
+    for key in keys:
+        # flax.traverse_util.flatten_dict makes keys that are tuples of names.
+        name = getattr(key, "key", None)
+        nested = name if isinstance(name, tuple) else [keystr((key,), simple=True)]
+        parts += map(str, nested)
+    return "/".join(parts)
 
 
 def is_nnx_module(node: object) -> bool:
@@ -138,6 +149,9 @@ def _walk(outer: Keys, tree: PyTree, field: str = "") -> Iterator[Leaf]:
         if isinstance(node, APALUParams):
             for name, value in node._asdict().items():
                 yield from _walk((*keys, jax.tree_util.GetAttrKey(name)), value, name)
+        elif _is_flat_state(node):  # its keys are hidden from JAX
+            for path, value in zip(node.paths, node.leaves, strict=True):
+                yield from _walk((*keys, jax.tree_util.DictKey(tuple(path))), value)
         elif _is_variable(node):
             yield _leaf(keys, node.get_value(), field)
         else:  # an array, or a box of arrays
@@ -152,6 +166,8 @@ def _leaf(keys: Keys, value: PyTree, field: str) -> Leaf:
     # NNX state that orbax restored without a target: {"apalu_a": {"value": array}}.
     while names[-1] == "value" and len(names) > 1:
         names.pop()
+    if names[-1].rpartition(".")[2] in _NAMES:  # flatten_dict(sep=".")
+        names[-1:] = names[-1].split(".")
     *module, name = names
     name = f"apalu_{field}" if field else name
     if name not in _NAMES:
@@ -161,9 +177,12 @@ def _leaf(keys: Keys, value: PyTree, field: str) -> Leaf:
 
 def _stops(node: object) -> bool:
     boxes = loaded("flax.core.meta", "AxisMetadata")
-    return (
-        isinstance(node, APALUParams) or _is_variable(node) or isinstance(node, boxes)
-    )
+    kinds = (APALUParams, boxes) if boxes else APALUParams
+    return isinstance(node, kinds) or _is_variable(node) or _is_flat_state(node)
+
+
+def _is_flat_state(node: object) -> bool:
+    return isinstance(node, loaded("flax.nnx.statelib", "FlatState"))
 
 
 def _is_variable(node: object) -> bool:

@@ -32,6 +32,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from apalu_jax import _params
+from apalu_jax._arguments import checked_arrays
 from apalu_jax._initial_values import ParamsInit, draw, resolve_params
 from apalu_jax._params import Constraint
 from apalu_jax.functional import Residual
@@ -152,6 +153,7 @@ class APALU(_params.EffectiveParams, eqx.Module):
             that given by ``features``, or a parameter of another shape was loaded.
         """
         if self.dtype is not None:
+            (x,) = checked_arrays(x=x)
             x = jnp.asarray(x, self.dtype)
         return _params.activate(
             x, self._stored(), self.features, self.feature_axes, self.residual

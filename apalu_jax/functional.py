@@ -26,7 +26,6 @@ class APALUParams(NamedTuple):
       b: Scale of the negative branch, likewise.
 
     Examples:
-      >>> from apalu_jax import APALUParams
       >>> APALUParams()
       APALUParams(a=0.55, b=0.065)
     """
@@ -59,11 +58,11 @@ def apalu(
     :math:`b\,e^{x}` below. The two sides meet smoothly only where ``b == 1.5 * a``.
 
     Computed in float32 (float64 for float64 input): for ``a`` and ``b`` from 1e-30 to
-    1e30 values and derivatives are within 3 units in the last place; in half precision
-    within 0.51. Magnitudes below the smallest normal number are flushed to zero where
-    XLA does so. The gradients of ``a`` and ``b`` are summed in the same precision, over
-    exactly the axes along which the parameter was broadcast, then cast to its dtype.
-    The cotangent of each argument has the argument's shape, dtype and sharding.
+    1e30 values and derivatives are within 3 units in the last place (the slope where
+    ``e^x`` is normal), in half precision within 0.51. Subnormal magnitudes are flushed
+    to zero where XLA does so. The gradients of ``a`` and ``b`` are summed in the same
+    precision over exactly the axes along which the parameter was broadcast, then cast
+    to its dtype. Each cotangent has its argument's shape, dtype and sharding.
 
     Args:
       x: Real array of any shape. Integers are promoted as in ``jax.nn.gelu``.

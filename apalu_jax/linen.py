@@ -33,7 +33,7 @@ from jax.typing import ArrayLike, DTypeLike
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from apalu_jax import _params
-from apalu_jax._arguments import integers
+from apalu_jax._arguments import checked_arrays, integers
 from apalu_jax._initial_values import ParamsInit, freeze_init, resolve_params
 from apalu_jax._params import Constraint
 from apalu_jax.functional import Residual
@@ -129,7 +129,7 @@ class APALU(_params.EffectiveParams, nn.Module):
           ValueError: If a feature axis is out of range or repeated.
         """
         if self.dtype is not None:
-            (x,) = promote_dtype(x, dtype=self.dtype)
+            (x,) = promote_dtype(*checked_arrays(x=x), dtype=self.dtype)
         shape = np.shape(x)
         axes: tuple[int, ...] = ()
         if self.feature_axes is not None:

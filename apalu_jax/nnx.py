@@ -36,6 +36,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from apalu_jax import _params
+from apalu_jax._arguments import checked_arrays
 from apalu_jax._initial_values import ParamsInit, draw, freeze_init, resolve_params
 from apalu_jax._params import Constraint
 from apalu_jax.functional import Residual
@@ -160,7 +161,7 @@ class APALU(_params.EffectiveParams, nnx.Module):
         _refuse_linen()
         with jax.named_scope(type(self).__name__):
             if self.dtype is not None:
-                (x,) = self.promote_dtype((x,), dtype=self.dtype)
+                (x,) = self.promote_dtype(tuple(checked_arrays(x=x)), dtype=self.dtype)
             return _params.activate(
                 x, self._stored(), self.features, self.feature_axes, self.residual
             )
@@ -195,11 +196,12 @@ def _warn_inside_a_call() -> None:
         if not isinstance(owner, nnx.Module | nn.Module):
             continue
         # flax.nnx.bridge.Module keeps what its compact methods make.
-        kept = isinstance(owner, nn.Module | nnx.bridge.Module)
-        if frame.f_code.co_name == "__call__" and not kept:
+        if isinstance(owner, nn.Module | nnx.bridge.Module):
+            return
+        if frame.f_code.co_name == "__call__":
             warnings.warn(
                 f"nnx.APALU made in {type(owner).__name__}.__call__ is another one in "
                 "each call, and is never trained: make it in `__init__`.",
                 stacklevel=level + 1,
             )
-        return
+            return

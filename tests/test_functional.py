@@ -198,3 +198,26 @@ def test_integers_beyond_int32(f, x):
     params = {"a": 0.5, "b": 0.25}
     want = 2 * 0.5 * x if x > 0 else -0.25
     np.testing.assert_allclose(f(x, params), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("residual", ["input", "output", "autodiff"])
+@pytest.mark.parametrize(
+    "dtype", ["float8_e4m3fn", "float8_e5m2", "float16", "bfloat16"]
+)
+def test_extremes_of_narrow_dtypes(dtype, residual):
+    """No clamp or masked branch of another dtype's range gives NaN."""
+    info = jnp.finfo(dtype)
+    # A result beyond the largest number would rightly be infinite or NaN.
+    x = jnp.asarray([info.min / 4, -1, 0, 1, info.max / 4], jnp.float32).astype(dtype)
+    y = apalu(x, residual=residual)
+    want = apalu(x.astype(jnp.float32))[:4]
+    np.testing.assert_allclose(y[:4].astype(jnp.float32), want, rtol=0.07, atol=0.01)
+    slope = jax.grad(lambda x: apalu(x, residual=residual).astype(jnp.float32))
+    for gradient in (slope, jax.grad(lambda x: slope(x).astype(jnp.float32))):
+        assert all(jnp.isfinite(gradient(v).astype(jnp.float32)) for v in x)
+
+
+def test_output_residual_is_clean_under_debug_nans():
+    with jax.debug_nans(True), jax.disable_jit():
+        grads = jax.grad(lambda x: apalu(x, residual="output").sum())(jnp.ones(3))
+    np.testing.assert_allclose(grads, 1.1372789, rtol=1e-6)

@@ -136,6 +136,8 @@ def test_wrong_dtypes_are_rejected():
         APALU(dtype=jnp.int32).init(KEY, X)
     with pytest.raises(TypeError, match="`x`.* complex64"):
         APALU().init(KEY, X.astype(jnp.complex64))
+    with pytest.raises(TypeError, match="`x`.* complex64"):
+        APALU(dtype=jnp.bfloat16).init(KEY, X.astype(jnp.complex64))
 
 
 @pytest.mark.parametrize(

@@ -190,3 +190,27 @@ def test_an_instance_used_twice_has_one_pair_of_parameters():
     shared.apalu_a[...] = jnp.float32(2)
     assert model.layers[0].a == model.layers[1].a == 2
     assert model.layers[2].a == jnp.float32(0.55)
+
+
+class Helper(nnx.Module):
+    """Makes an activation in a method of its own, where it is made."""
+
+    def __init__(self):
+        self.make()
+
+    def make(self):
+        self.act = APALU()
+
+    def features(self, x):
+        return APALU()(self.act(x))
+
+    def __call__(self, x):
+        return self.features(x)
+
+
+def test_made_in_a_method_that_call_calls_warns():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = Helper()
+    with pytest.warns(UserWarning, match="Helper.__call__"):
+        model(jnp.ones(3))

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
-from flax import nnx
+from flax import nnx, traverse_util
 
 from apalu_jax import APALUParams
 from apalu_jax import nnx as apalu_nnx
@@ -227,3 +227,24 @@ def test_labels_without_flax():
         "import sys, apalu_jax.optim as o; o.label_params({'apalu_a': 1.0});"
         "sys.exit('flax' in sys.modules)"
     )
+
+
+FLAT = {
+    "tuples": traverse_util.flatten_dict,
+    "sep='/'": lambda tree: traverse_util.flatten_dict(tree, sep="/"),
+    "sep='.'": lambda tree: traverse_util.flatten_dict(tree, sep="."),
+    "nnx.to_flat_state": lambda tree: nnx.to_flat_state(nnx.State(tree)),
+}
+
+
+@pytest.mark.parametrize("flatten", FLAT.values(), ids=FLAT)
+def test_flat_trees(flatten):
+    tree = {"act": {"apalu_a": jnp.ones(3), "apalu_b": jnp.ones(3)}, "w": jnp.ones(2)}
+    flat = flatten(tree)
+    assert collect(flat).keys() == {"act"}
+    assert sorted(jax.tree.leaves(activation_mask(flat))) == [False, True, True]
+
+
+def test_a_predicate_that_is_no_function_is_refused():
+    with pytest.raises(ValueError, match="`predicate`.*str"):
+        activation_mask({"w": 1.0}, "act")

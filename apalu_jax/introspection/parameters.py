@@ -63,6 +63,12 @@ def collect(tree: PyTree) -> dict[str, APALUParams]:
                     "twice."
                 )
             stored[leaf.name] = leaf.value
+    for path, stored in found.items():
+        if len(stored) > 2 or len({name.endswith("_raw") for name in stored}) > 1:
+            raise ValueError(
+                "`tree` must not hold two activations of one path, got "
+                f"{', '.join(sorted(stored))} in {path!r}."
+            )
     return {
         path: _effective(stored) for path, stored in found.items() if len(stored) == 2
     }

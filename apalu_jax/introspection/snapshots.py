@@ -10,6 +10,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from apalu_jax._arguments import unwrapped
 from apalu_jax._trees import PyTree
 from apalu_jax.functional import APALUParams
 from apalu_jax.introspection.parameters import collect
@@ -55,6 +56,7 @@ def snapshot(tree: PyTree, step: ArrayLike) -> Snapshot:
 
 
 def _integer(step: ArrayLike) -> Array:
+    step = unwrapped(step)
     exact = step if isinstance(step, Tracer) else np.asarray(step)
     if not jnp.issubdtype(exact.dtype, jnp.integer):
         raise ValueError(f"`step` must be an integer, got {step!r}.")

@@ -1,6 +1,7 @@
 """Differences with their intervals, one line each."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
@@ -67,8 +68,8 @@ def plot_intervals(
     places = np.arange(len(intervals))[::-1]
     for group, color, marker in zip(
         dict.fromkeys(line.group for line in intervals),
-        COLORS,
-        "os^vD<>",
+        cycle(COLORS),
+        cycle("os^vD<>X"),  # with the colors, no pair comes again soon
         strict=False,
     ):
         lines = [

@@ -198,3 +198,21 @@ def test_split_layers():
     for wrong in (APALUParams(), APALUParams(jnp.ones(2), jnp.ones(3))):
         with pytest.raises(ValueError, match="`stacked`.*'blocks'"):
             split_layers({"blocks": wrong}, stacked)
+
+
+class TwoInOneScope(nn.Module):
+    def setup(self):
+        self.one, self.two = linen.APALU(), linen.APALU(constraint="softplus")
+        nn.share_scope(self, self.one)
+        nn.share_scope(self, self.two)
+
+    def __call__(self, x):
+        return self.two(self.one(x))
+
+
+def test_two_activations_in_one_scope_are_not_passed_over():
+    variables = TwoInOneScope().init(jax.random.key(0), jnp.ones(3))
+    mixed = {"act": {"apalu_a": 1.0, "apalu_b_raw": 1.0}}
+    for tree in (variables, mixed):
+        with pytest.raises(ValueError, match="`tree`.*two activations"):
+            collect(tree)

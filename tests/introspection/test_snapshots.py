@@ -4,8 +4,11 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
+from apalu_jax import nnx as apalu_nnx
 from apalu_jax.introspection import snapshot, stack_snapshots
 from tests.introspection.models import nnx_model
 
@@ -50,3 +53,11 @@ def test_snapshots_are_serializable():
     encoded = flax.serialization.to_bytes(history)
     restored = flax.serialization.from_bytes(history, encoded)
     jax.tree.map(np.testing.assert_array_equal, restored, history)
+
+
+def test_step_of_an_nnx_optimizer():
+    model = nnx.Sequential(apalu_nnx.APALU())
+    optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+    take = lambda model, optimizer: snapshot(model, optimizer.step)  # noqa: E731
+    for run in (take, nnx.jit(take)):
+        assert int(run(model, optimizer).step) == 0

@@ -31,3 +31,10 @@ def test_intervals():
     assert control.lines[0].get_color() != arms.lines[0].get_color()
     with pytest.raises(ValueError, match="`intervals`"):
         plot_intervals([])
+
+
+def test_every_group_is_drawn():
+    lines = [Interval(str(i), 1.0, 0.0, 2.0, f"group {i}") for i in range(12)]
+    figure = plot_intervals(lines)
+    drawn = [container.get_label() for container in figure.axes[0].containers]
+    assert drawn == [line.group for line in lines]
