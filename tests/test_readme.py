@@ -48,14 +48,13 @@ def in_the_picture():
 
 
 def in_the_package():
-    """Folders, and modules but for those of a room of experiments or benchmarks."""
+    """Folders, and modules but for those of a room of experiments."""
     folders, modules = set(), set()
     for path in (ROOT / "apalu_jax").rglob("*.py"):
         inside = path.relative_to(ROOT)
         folders.add(f"{inside.parent.as_posix()}/")
         room = inside.parts[1:-1]
-        one_of_many = room[:1] == ("benchmarks",) or len(room) > 1
-        if not one_of_many and (path.name != "__init__.py" or not room):
+        if len(room) < 2 and (path.name != "__init__.py" or not room):
             modules.add(inside.as_posix())
     return folders | modules
 

@@ -49,11 +49,15 @@ def searches(spec: Spec, records: Sequence[Record]) -> list[Search]:
         for key in keys:
             scores.setdefault(runs[key].lr_multiplier, []).append(runs[key].value)
         wall_s = sum(runs[key].wall_s for key in keys)
-        found.append(Search(*place, choose(spec.metric, scores), scores, wall_s))
+        found.append(
+            Search(*place, choose_multiplier(spec.metric, scores), scores, wall_s)
+        )
     return found
 
 
-def choose(metric: Metric, scores: Mapping[float, Sequence[float | None]]) -> float:
+def choose_multiplier(
+    metric: Metric, scores: Mapping[float, Sequence[float | None]]
+) -> float:
     """Chooses the multiplier with the best mean; the first one of equals.
 
     ``scores`` has one number for each seed, or None if the run diverged. If every
@@ -61,7 +65,8 @@ def choose(metric: Metric, scores: Mapping[float, Sequence[float | None]]) -> fl
 
     Examples:
       >>> accuracy = Metric(name="accuracy", higher_is_better=True, margin=0.01)
-      >>> choose(accuracy, {0.3: [0.7, 0.8], 1.0: [0.9, 0.8], 3.0: [0.99, None]})
+      >>> scores = {0.3: [0.7, 0.8], 1.0: [0.9, 0.8], 3.0: [0.99, None]}
+      >>> choose_multiplier(accuracy, scores)
       1.0
     """
     sign = 1 if metric.higher_is_better else -1

@@ -18,4 +18,4 @@ from apalu_jax.experiments.analysis import lr_search
 )
 def test_choice_of_a_multiplier(higher, scores, best):
     metric = specs.Metric(name="m", higher_is_better=higher, margin=0.0)
-    assert lr_search.choose(metric, scores) == best
+    assert lr_search.choose_multiplier(metric, scores) == best
