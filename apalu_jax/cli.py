@@ -4,25 +4,20 @@ import io
 import sys
 from typing import Annotated
 
-
-def _interrupted() -> SystemExit:
-    sys.stderr.write("apalu: interrupted\n")
-    return SystemExit(130)
-
+from apalu_jax._interrupt import INTERRUPTED, exit_at_once
 
 try:
-    import typer
+    with exit_at_once():
+        import typer
 
-    import apalu_jax
-    from apalu_jax.benchmarks.cli import bench_app
-    from apalu_jax.experiments.cli import experiments_app
+        import apalu_jax
+        from apalu_jax.benchmarks.cli import bench_app
+        from apalu_jax.experiments.cli import experiments_app
 except ModuleNotFoundError as error:
     raise SystemExit(
         f"apalu: {error}: the command needs the packages of the extra `experiments`; "
         "install the package again with it, as in pip install -e '.[experiments]'."
     ) from error
-except KeyboardInterrupt:
-    raise _interrupted() from None
 
 __all__ = ("app", "main")
 
@@ -46,7 +41,8 @@ def main() -> None:
             sys.stdout.reconfigure(errors="replace")
         app()
     except KeyboardInterrupt:
-        raise _interrupted() from None
+        sys.stderr.write(f"{INTERRUPTED}\n")
+        raise SystemExit(130) from None
 
 
 def _print_version(wanted: bool) -> None:

@@ -15,6 +15,7 @@ from apalu_jax._console import (
     to_console,
     to_table,
 )
+from apalu_jax._interrupt import exit_at_once
 from apalu_jax.experiments import ExperimentError
 
 # Modules that import jax are imported by the commands, so that --help is quick.
@@ -69,12 +70,13 @@ def run(
     ] = False,
 ) -> None:
     """Run an experiment; write its records and the report."""
-    from apalu_jax.experiments import report, runner, specs
-    from apalu_jax.experiments.runner import runtime
+    with exit_at_once():
+        from apalu_jax.experiments import report, runner, specs
+        from apalu_jax.experiments.runner import runtime
 
-    runtime.use_compilation_cache()
-    runtime.keep_freed()
-    spec = specs.load(name, preset, None if units is None else units.split(","))
+        runtime.use_compilation_cache()
+        runtime.keep_freed()
+        spec = specs.load(name, preset, None if units is None else units.split(","))
     folder = out or Path("runs") / f"{name}-{preset}"
     chosen_seeds = None if seeds is None else _parse_seeds(seeds, spec.seeds)
     with progress_bar() as progress:
