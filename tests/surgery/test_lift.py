@@ -192,7 +192,7 @@ def test_left_with_a_reason(fn, reason):
     assert [bool(row.left) for row in both.report.rows] == [False, True]
     assert reason in str(both.report)
     got, want = both.apply(both.init(), X)[1], fn(X)
-    np.testing.assert_array_equal(got, want)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 def test_choices():
