@@ -126,7 +126,11 @@ def test_ctrl_c_is_one_line_and_status_130(
 
 
 IMPORTING = """
+import signal
 import sys
+
+# A shell starts what it runs in the background with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from apalu_jax.cli import main
 
 def tell(event, args):
