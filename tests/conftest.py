@@ -1,6 +1,7 @@
 """Settings of the whole suite: eight host devices on CPU, and no inherited flags."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 # Before jax starts. Eight devices let pmap, shard_map and shardings be tested anywhere.
@@ -17,6 +18,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 import jax
 import pytest
 from hypothesis import settings
+
+from tests.helpers import quick_code_generation
 
 # What a user may set. Programs that tests start as processes of their own keep JAX's
 # defaults, as optax's Adam needs them.
@@ -43,7 +46,7 @@ def x64():
 
 @pytest.fixture
 def quick_compilation(request):
-    """LLVM optimizes nothing, which saves a third of the time to compile.
+    """Compile in a fifth of the time, without LLVM's optimizations.
 
     For tests of what surrounds the arithmetic; XLA's own passes stay. Accuracy,
     gradients, kernels, sums of every size and memory are tested as users compile them,
@@ -51,9 +54,8 @@ def quick_compilation(request):
     already are used as they are.
     """
     slow = request.node.get_closest_marker("slow") is not None
-    jax.config.update("jax_disable_most_optimizations", not slow)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with nullcontext() if slow else quick_code_generation():
+        yield
 
 
 @pytest.fixture

@@ -5,21 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from jax._src import compiler
 
 from apalu_jax.experiments import runner
 from apalu_jax.experiments.arms import ARMS
 from apalu_jax.experiments.runner import execute
 from apalu_jax.experiments.tasks.base import init_variables
+from tests.helpers import CODE_GENERATION, quick_code_generation
 
 from .helpers import mlp, tiny
-
-NO_OPTIMIZATION = "jax_disable_most_optimizations"
-# Kernels from LLVM IR instead of MLIR, and each program in one piece.
-CODE_GENERATION = {
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -27,31 +20,15 @@ def quick_compilation():
     """Compile quickly, in the processes that tests start too.
 
     The networks here run for milliseconds, and compiling them was three quarters of the
-    time. Without LLVM's optimizations they compile in 60 % of it, with the other code
-    generation too in a fifth (jaxlib 0.10.2). JAX has the second for each
-    ``jit`` and for the whole process, but not for some tests, hence the private
-    function. Programs made so are dropped at the end, for no other test to run them.
+    time. Programs made so are dropped at the end, for no other test to run them.
     """
-    original = compiler.get_compile_options
-
-    def quick(*args, **kwargs):
-        options = original(*args, **kwargs)
-        options.env_option_overrides = [
-            *options.env_option_overrides,
-            *CODE_GENERATION.items(),
-        ]
-        return options
-
     flags = [
         f"--{name}={str(value).lower()}" for name, value in CODE_GENERATION.items()
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "get_compile_options", quick)
+    with pytest.MonkeyPatch.context() as patch, quick_code_generation():
         patch.setenv("XLA_FLAGS", " ".join(flags))
-        patch.setenv(NO_OPTIMIZATION.upper(), "1")
-        jax.config.update(NO_OPTIMIZATION, True)
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         yield
-    jax.config.update(NO_OPTIMIZATION, False)
     jax.clear_caches()
 
 
