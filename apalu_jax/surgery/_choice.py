@@ -1,6 +1,6 @@
-"""Choices that both kinds of surgery take: activations, initial values."""
+"""Choices that both kinds of surgery take: activations and initial values."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeAlias
 
 import jax
@@ -12,19 +12,47 @@ from apalu_jax._trees import PyTree
 from apalu_jax.functional import APALUParams
 from apalu_jax.initializers import init_like
 from apalu_jax.surgery._recognize import KNOWN, Activation
+from apalu_jax.surgery._report import Initial
 
-__all__ = ("Choice", "Make", "as_predicate", "closest", "moved_by")
+__all__ = (
+    "Choice",
+    "Make",
+    "check_match",
+    "moved_by",
+    "to_initial",
+    "to_left",
+)
 
 Choice: TypeAlias = Collection[str] | Callable[[str, str], bool]
 Make: TypeAlias = Callable[[str, str], APALUParams]
+Inputs: TypeAlias = Mapping[str, Sequence[np.ndarray]]
+"""Inputs of one dimension that each place saw, by its name."""
 
 
-def as_predicate(which: Choice) -> Callable[[str, str], bool]:
-    """Turn ``which`` into a predicate of a place's name and its activation's.
+def to_left(
+    which: Choice, found: Mapping[str, str], reasons: Mapping[str, str]
+) -> dict[str, str]:
+    """Tell why each place is left as it is.
+
+    Args:
+      which: The user's choice.
+      found: The activation of each place.
+      reasons: Why a place cannot be replaced; empty if it can.
+
+    Returns:
+      The reason for each place, empty if it is replaced.
 
     Raises:
-      ValueError: If it holds an unknown name.
+      ValueError: If ``which`` holds an unknown name.
     """
+    chosen = _as_predicate(which)
+    return {
+        name: reasons[name] or ("" if chosen(name, kind) else "not chosen by `which`")
+        for name, kind in found.items()
+    }
+
+
+def _as_predicate(which: Choice) -> Callable[[str, str], bool]:
     if callable(which):
         return which
     names = {which} if isinstance(which, str) else set(which)
@@ -36,15 +64,48 @@ def as_predicate(which: Choice) -> Callable[[str, str], bool]:
     return lambda _, kind: kind in names
 
 
-def closest(
-    activation: Activation, inputs: Sequence[np.ndarray] | None = None
-) -> APALUParams:
-    """Fit a and b to an activation.
+def check_match(match: str | None, has_inputs: bool) -> None:
+    """Check the choice of initial values.
+
+    Raises:
+      ValueError: If it is unknown, or there are no inputs to match.
+    """
+    if match not in (None, "inputs"):
+        raise ValueError(f"`match` must be None or 'inputs', got {match!r}.")
+    if match and not has_inputs:
+        raise ValueError("`example_args` must hold arrays where `match` is 'inputs'.")
+
+
+def to_initial(
+    activations: Mapping[str, Activation], make: Make | None, inputs: Inputs
+) -> Mapping[str, Initial]:
+    """Make initial values in each way that there is.
 
     Args:
-      activation: The activation.
-      inputs: Arrays of inputs, of one dimension. A standard normal distribution stands
-        for them if there are none of both signs.
+      activations: The activations that are replaced, by the names of their places.
+      make: The user's values, instead of those closest to the activation.
+      inputs: Of each place; empty if they are not known.
+
+    Returns:
+      Values by place, under "make" or "function", and "inputs" if these are known.
+    """
+    if make is not None:
+        first = {name: make(name, known.name) for name, known in activations.items()}
+    else:
+        first = {name: _closest(known, ()) for name, known in activations.items()}
+    initial = {"function" if make is None else "make": first}
+    if inputs:
+        initial["inputs"] = {
+            name: _closest(known, inputs.get(name, ()))
+            for name, known in activations.items()
+        }
+    return initial
+
+
+def _closest(activation: Activation, inputs: Sequence[np.ndarray]) -> APALUParams:
+    """The a and b closest to an activation.
+
+    A standard normal distribution stands for inputs that are not of both signs.
     """
 
     def function(z: Array) -> np.ndarray:
@@ -63,7 +124,6 @@ def moved_by(after: PyTree, before: PyTree) -> float:
         leaves = [np.ravel(np.asarray(v, np.float64)) for v in jax.tree.leaves(tree)]
         return np.concatenate(leaves)
 
-    change, size = (
-        np.linalg.norm(v) for v in (flat(after) - flat(before), flat(before))
-    )
-    return float(change / (size or 1.0))
+    old = flat(before)
+    change, size = np.linalg.norm(flat(after) - old), np.linalg.norm(old)
+    return float(change / size) if size else float(change)

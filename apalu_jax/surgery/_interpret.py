@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 from jax import Array, lax
@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 
 from apalu_jax.surgery._sites import Site, find, inner_jaxprs
 
-__all__ = ("Call", "Place", "Plan", "Values", "make_plan")
+__all__ = ("Interpreter", "Place", "Plan", "Values", "Visit", "make_plan")
 
 Values: TypeAlias = Mapping[str, tuple[Array, ...]]
 """Arrays by the name of a place; under scans one row for each step, if so chosen."""
@@ -35,18 +35,22 @@ class Place(NamedTuple):
     left: str
 
 
-class Call(Protocol):
-    """The function evaluated in a place instead of its activation."""
+class Visit(NamedTuple):
+    """An activation that is about to be evaluated.
 
-    def __call__(
-        self,
-        place: Place,
-        x: Array,
-        slope: Array | None,
-        original: Callable[[], list[Array]],
-        values: Values,
-    ) -> Array:
-        """Give the result for the input `x`; `original` gives it in a list."""
+    Attributes:
+      place: The activation.
+      x: Its input.
+      slope: Of PReLU, the trained slope; else None.
+      values: The values of all places, as :meth:`Interpreter.run` is given them.
+      bind: Evaluates the activation itself, for a list of its result.
+    """
+
+    place: Place
+    x: Array
+    slope: Array | None
+    values: Values
+    bind: Callable[[], list[Array]]
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,14 @@ class Plan:
 
     Attributes:
       jaxpr: The jaxpr.
+      consts: The values of its constant variables.
       places: The activations, by the index of their equation.
       inner: The plans of an equation that has activations inside, in the order of
         :func:`inner_jaxprs`.
     """
 
     jaxpr: Jaxpr
+    consts: Sequence[Array]
     places: dict[int, Place]
     inner: dict[int, list["Plan"]]
 
@@ -73,7 +79,7 @@ class Plan:
                 yield from plan.all_places()
 
 
-def make_plan(jaxpr: Jaxpr) -> Plan:
+def make_plan(closed: ClosedJaxpr) -> Plan:
     """Find the activations of a function, those inside of its control flow included."""
     counts: dict[str, int] = {}
 
@@ -82,11 +88,13 @@ def make_plan(jaxpr: Jaxpr) -> Plan:
         counts[name] = counts.get(name, 0) + 1
         return name if counts[name] == 1 else f"{name}_{counts[name]}"
 
-    def enter(jaxpr: Jaxpr, outer: str, steps: tuple[int, ...], left: str) -> Plan:
-        sites = find(jaxpr)
+    def enter(
+        closed: ClosedJaxpr, outer: str, steps: tuple[int, ...], left: str
+    ) -> Plan:
+        sites = find(closed.jaxpr)
         within: frozenset[int] = frozenset().union(*(s.between for s in sites.values()))
-        plan = Plan(jaxpr, {}, {})
-        for index, eqn in enumerate(jaxpr.eqns):
+        plan = Plan(closed.jaxpr, closed.consts, {}, {})
+        for index, eqn in enumerate(closed.jaxpr.eqns):
             path = "/".join(filter(None, (outer, *_scopes(eqn))))
             reason = left or _derivative(eqn)
             if index in sites:
@@ -104,7 +112,7 @@ def make_plan(jaxpr: Jaxpr) -> Plan:
                     plan.inner[index] = inner
         return plan
 
-    return enter(jaxpr, "", (), "")
+    return enter(closed, "", (), "")
 
 
 def _scopes(eqn: JaxprEqn) -> Iterator[str]:
@@ -126,18 +134,19 @@ class Interpreter(NamedTuple):
     """Evaluates plans.
 
     Attributes:
-      call: Evaluated in the places that can be replaced.
+      call: Evaluated in the places that can be replaced, for a result of the shape and
+        dtype of the activation's.
       per_step: Whether a scan hands each step its own row of the values.
     """
 
-    call: Call
-    per_step: bool
+    call: Callable[[Visit], Array]
+    per_step: bool = False
 
-    def run(
-        self, plan: Plan, consts: Sequence[Array], args: Sequence[Array], values: Values
-    ) -> list[Array]:
+    def run(self, plan: Plan, args: Sequence[Array], values: Values) -> list[Array]:
         """Evaluate a jaxpr as ``jax.core.eval_jaxpr`` does, but for its places."""
-        known: dict[Var, Array] = dict(zip(plan.jaxpr.constvars, consts, strict=True))
+        known: dict[Var, Array] = dict(
+            zip(plan.jaxpr.constvars, plan.consts, strict=True)
+        )
         known |= zip(plan.jaxpr.invars, args, strict=True)
 
         def read(var: Var | Literal) -> Array:
@@ -145,17 +154,18 @@ class Interpreter(NamedTuple):
 
         for index, eqn in enumerate(plan.jaxpr.eqns):
             inputs = [read(var) for var in eqn.invars]
+            bind = partial(_bind, plan.jaxpr, eqn, inputs)
             place = plan.places.get(index)
-            original = partial(_bind, plan.jaxpr, eqn, inputs)
             if place is not None and not place.left:
                 site = place.site
                 slope = None if site.slope is None else read(site.slope)
-                results = [self.call(place, read(site.source), slope, original, values)]
+                visit = Visit(place, read(site.source), slope, values, bind)
+                results = [self.call(visit)]
             elif index in plan.inner and eqn.primitive.name in _ENTERED:
-                enter = _ENTERED[eqn.primitive.name]
-                results = enter(self, eqn, plan.inner[index], inputs, values)
+                entry = Entry(eqn.params, plan.inner[index], inputs, values, self)
+                results = _ENTERED[eqn.primitive.name](entry)
             else:
-                results = original()
+                results = bind()
             known |= zip(eqn.outvars, results, strict=True)
         return [read(var) for var in plan.jaxpr.outvars]
 
@@ -173,54 +183,57 @@ def _bind(jaxpr: Jaxpr, eqn: JaxprEqn, inputs: Sequence[Array]) -> list[Array]:
     return jaxpr_as_fun(ClosedJaxpr(alone, ()))(*arguments.values())
 
 
-def _consts(jaxpr: ClosedJaxpr | Jaxpr) -> Sequence[Array]:
-    return jaxpr.consts if isinstance(jaxpr, ClosedJaxpr) else ()
+class Entry(NamedTuple):
+    """An equation whose jaxprs hold activations.
+
+    Attributes:
+      params: The parameters of the equation.
+      plans: Of the jaxprs, in the order of :func:`inner_jaxprs`.
+      inputs: The values that the equation reads.
+      values: As :meth:`Interpreter.run` takes them.
+      interpreter: Evaluates the plans.
+    """
+
+    params: Mapping[str, Any]
+    plans: list[Plan]
+    inputs: list[Array]
+    values: Values
+    interpreter: Interpreter
+
+    def run(
+        self, number: int, args: Sequence[Array], values: Values | None = None
+    ) -> list[Array]:
+        """Evaluate one of the jaxprs, with other values than the entry's if given."""
+        values = self.values if values is None else values
+        return self.interpreter.run(self.plans[number], args, values)
 
 
-def _call(
-    self: Interpreter,
-    eqn: JaxprEqn,
-    inner: list[Plan],
-    inputs: list[Array],
-    values: Values,
-) -> list[Array]:
-    return self.run(inner[0], _consts(eqn.params["jaxpr"]), inputs, values)
+def _call(entry: Entry) -> list[Array]:
+    return entry.run(0, entry.inputs)
 
 
-def _checkpoint(
-    self: Interpreter,
-    eqn: JaxprEqn,
-    inner: list[Plan],
-    inputs: list[Array],
-    values: Values,
-) -> list[Array]:
+def _checkpoint(entry: Entry) -> list[Array]:
     run = jax.checkpoint(
-        lambda values, *args: self.run(inner[0], (), args, values),
-        prevent_cse=eqn.params["prevent_cse"],
-        policy=eqn.params["policy"],
+        lambda values, *args: entry.run(0, args, values),
+        prevent_cse=entry.params["prevent_cse"],
+        policy=entry.params["policy"],
     )
-    return run(dict(values), *inputs)
+    return run(dict(entry.values), *entry.inputs)
 
 
-def _scan(
-    self: Interpreter,
-    eqn: JaxprEqn,
-    inner: list[Plan],
-    inputs: list[Array],
-    values: Values,
-) -> list[Array]:
-    params = eqn.params
+def _scan(entry: Entry) -> list[Array]:
+    params, inputs = entry.params, entry.inputs
     first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
     closed, carry, xs = inputs[:first], inputs[first:last], inputs[last:]
-    names = {place.name for place in inner[0].all_places()}
-    rows = {n: v for n, v in values.items() if n in names} if self.per_step else {}
+    names = {place.name for place in entry.plans[0].all_places()}
+    per_step = entry.interpreter.per_step
+    rows = {n: v for n, v in entry.values.items() if per_step and n in names}
 
     def step(
         carry: list[Array], x: tuple[list[Array], Values]
     ) -> tuple[list[Array], list[Array]]:
         args = (*closed, *carry, *x[0])
-        consts = _consts(params["jaxpr"])
-        results = self.run(inner[0], consts, args, {**values, **x[1]})
+        results = entry.run(0, args, {**entry.values, **x[1]})
         return results[: len(carry)], results[len(carry) :]
 
     options = {k: params[k] for k in ("length", "reverse", "unroll")}
@@ -228,23 +241,16 @@ def _scan(
     return [*carry, *ys]
 
 
-def _while(
-    self: Interpreter,
-    eqn: JaxprEqn,
-    inner: list[Plan],
-    inputs: list[Array],
-    values: Values,
-) -> list[Array]:
-    params = eqn.params
-    first = params["cond_nconsts"]
-    last = first + params["body_nconsts"]
-    jaxprs = {"cond_jaxpr": inputs[:first], "body_jaxpr": inputs[first:last]}
-    # The order of inner_jaxprs is that of the parameters.
-    plans = dict(zip((k for k in params if k in jaxprs), inner, strict=True))
+def _while(entry: Entry) -> list[Array]:
+    first = entry.params["cond_nconsts"]
+    last = first + entry.params["body_nconsts"]
+    inputs = entry.inputs
+    closed = {"cond_jaxpr": inputs[:first], "body_jaxpr": inputs[first:last]}
+    # The order of the plans is that of the parameters.
+    number = {name: i for i, name in enumerate(k for k in entry.params if k in closed)}
 
     def run(name: str, carry: list[Array]) -> list[Array]:
-        args = (*jaxprs[name], *carry)
-        return self.run(plans[name], _consts(params[name]), args, values)
+        return entry.run(number[name], (*closed[name], *carry))
 
     return lax.while_loop(
         lambda carry: run("cond_jaxpr", carry)[0],
@@ -253,51 +259,33 @@ def _while(
     )
 
 
-def _cond(
-    self: Interpreter,
-    eqn: JaxprEqn,
-    inner: list[Plan],
-    inputs: list[Array],
-    values: Values,
-) -> list[Array]:
-    index, *operands = inputs
+def _cond(entry: Entry) -> list[Array]:
+    index, *operands = entry.inputs
 
-    def branch(plan: Plan, closed: ClosedJaxpr) -> Callable[..., list[Array]]:
-        return lambda *args: self.run(plan, closed.consts, args, values)
+    def branch(number: int) -> Callable[..., list[Array]]:
+        return lambda *args: entry.run(number, args)
 
-    branches = map(branch, inner, eqn.params["branches"])
-    return lax.switch(index, list(branches), *operands)
+    return lax.switch(index, [branch(i) for i in range(len(entry.plans))], *operands)
 
 
-def _shard_map(
-    self: Interpreter,
-    eqn: JaxprEqn,
-    inner: list[Plan],
-    inputs: list[Array],
-    values: Values,
-) -> list[Array]:
-    params = eqn.params
+def _shard_map(entry: Entry) -> list[Array]:
+    params = entry.params
     # JAX 0.10 renamed the parameter.
     axes = params["manual_axes" if "manual_axes" in params else "newly_manual_axes"]
     run: Callable[..., list[Array]] = jax.shard_map(
-        lambda values, *args: self.run(inner[0], (), args, values),
+        lambda values, *args: entry.run(0, args, values),
         mesh=params["mesh"],
         in_specs=(PartitionSpec(), *params["in_specs"]),
         out_specs=list(params["out_specs"]),
         axis_names=axes,
         check_vma=params["check_vma"],
     )
-    return run(dict(values), *inputs)
+    return run(dict(entry.values), *entry.inputs)
 
 
-_Enter: TypeAlias = Callable[
-    [Interpreter, JaxprEqn, list[Plan], list[Array], Values], list[Array]
-]
-_ENTERED: dict[str, _Enter] = {
+_ENTERED: dict[str, Callable[[Entry], list[Array]]] = {
     "jit": _call,
-    "pjit": _call,
     "closed_call": _call,
-    "checkpoint": _checkpoint,
     "remat2": _checkpoint,
     "scan": _scan,
     "while": _while,

@@ -1,6 +1,7 @@
 """Replace the activations of any JAX function."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -8,14 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from apalu_jax._arguments import describe
 from apalu_jax._trees import PyTree
 from apalu_jax.functional import APALUParams, Residual, apalu, check_residual
-from apalu_jax.surgery._choice import Choice, Make, as_predicate, closest, moved_by
-from apalu_jax.surgery._interpret import Interpreter, Place, Plan, Values, make_plan
-from apalu_jax.surgery._recognize import KNOWN, Activation, leaky_relu
-from apalu_jax.surgery._report import Replacement, Report
+from apalu_jax.surgery._choice import (
+    Choice,
+    Make,
+    check_match,
+    moved_by,
+    to_initial,
+    to_left,
+)
+from apalu_jax.surgery._interpret import Interpreter, Plan, Values, Visit, make_plan
+from apalu_jax.surgery._recognize import KNOWN, Activation, prelu
+from apalu_jax.surgery._report import Initial, Report, to_rows
 from apalu_jax.surgery._sites import shaped
 
 __all__ = ("Lifted", "lift")
@@ -97,148 +106,127 @@ def lift(
     if not callable(fn):
         raise TypeError(f"`fn` must be a function, got {describe(fn)}.")
     check_residual(residual)
-    if match not in (None, "inputs"):
-        raise ValueError(f"`match` must be None or 'inputs', got {match!r}.")
-    chosen = as_predicate(which)
-    _, plan, _ = _trace(fn, example_args)
-    places = list(plan.all_places())
-    lefts = {place.name: _left(place, chosen) for place in places}
-    if all(lefts.values()):
+    concrete = _is_concrete(example_args)
+    check_match(match, concrete)
+    places = {place.name: place for place in _trace(fn, example_args).plan.all_places()}
+    found = {name: place.site.activation.name for name, place in places.items()}
+    left = to_left(which, found, {name: place.left for name, place in places.items()})
+    replaced = [name for name in places if not left[name]]
+    if not replaced:
+        seen = "; ".join(f"{name}: {left[name]}" for name in places)
         raise ValueError(
             "`fn` must have an activation that is known and chosen, got none: "
-            + (_listed(lefts) or f"it has {_operations(plan)}.")
+            f"{seen or _operations(fn, example_args)}."
         )
 
     def apply(params: Params, *args: PyTree) -> PyTree:
-        return _replaced(fn, args, params, lefts, per_step, residual)
+        values = _values(params, replaced)
+        call = partial(_evaluate, values_of=replaced, residual=residual)
+        return _run(fn, args, found, Interpreter(call, per_step), values)
 
-    seen = _record(fn, example_args) if _is_concrete(example_args) else {}
-    by_function = {
-        p.name: make(p.name, p.site.activation.name) if make else _like(p, seen)
-        for p in places
-        if not lefts[p.name]
+    inputs, slopes = _record(fn, example_args, found) if concrete else ({}, {})
+    activations = {
+        name: _with_slope(places[name].site.activation, slopes.get(name))
+        for name in replaced
     }
-    choices = {"make" if make else "function": by_function}
-    if seen:
-        by_name = {place.name: place for place in places}
-        choices["inputs"] = {n: _like(by_name[n], seen, fit=True) for n in by_function}
-    elif match:
-        raise ValueError("`example_args` must be arrays where `match` is 'inputs'.")
-    steps = {p.name: p.steps if per_step else () for p in places}
-    initial = {k: _as_params(choice, steps) for k, choice in choices.items()}
-    values = choices["inputs" if match else next(iter(choices))]
-    rows = tuple(
-        Replacement.of(p.name, p.site.activation.name, lefts[p.name], values)
-        for p in places
-    )
+    initial = to_initial(activations, make, inputs)
+    steps = {name: places[name].steps if per_step else () for name in replaced}
+    params = {way: _to_params(values, steps) for way, values in initial.items()}
+    way = match or next(iter(initial))
     moved: dict[str, float] = {}
-    if seen:
+    if concrete:
         before = fn(*example_args)
         moved = {
-            k: moved_by(apply(p, *example_args), before) for k, p in initial.items()
+            w: moved_by(apply(p, *example_args), before) for w, p in params.items()
         }
-    start = initial["inputs" if match else next(iter(initial))]
-    return Lifted(lambda: jax.tree.map(jnp.array, start), apply, Report(rows, moved))
+    report = Report(to_rows(found, left, initial[way]), moved)
+    return Lifted(lambda: jax.tree.map(jnp.array, params[way]), apply, report)
 
 
-def _trace(
-    fn: Callable[..., PyTree], args: tuple[PyTree, ...]
-) -> tuple[list[Array], Plan, jax.tree_util.PyTreeDef]:
+class _Traced(NamedTuple):
+    plan: Plan
+    structure: jax.tree_util.PyTreeDef  # of the result
+
+
+def _trace(fn: Callable[..., PyTree], args: tuple[PyTree, ...]) -> _Traced:
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
-    return closed.consts, make_plan(closed.jaxpr), jax.tree.structure(shape)
+    return _Traced(make_plan(closed), jax.tree.structure(shape))
 
 
-def _left(place: Place, chosen: Callable[[str, str], bool]) -> str:
-    if not place.left and not chosen(place.name, place.site.activation.name):
-        return "not chosen by `which`"
-    return place.left
-
-
-def _replaced(
+def _run(
     fn: Callable[..., PyTree],
     args: tuple[PyTree, ...],
-    params: Params,
-    lefts: dict[str, str],
-    per_step: bool,
-    residual: Residual,
+    found: dict[str, str],
+    interpreter: Interpreter,
+    values: Values,
 ) -> PyTree:
-    """The result of `fn` with other activations."""
-    consts, plan, structure = _trace(fn, args)
-    names = [name for name, left in lefts.items() if not left]
+    """The result of `fn`, of which the activations `found` are evaluated otherwise."""
+    plan, structure = _trace(fn, args)
+    now = {place.name: place.site.activation.name for place in plan.all_places()}
+    if now != found:
+        raise ValueError(
+            "`args` must lead to the activations of `example_args`, "
+            f"{', '.join(found)}, got {', '.join(now) or 'none'}."
+        )
+    results = interpreter.run(plan, jax.tree.leaves(args), values)
+    return jax.tree.unflatten(structure, results)
+
+
+def _evaluate(visit: Visit, *, values_of: list[str], residual: Residual) -> Array:
+    name = visit.place.name
+    if name not in values_of:
+        return visit.bind()[0]
+    y = apalu(visit.x, APALUParams(*visit.values[name]), residual=residual)
+    return y.astype(shaped(visit.place.site.result).dtype)
+
+
+def _values(params: Params, names: list[str]) -> Values:
     for name in names:
         if name not in params:
             raise ValueError(
                 f"`params` must have the key {name!r}, got {sorted(params)}."
             )
-
-    def call(
-        place: Place,
-        x: Array,
-        slope: Array | None,
-        original: Callable[[], list[Array]],
-        values: Values,
-    ) -> Array:
-        if lefts.get(place.name, "unknown"):
-            return original()[0]
-        y = apalu(x, APALUParams(*values[place.name]), residual=residual)
-        return y.astype(shaped(place.site.result).dtype)
-
-    values = {n: (params[n]["apalu_a"], params[n]["apalu_b"]) for n in names}
-    results = Interpreter(call, per_step).run(
-        plan, consts, jax.tree.leaves(args), values
-    )
-    return jax.tree.unflatten(structure, results)
+    return {n: (params[n]["apalu_a"], params[n]["apalu_b"]) for n in names}
 
 
-_Seen: TypeAlias = dict[str, tuple[list[np.ndarray], list[float]]]
+def _record(
+    fn: Callable[..., PyTree], args: tuple[PyTree, ...], found: dict[str, str]
+) -> tuple[dict[str, list[np.ndarray]], dict[str, float]]:
+    """Inputs of each place when `fn` is evaluated, and the mean slopes of PReLU."""
+    inputs: dict[str, list[np.ndarray]] = {}
+    slopes: dict[str, float] = {}
 
+    def store(name: str, x: np.ndarray) -> None:
+        inputs.setdefault(name, []).append(np.ravel(np.asarray(x, np.float32)))
 
-def _record(fn: Callable[..., PyTree], args: tuple[PyTree, ...]) -> _Seen:
-    """Inputs of each place, and the mean slopes of PReLU, when `fn` is evaluated."""
-    seen: _Seen = {}
+    def store_slope(name: str, slope: np.ndarray) -> None:
+        slopes[name] = float(np.mean(slope))
 
-    def call(
-        place: Place,
-        x: Array,
-        slope: Array | None,
-        original: Callable[[], list[Array]],
-        values: Values,
-    ) -> Array:
-        def store(x: np.ndarray, slope: np.ndarray) -> None:
-            inputs, slopes = seen.setdefault(place.name, ([], []))
-            inputs.append(np.ravel(np.asarray(x, np.float32)))
-            slopes.append(float(np.mean(slope)))
+    def call(visit: Visit) -> Array:
+        name = visit.place.name
+        # Out of scans and branches too, whose results could not hold them.
+        jax.debug.callback(partial(store, name), visit.x)
+        if visit.slope is not None:
+            jax.debug.callback(partial(store_slope, name), visit.slope)
+        return visit.bind()[0]
 
-        jax.debug.callback(store, x, 0.0 if slope is None else slope)
-        return original()[0]
-
-    consts, plan, _ = _trace(fn, args)
-    jax.block_until_ready(
-        Interpreter(call, False).run(plan, consts, jax.tree.leaves(args), {})
-    )
+    jax.block_until_ready(_run(fn, args, found, Interpreter(call), {}))
     jax.effects_barrier()
-    return seen
+    return inputs, slopes
 
 
-def _like(place: Place, seen: _Seen, *, fit: bool = False) -> APALUParams:
-    """The values closest to a place's activation, on its inputs if `fit`."""
-    activation = place.site.activation
-    inputs, slopes = seen.get(place.name, ([], []))
-    if place.site.slope is not None and slopes:
-        activation = Activation("prelu", leaky_relu(float(np.mean(slopes))))
-    return closest(activation, inputs if fit else None)
+def _with_slope(activation: Activation, slope: float | None) -> Activation:
+    return activation if slope is None else prelu(slope)
 
 
-def _as_params(
-    values: dict[str, APALUParams], steps: dict[str, tuple[int, ...]]
-) -> Params:
-    def stack(name: str, value: object) -> Array:
+def _to_params(initial: Initial, steps: dict[str, tuple[int, ...]]) -> Params:
+    def stack(name: str, value: ArrayLike) -> Array:
         array = jnp.asarray(value, jnp.float32)
         return jnp.broadcast_to(array, (*steps[name], *array.shape))
 
     return {
-        name: {"apalu_a": stack(name, pair[0]), "apalu_b": stack(name, pair[1])}
-        for name, pair in values.items()
+        name: {"apalu_a": stack(name, a), "apalu_b": stack(name, b)}
+        for name, (a, b) in initial.items()
     }
 
 
@@ -247,10 +235,7 @@ def _is_concrete(args: tuple[PyTree, ...]) -> bool:
     return not any(isinstance(v, Tracer | jax.ShapeDtypeStruct) for v in leaves)
 
 
-def _listed(lefts: dict[str, str]) -> str:
-    return "; ".join(f"{name}: {left}" for name, left in lefts.items())
-
-
-def _operations(plan: Plan) -> str:
-    names = sorted({eqn.primitive.name for eqn in plan.jaxpr.eqns})
-    return f"{len(names)} kinds of operations: {', '.join(names[:20])}"
+def _operations(fn: Callable[..., PyTree], args: tuple[PyTree, ...]) -> str:
+    eqns = _trace(fn, args).plan.jaxpr.eqns
+    names = sorted({eqn.primitive.name for eqn in eqns})
+    return f"the operations are {', '.join(names[:20])}"

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -12,17 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from apalu_jax._arguments import describe
-from apalu_jax._trees import PyTree, loaded
+from apalu_jax._arguments import describe, unwrapped
+from apalu_jax._trees import PyTree, is_nnx_module, loaded
 from apalu_jax.functional import APALUParams
-from apalu_jax.surgery._choice import Choice, Make, as_predicate, closest, moved_by
-from apalu_jax.surgery._recognize import (
-    KNOWN,
-    Activation,
-    leaky_relu,
-    recognize_function,
+from apalu_jax.surgery._choice import (
+    Choice,
+    Make,
+    check_match,
+    moved_by,
+    to_initial,
+    to_left,
 )
-from apalu_jax.surgery._report import Replacement, Report
+from apalu_jax.surgery._recognize import KNOWN, Activation, prelu, recognize_function
+from apalu_jax.surgery._report import Report, to_rows
 
 Model: TypeAlias = Any  # a module of flax.nnx or equinox, called with any arguments
 Container: TypeAlias = Any  # a module, a list, a tuple or a dictionary
@@ -60,8 +62,8 @@ def replace_activations(
     PReLU, in attributes, fields, lists, tuples and dictionaries at any depth; each
     place gets parameters of its own. Activations that a model calls by name, as in
     ``jax.nn.relu(x)`` within its ``__call__``, are no part of it: :func:`lift` finds
-    them. So it does for layers stacked by ``nnx.vmap`` or ``eqx.filter_vmap``, where a
-    pair of one layer has no place.
+    them. Models whose layers are stacked, as by ``nnx.vmap`` or ``eqx.filter_vmap``,
+    need :func:`lift` too: the new parameters would lack the axis of the stack.
 
     Args:
       model: The model. It is left as it is; the result is a changed copy.
@@ -95,73 +97,52 @@ def replace_activations(
       >>> model(jnp.ones((2, 3))).shape
       (2, 8)
     """
-    kind = _library(model)
-    chosen = as_predicate(which)
-    if match not in (None, "inputs"):
-        raise ValueError(f"`match` must be None or 'inputs', got {match!r}.")
-    if match and not example_args:
-        raise ValueError("`example_args` must be given where `match` is 'inputs'.")
-    places = [
-        place
-        if place.left or chosen(_name(place), place.activation.name)
-        else place._replace(left="not chosen by `which`")
-        for place in _places(model, (), set())
-    ]
-    replaced = [place for place in places if not place.left]
+    construct = _constructor(model)
+    check_match(match, bool(example_args))
+    places = {_name(place.path): place for place in _places(model, (), set())}
+    found = {name: place.activation.name for name, place in places.items()}
+    left = to_left(which, found, {name: place.left for name, place in places.items()})
+    replaced = {name: place for name, place in places.items() if not left[name]}
     if not replaced:
+        seen = "; ".join(f"{name}: {left[name]}" for name in places)
         raise ValueError(
             "`model` must hold an activation that is known and chosen, got none: "
-            + ("; ".join(f"{_name(p)}: {p.left}" for p in places) or "it holds none.")
+            f"{seen or 'it holds none'}."
         )
-    seen = _record(model, replaced, example_args) if example_args else {}
-    by_function = {
-        _name(p): make(_name(p), p.activation.name) if make else closest(p.activation)
-        for p in replaced
-    }
-    choices = {"make" if make else "function": by_function}
-    if seen:
-        choices["inputs"] = {
-            _name(p): closest(p.activation, seen.get(_name(p), ())) for p in replaced
-        }
+    inputs = _record(model, replaced, example_args) if example_args else {}
+    activations = {name: place.activation for name, place in replaced.items()}
+    initial = to_initial(activations, make, inputs)
     models = {
-        name: _with(model, {p.path: kind(values[_name(p)], p.shape) for p in replaced})
-        for name, values in choices.items()
+        way: _with(
+            model,
+            {p.path: construct(values[name], p.shape) for name, p in replaced.items()},
+        )
+        for way, values in initial.items()
     }
-    name = "inputs" if match else next(iter(choices))
+    way = match or next(iter(initial))
     moved: dict[str, float] = {}
-    if seen:
-        before = model(*example_args)
-        moved = {n: moved_by(m(*example_args), before) for n, m in models.items()}
-    rows = tuple(
-        Replacement.of(_name(p), p.activation.name, p.left, choices[name])
-        for p in places
-    )
-    return models[name], Report(rows, moved)
+    if example_args:
+        old = model(*example_args)
+        moved = {w: moved_by(new(*example_args), old) for w, new in models.items()}
+    return models[way], Report(to_rows(found, left, initial[way]), moved)
 
 
-def _library(model: Model) -> Callable[[APALUParams, tuple[int, ...]], Model]:
+def _constructor(model: Model) -> Callable[[APALUParams, tuple[int, ...]], Model]:
     """The constructor of APALU in the model's library."""
-    from flax import nnx
-
-    if isinstance(model, nnx.Module):
+    if is_nnx_module(model):
         from apalu_jax.nnx import APALU as NnxAPALU
 
         return lambda init, shape: NnxAPALU(params_init=init)
     if _is_equinox(model):
-        import equinox as eqx
-
         from apalu_jax.equinox import APALU as EquinoxAPALU
 
-        def make(init: APALUParams, shape: tuple[int, ...]) -> Model:
-            made = EquinoxAPALU(params_init=init)
+        def construct(init: APALUParams, shape: tuple[int, ...]) -> Model:
+            module = EquinoxAPALU(params_init=init)
             return jax.tree.map(
-                lambda v: (
-                    jnp.broadcast_to(v, (*shape, *v.shape)) if eqx.is_array(v) else v
-                ),
-                made,
+                lambda v: jnp.broadcast_to(v, (*shape, *v.shape)), module
             )
 
-        return make
+        return construct
     raise TypeError(
         "`model` must be a module of flax.nnx or equinox (a Linen model's `apply` goes "
         f"to surgery.lift), got {describe(model)}."
@@ -172,8 +153,8 @@ def _is_equinox(value: object) -> bool:
     return isinstance(value, loaded("equinox", "Module"))
 
 
-def _name(place: _Place) -> str:
-    return "/".join(map(str, place.path))
+def _name(path: Path) -> str:
+    return "/".join(map(str, path))
 
 
 def _places(node: Container, path: Path, visited: set[int]) -> Iterator[_Place]:
@@ -193,14 +174,12 @@ def _places(node: Container, path: Path, visited: set[int]) -> Iterator[_Place]:
 
 
 def _children(node: Container) -> list[tuple[Key, Container]]:
-    from flax import nnx
-
-    if isinstance(node, nnx.Module) and not isinstance(node, nnx.List):
+    if is_nnx_module(node) and not _is_nnx_list(node):
         return [(k, v) for k, v in vars(node).items() if not k.startswith("_pytree")]
     if _is_equinox(node):
         fields = (field.name for field in dataclasses.fields(node))
         return [(name, getattr(node, name)) for name in fields if hasattr(node, name)]
-    if isinstance(node, list | tuple | nnx.List):
+    if isinstance(node, list | tuple) or _is_nnx_list(node):
         return list(enumerate(node))
     if isinstance(node, dict):
         return list(node.items())
@@ -215,7 +194,7 @@ def _static_fields(node: Container) -> set[str]:
 
 def _stack(node: Container, key: Key) -> tuple[int, ...]:
     """equinox.nn.MLP has an activation for each neuron, stacked over layers."""
-    if type(node).__name__ != "MLP" or not _is_equinox(node):
+    if not isinstance(node, loaded("equinox.nn", "MLP")):
         return ()
     if key == "activation":
         return (node.depth, node.width_size)
@@ -223,41 +202,39 @@ def _stack(node: Container, key: Key) -> tuple[int, ...]:
     return sizes if key == "final_activation" else ()
 
 
-def _activation(value: object) -> Activation | None:
-    if type(value).__name__ == "PReLU" and hasattr(value, "negative_slope"):
-        slope = value.negative_slope
-        slope = slope.get_value() if hasattr(slope, "get_value") else slope
-        return Activation("prelu", leaky_relu(float(np.mean(slope))))
+def _activation(value: Container) -> Activation | None:
+    if isinstance(value, (loaded("flax.nnx", "PReLU"), loaded("equinox.nn", "PReLU"))):
+        return prelu(float(np.mean(unwrapped(value.negative_slope))))
     return recognize_function(value) if isinstance(value, _FUNCTIONS) else None
 
 
 def _record(
-    model: Model, places: list[_Place], args: tuple[PyTree, ...]
+    model: Model, places: Mapping[str, _Place], args: tuple[PyTree, ...]
 ) -> dict[str, list[np.ndarray]]:
     """Inputs of each place when the model is called."""
-    seen: dict[str, list[np.ndarray]] = {}
+    inputs: dict[str, list[np.ndarray]] = {}
 
-    def recording(place: _Place) -> Callable[..., Array]:
+    def recording(name: str, former: Callable[..., Array]) -> Callable[..., Array]:
         def store(x: np.ndarray) -> None:
-            inputs = seen.setdefault(_name(place), [])
-            inputs.append(np.ravel(np.asarray(x, np.float32)))
+            inputs.setdefault(name, []).append(np.ravel(np.asarray(x, np.float32)))
 
         def call(x: Array, **kwargs: PyTree) -> Array:
             jax.debug.callback(store, x)
-            return place.former(x, **kwargs)
+            return former(x, **kwargs)
 
         return call
 
-    jax.block_until_ready(_with(model, {p.path: recording(p) for p in places})(*args))
+    recorders = {p.path: recording(name, p.former) for name, p in places.items()}
+    jax.block_until_ready(_with(model, recorders)(*args))
     jax.effects_barrier()
-    return seen
+    return inputs
 
 
 def _with(model: Model, values: dict[Path, Container]) -> Model:
     """A copy of the model that holds other values in some places."""
-    from flax import nnx
+    if is_nnx_module(model):
+        from flax import nnx
 
-    if isinstance(model, nnx.Module):
         model = nnx.clone(model)
     return _rebuilt(model, (), values, set())
 
@@ -269,8 +246,6 @@ def _rebuilt(
     visited: set[int],
 ) -> Container:
     """The node with the values below its path; an NNX module is changed in place."""
-    from flax import nnx
-
     if path in values:
         return values[path]
     inside = any(other[: len(path)] == path for other in values)
@@ -278,7 +253,7 @@ def _rebuilt(
         return node
     visited.add(id(node))
     new = {k: _rebuilt(v, (*path, k), values, visited) for k, v in _children(node)}
-    if isinstance(node, nnx.Module):
+    if is_nnx_module(node):
         _set_in_nnx(node, {k: v for k, v in new.items() if v is not _get(node, k)})
         return node
     if _is_equinox(node):
@@ -301,18 +276,16 @@ def _set_in_nnx(node: Container, values: dict[Key, Container]) -> None:
     from flax import nnx
 
     for key, value in values.items():
-        if isinstance(value, list | tuple) and any(map(_is_nnx, value)):
+        if isinstance(value, list | tuple) and any(map(is_nnx_module, value)):
             value = nnx.List(list(value))
-        elif type(value) is dict and any(map(_is_nnx, value.values())):
+        elif type(value) is dict and any(map(is_nnx_module, value.values())):
             value = nnx.Dict(value)
-        value = nnx.data(value) if _is_nnx(value) else value
-        if isinstance(node, nnx.List):
+        value = nnx.data(value) if is_nnx_module(value) else value
+        if _is_nnx_list(node):
             node[int(key)] = value
         else:
             setattr(node, str(key), value)
 
 
-def _is_nnx(value: object) -> bool:
-    from flax import nnx
-
-    return isinstance(value, nnx.Module)
+def _is_nnx_list(value: object) -> bool:
+    return isinstance(value, loaded("flax.nnx", "List"))

@@ -17,7 +17,7 @@ __all__ = (
     "KNOWN",
     "Activation",
     "Values",
-    "leaky_relu",
+    "prelu",
     "recognize",
     "recognize_function",
 )
@@ -81,9 +81,9 @@ KNOWN = frozenset((*_FIXED, "leaky_relu", "prelu", "elu", "celu"))
 """Names of the functions that are recognized; "prelu" has a slope that is trained."""
 
 
-def leaky_relu(slope: float) -> Callable[[Values], Values]:
-    """Leaky ReLU with a slope, in NumPy."""
-    return _negative_side(lambda z: slope * z)
+def prelu(slope: float) -> Activation:
+    """PReLU whose trained slope has a value."""
+    return Activation("prelu", _negative_side(lambda z: slope * z))
 
 
 def recognize(values: Values) -> Activation | None:

@@ -1,14 +1,17 @@
 """The report of a replacement of activations."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from apalu_jax._tables import align_columns
 from apalu_jax.functional import APALUParams
 
-__all__ = ("Replacement", "Report")
+__all__ = ("Initial", "Replacement", "Report", "to_rows")
+
+Initial: TypeAlias = Mapping[str, APALUParams]
+"""Initial values by the name of a place."""
 
 
 class Replacement(NamedTuple):
@@ -27,16 +30,6 @@ class Replacement(NamedTuple):
     a: float
     b: float
     left: str = ""
-
-    @classmethod
-    def of(
-        cls, path: str, found: str, left: str, values: Mapping[str, APALUParams]
-    ) -> "Replacement":
-        """Make the row of a place from the initial values of those replaced."""
-        if left:
-            return cls(path, found, float("nan"), float("nan"), left)
-        a, b = (float(np.mean(value)) for value in values[path])
-        return cls(path, found, a, b)
 
 
 class Report(NamedTuple):
@@ -65,3 +58,22 @@ class Report(NamedTuple):
             for name, share in self.moved.items()
         ]
         return "\n".join(lines)
+
+
+def to_rows(
+    found: Mapping[str, str], left: Mapping[str, str], initial: Initial
+) -> tuple[Replacement, ...]:
+    """Make the rows of a report.
+
+    Args:
+      found: The activation of each place.
+      left: Why a place is left as it is; empty if it is replaced.
+      initial: Values of the places that are replaced.
+    """
+    rows = []
+    for path, name in found.items():
+        a, b = initial.get(path, (np.nan, np.nan))
+        rows.append(
+            Replacement(path, name, float(np.mean(a)), float(np.mean(b)), left[path])
+        )
+    return tuple(rows)

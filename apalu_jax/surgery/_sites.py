@@ -24,9 +24,7 @@ _ELEMENTWISE = frozenset(
     "ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg not or "
     "pow rsqrt select_n sign sqrt square stop_gradient sub tanh xor".split()
 )
-_CALLS = frozenset(
-    ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call")
-)
+_CALLS = frozenset(("closed_call", "custom_jvp_call", "custom_vjp_call", "jit"))
 
 # They change no number; pvary marks one as different on the devices of a shard_map.
 _SAME = frozenset(("broadcast_in_dim", "pcast", "pvary"))
@@ -57,14 +55,14 @@ class Site(NamedTuple):
     left: str = ""
 
 
-def inner_jaxprs(eqn: JaxprEqn) -> Iterator[Jaxpr]:
+def inner_jaxprs(eqn: JaxprEqn) -> Iterator[ClosedJaxpr]:
     """Yield the jaxprs among the parameters of an equation."""
     for param in eqn.params.values():
         for value in param if isinstance(param, tuple | list) else (param,):
             if isinstance(value, ClosedJaxpr):
-                yield value.jaxpr
-            elif isinstance(value, Jaxpr):
                 yield value
+            elif isinstance(value, Jaxpr):  # without constants
+                yield ClosedJaxpr(value, ())
 
 
 def find(jaxpr: Jaxpr) -> dict[int, Site]:
@@ -227,7 +225,7 @@ def _read(var: Var | Literal, known: dict[Var, Image]) -> Image:
 def _apply(eqn: JaxprEqn, values: Sequence[Image]) -> list[Image] | None:
     name = eqn.primitive.name
     if name in _CALLS:
-        inner = eqn.params.get("jaxpr") or eqn.params["call_jaxpr"]
+        (inner,) = inner_jaxprs(eqn)
         return _run(inner.jaxpr, inner.consts, values)
     if name in _SAME:
         return [values[0]]

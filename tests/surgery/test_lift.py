@@ -258,3 +258,27 @@ def test_values_fitted_to_the_inputs_move_a_trained_network_less():
     assert losses[-1] < losses[0] / 3
     moved = lift(network, weights, x, match="inputs").report.moved
     assert moved["inputs"] < 0.8 * moved["function"]
+
+
+def test_rematerialization_is_kept():
+    """A policy that saves nothing still makes the gradient compute the block again."""
+    block = jax.checkpoint(
+        lambda x: jnp.sin(jax.nn.silu(x)),
+        policy=jax.checkpoint_policies.nothing_saveable,
+    )
+    lifted = lift(block, X)
+    gradient = jax.grad(lambda p: lifted.apply(p, X).sum())
+    eqns = jax.make_jaxpr(gradient)(lifted.init()).jaxpr.eqns
+    assert "remat2" in [eqn.primitive.name for eqn in eqns]
+
+
+def test_other_activations_than_those_of_the_example_are_refused():
+    """Names are by order, so that a layer more would shift all that follow."""
+
+    def network(x):
+        return jax.nn.silu(jax.nn.silu(x)) if x.shape[0] > 5 else jax.nn.silu(x)
+
+    lifted = lift(network, X)
+    assert list(lifted.init()) == ["silu", "silu_2"]
+    with pytest.raises(ValueError, match="`args`.*silu, silu_2, got silu"):
+        lifted.apply(lifted.init(), X[:5])
