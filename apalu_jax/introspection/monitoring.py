@@ -2,8 +2,8 @@
 
 import io
 import operator
-from collections.abc import Mapping
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,16 @@ from jax.typing import ArrayLike
 from apalu_jax._trees import PyTree
 from apalu_jax.functional import APALUParams
 from apalu_jax.introspection.histograms import Histogram
-from apalu_jax.introspection.parameters import check_params, collect
+from apalu_jax.introspection.parameters import check_params, collect, describe
 from apalu_jax.introspection.writers import Sink, Writer, as_writer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ("Monitor", "monitor")
 
 Histograms: TypeAlias = Mapping[str, Histogram]
+Plot: TypeAlias = Callable[..., "Figure"]
 
 
 class Monitor(Protocol):
@@ -28,21 +32,20 @@ class Monitor(Protocol):
     def __call__(
         self, step: ArrayLike, tree: PyTree, histograms: Histograms | None = None
     ) -> None:
-        """Write what the activations are at a step."""
+        """Write the activations at a step."""
 
 
-def monitor(writer: Sink, every: int = 1, *, images: bool = False) -> Monitor:
+def monitor(writer: Sink, every: int = 1, *, plot: Plot | None = None) -> Monitor:
     """Make a function that writes the activations of a model every few steps.
 
-    For each activation it writes ``path/a``, ``path/b``, ``path/kink``, the ratio
-    ``b / (1.5 a)`` of the slopes on both sides of zero, which is 1 where the function
-    is smooth there, and the number of ``issues`` that :func:`check_params` finds in the
-    model. Of parameters with several pairs (per channel, or stacked layers) these are
-    the means. With histograms of inputs also ``path/negative``, the share of the
-    inputs below zero, and the histograms themselves.
+    It writes, for each activation, ``path/a``, ``path/b`` and ``path/smoothness`` as
+    :func:`describe` gives them (means, of several pairs), and once the number of
+    ``issues`` that :func:`check_params` finds. With histograms of inputs also
+    ``path/negative``, the share of the inputs below zero, and ``path/inputs``, the
+    histogram itself.
 
     Call it from the training loop with arrays, or inside of ``jax.jit``: there it sends
-    the values to the host with ``jax.debug.callback`` at the steps that are written. A
+    the values to the host by ``jax.debug.callback``, at the steps that are written. A
     jitted step that must not wait for the host returns its parameters instead, and the
     loop calls the monitor.
 
@@ -52,7 +55,9 @@ def monitor(writer: Sink, every: int = 1, *, images: bool = False) -> Monitor:
         ``f(step, scalars)``, or a subclass of
         :class:`~apalu_jax.introspection.Writer`.
       every: Steps that are multiples of it are written.
-      images: Whether the learned curves are drawn too, which needs matplotlib.
+      plot: Draws the parameters by path and ``histograms=``, for an image "curves":
+        :func:`apalu_jax.plotting.plot_layers`, or a function like it. None for no
+        image.
 
     Returns:
       ``watch(step, tree, histograms=None)``: the tree is a model's parameters, as
@@ -67,12 +72,12 @@ def monitor(writer: Sink, every: int = 1, *, images: bool = False) -> Monitor:
       >>> import jax, jax.numpy as jnp
       >>> from apalu_jax import APALU
       >>> from apalu_jax.introspection import monitor
-      >>> params = APALU().init(jax.random.key(0), jnp.ones(3))
-      >>> watch = monitor(lambda step, scalars: print(step, sorted(scalars)), every=2)
+      >>> params = APALU().init(jax.random.key(0), jnp.ones(3))["params"]
+      >>> watch = monitor(lambda step, scalars: print(step, *sorted(scalars)), every=2)
       >>> for step in range(3):
-      ...     watch(step, {"act": params["params"]})
-      0 ['act/a', 'act/b', 'act/kink', 'issues']
-      2 ['act/a', 'act/b', 'act/kink', 'issues']
+      ...     watch(step, {"act": params})
+      0 act/a act/b act/smoothness issues
+      2 act/a act/b act/smoothness issues
     """
     if operator.index(every) < 1:
         raise ValueError(f"`every` must be positive, got {every!r}.")
@@ -81,9 +86,7 @@ def monitor(writer: Sink, every: int = 1, *, images: bool = False) -> Monitor:
     def write(
         step: ArrayLike, params: dict[str, APALUParams], histograms: Histograms
     ) -> None:
-        number = int(step)  # type: ignore[arg-type]
-        if number % every == 0:
-            _write(sink, number, params, histograms, images)
+        _write(sink, int(np.asarray(step)), params, histograms, plot)
 
     def watch(
         step: ArrayLike, tree: PyTree, histograms: Histograms | None = None
@@ -96,7 +99,7 @@ def monitor(writer: Sink, every: int = 1, *, images: bool = False) -> Monitor:
                 lambda *values: None,
                 *values,
             )
-        else:
+        elif int(np.asarray(step)) % every == 0:
             write(*values)
 
     return watch
@@ -107,21 +110,21 @@ def _write(
     step: int,
     params: Mapping[str, APALUParams],
     histograms: Histograms,
-    images: bool,
+    plot: Plot | None,
 ) -> None:
-    scalars = {"issues": float(len(check_params(dict(params))))}
-    for path, pair in params.items():
-        a, b = (np.asarray(value, np.float64) for value in pair)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            values = {"a": a, "b": b, "kink": b / (1.5 * a)}
-        scalars |= {_join(path, name): float(v.mean()) for name, v in values.items()}
+    tree = dict(params)
+    scalars = {"issues": float(len(check_params(tree)))}
+    for path, description in describe(tree).items():
+        for name in ("a", "b", "smoothness"):
+            values = np.asarray(getattr(description, name), np.float64)
+            scalars[_join(path, name)] = float(values.mean())
     for path, histogram in histograms.items():
         scalars[_join(path, "negative")] = _share_below_zero(histogram)
     writer.scalars(step, scalars)
     for path, histogram in histograms.items():
         writer.histogram(step, _join(path, "inputs"), histogram)
-    if images:
-        writer.image(step, "curves", _drawn(params, histograms))
+    if plot is not None:
+        writer.image(step, "curves", _to_image(plot(params, histograms=histograms)))
 
 
 def _join(path: str, name: str) -> str:
@@ -137,13 +140,10 @@ def _share_below_zero(histogram: Histogram) -> float:
     return float(below / max(below + above, 1))
 
 
-def _drawn(params: Mapping[str, APALUParams], histograms: Histograms) -> np.ndarray:
-    """The learned curves as an image, uint8 of shape (height, width, 3)."""
+def _to_image(figure: "Figure") -> np.ndarray:
+    """A figure as uint8 of shape (height, width, 3)."""
     from matplotlib import image
 
-    from apalu_jax.plotting import plot_layers
-
-    figure = plot_layers(params, histograms=histograms)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     file.seek(0)

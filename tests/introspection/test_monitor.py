@@ -5,18 +5,23 @@ import struct
 import sys
 import types
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event
 
 from apalu_jax import APALU
 from apalu_jax import nnx as apalu_nnx
+from apalu_jax.equinox import APALU as EquinoxAPALU
 from apalu_jax.introspection import Writer, capture_linen, monitor
+from apalu_jax.plotting import plot_layers
 
-X = jnp.asarray([[-1.0, -2.0, 3.0], [-0.5, 4.0, -1.5]])
+X = jnp.asarray([[-1.0, -2.0, 0.5], [-0.5, 4.0, -1.5]])
 
 
 class Model(nn.Module):
@@ -29,7 +34,7 @@ VARIABLES = {
     "params": {"act": {"apalu_a": jnp.float32(0.5), "apalu_b": jnp.float32(0.25)}}
 }
 HISTOGRAMS = capture_linen(Model(), VARIABLES, X)
-WANT = {"act/a": 0.5, "act/b": 0.25, "act/kink": 1 / 3, "issues": 0.0}
+WANT = {"act/a": 0.5, "act/b": 0.25, "act/smoothness": 1 / 3, "issues": 0.0}
 
 
 class Kept(Writer):
@@ -48,7 +53,7 @@ class Kept(Writer):
 
 def test_numbers_images_and_histograms():
     kept = Kept()
-    watch = monitor(kept, every=10, images=True)
+    watch = monitor(kept, every=10, plot=plot_layers)
     for step in (0, 5, 10):
         watch(step, VARIABLES, HISTOGRAMS)
     assert kept.rows.keys() == {0, 10}
@@ -82,9 +87,6 @@ def test_models_of_every_kind():
     watch = monitor(lambda step, scalars: rows.append(scalars))
     watch(0, nnx.Sequential(apalu_nnx.APALU(4, params_init=(0.5, -1.0))))
     assert rows[0]["layers/0/b"] == -1 and rows[0]["issues"] == 1
-    eqx = pytest.importorskip("equinox")
-    from apalu_jax.equinox import APALU as EquinoxAPALU
-
     watch(1, eqx.nn.Sequential([EquinoxAPALU()]))
     assert rows[1]["layers/0/a"] == pytest.approx(0.55)
 
@@ -99,11 +101,8 @@ def test_csv(tmp_path):
 
 
 def test_tensorboard_reads_back(tmp_path):
-    tensorboard = pytest.importorskip("tensorboardX")
-    from tensorboardX.proto.event_pb2 import Event
-
-    with tensorboard.SummaryWriter(str(tmp_path)) as writer:
-        monitor(writer, images=True)(7, VARIABLES, HISTOGRAMS)
+    with SummaryWriter(str(tmp_path)) as writer:
+        monitor(writer, plot=plot_layers)(7, VARIABLES, HISTOGRAMS)
     (path,) = tmp_path.iterdir()
     data, values = path.read_bytes(), {}
     while data:
@@ -132,8 +131,8 @@ def test_clu_and_wandb(monkeypatch):
         def write_histograms(self, step, arrays, num_buckets):
             self.written |= {k: (v < 0).mean() for k, v in arrays.items()}
 
-    monitor(Clu(), images=True)(1, VARIABLES, HISTOGRAMS)
-    assert Clu.written["act/kink"] == pytest.approx(1 / 3)
+    monitor(Clu(), plot=plot_layers)(1, VARIABLES, HISTOGRAMS)
+    assert Clu.written["act/smoothness"] == pytest.approx(1 / 3)
     assert Clu.written["act/inputs"] == pytest.approx(4 / 6, abs=0.01)
     assert Clu.written["curves"][0] == 1
 
@@ -148,7 +147,7 @@ def test_clu_and_wandb(monkeypatch):
         def log(self, data, *, step):
             self.logged |= data
 
-    monitor(Run(), images=True)(1, VARIABLES, HISTOGRAMS)
+    monitor(Run(), plot=plot_layers)(1, VARIABLES, HISTOGRAMS)
     counts, edges = Run.logged["act/inputs"]
     assert sum(counts) == X.size and len(edges) == len(counts) + 1
     assert Run.logged["act/b"] == 0.25

@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
-from apalu_jax import APALUParams, apalu, optim
+from apalu_jax import APALUParams, apalu, init_like, optim
 from apalu_jax.introspection import collect
 from apalu_jax.surgery import lift
 
@@ -282,3 +282,20 @@ def test_other_activations_than_those_of_the_example_are_refused():
     assert list(lifted.init()) == ["silu", "silu_2"]
     with pytest.raises(ValueError, match="`args`.*silu, silu_2, got silu"):
         lifted.apply(lifted.init(), X[:5])
+
+
+def test_initial_values_are_those_asked_for():
+    """Closest on the inputs or a normal distribution; PReLU by its trained slope."""
+    x = jax.random.normal(jax.random.key(4), (501, 3)) * 3 - 1
+
+    def network(slope, x):
+        return jax.nn.silu(x), jnp.where(x >= 0, x, slope * x)
+
+    slope = jnp.full((1, 3), 0.4)
+    prelu = lambda z: np.where(z >= 0, z, 0.4 * z)  # noqa: E731
+    for match, sample in ((None, None), ("inputs", x)):
+        params = lift(network, slope, x, match=match).init()
+        for name, function in (("silu", jax.nn.silu), ("prelu", prelu)):
+            a, b = init_like(function, sample)[0]
+            found = params[name]["apalu_a"], params[name]["apalu_b"]
+            np.testing.assert_allclose(found, (a, b), rtol=1e-4)

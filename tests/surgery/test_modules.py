@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-import importlib.util
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,10 +101,7 @@ def test_errors(message):
         replace_activations(model, **options)
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("equinox"), reason="needs equinox")
 def test_equinox_models():
-    import equinox as eqx
-
     key = jax.random.key(1)
     mlp = eqx.nn.MLP(3, 2, 7, 2, activation=jax.nn.silu, key=key)
     model, report = replace_activations(mlp, example_args=(X[0],))
