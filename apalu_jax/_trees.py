@@ -23,6 +23,7 @@ __all__ = (
     "Predicate",
     "PyTree",
     "activation_mask",
+    "check_predicate",
     "is_nnx_module",
     "join_keys",
     "leaves_with_paths",
@@ -89,11 +90,7 @@ def activation_mask(
             f"{np.shape(tree)}. optax.inject_hyperparams hands the step to every "
             "function that `static_args` does not name, as in static_args=('mask',)."
         )
-    if predicate is not None and not callable(predicate):
-        raise ValueError(
-            "`predicate` must be a function of (path, leaf), got a "
-            f"{type(predicate).__name__}."
-        )
+    check_predicate(predicate)
 
     def is_marked(leaf: Leaf) -> bool:
         if leaf.name.endswith("_raw") and not raw:
@@ -103,6 +100,15 @@ def activation_mask(
         return bool(predicate(leaf.path, leaf.value))
 
     return treedef.unflatten(map(is_marked, leaves))
+
+
+def check_predicate(predicate: Predicate | None) -> None:
+    """Raise ValueError if a predicate is given that is no function."""
+    if predicate is not None and not callable(predicate):
+        raise ValueError(
+            "`predicate` must be a function of (path, leaf), got a "
+            f"{type(predicate).__name__}."
+        )
 
 
 def leaves_with_paths(tree: PyTree) -> tuple[list[Leaf], PyTreeDef]:

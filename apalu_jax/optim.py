@@ -42,7 +42,13 @@ from jax.typing import ArrayLike
 
 from apalu_jax._numbers import round_up, wider
 from apalu_jax._tables import align_columns
-from apalu_jax._trees import Predicate, PyTree, activation_mask, leaves_with_paths
+from apalu_jax._trees import (
+    Predicate,
+    PyTree,
+    activation_mask,
+    check_predicate,
+    leaves_with_paths,
+)
 
 __all__ = (
     "Predicate",
@@ -293,9 +299,5 @@ def _is_number(value: object, holds: Callable[[float], bool]) -> bool:
 def _masked(
     inner: optax.GradientTransformation, predicate: Predicate | None, raw: bool = True
 ) -> optax.GradientTransformationExtraArgs:
-    if predicate is not None and not callable(predicate):
-        raise ValueError(
-            "`predicate` must be a function of (path, leaf), got a "
-            f"{type(predicate).__name__}."
-        )
+    check_predicate(predicate)
     return optax.masked(inner, lambda tree: activation_mask(tree, predicate, raw=raw))

@@ -72,6 +72,15 @@ def assert_equal(got, want):
         np.testing.assert_array_equal(one, other)
 
 
+# Dtypes of x, of the result and of the parameters, and the constraint.
+MODULE_DTYPES = table(
+    ("float32", "bfloat16", "int32"),
+    (None, "float32", "bfloat16", "float16"),
+    ("float32", "bfloat16"),
+    (None, "softplus"),
+)
+
+
 def run_python(code):
     """Run a program of its own and return what it prints."""
     done = subprocess.run(

@@ -90,7 +90,10 @@ PLACES = ("NumPy", "never placed", "replicated", "sharded")
 
 def placed(mesh, x, p):
     """x and the parameters, sharded."""
-    put = lambda v, spec: jax.device_put(v, NamedSharding(mesh, spec))  # noqa: E731
+
+    def put(value, spec):
+        return jax.device_put(value, NamedSharding(mesh, spec))
+
     return put(x, SPEC), jax.tree.map(lambda v: put(v, spec_of(v, x.shape)), p)
 
 

@@ -13,7 +13,7 @@ from jax.nn import initializers
 from apalu_jax import APALUParams, apalu, init_like
 from apalu_jax.equinox import APALU
 from apalu_jax.initializers import PRESETS
-from tests.helpers import run_python, table
+from tests.helpers import MODULE_DTYPES, run_python
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (2, 3, 4, 5)) * 3
@@ -163,12 +163,7 @@ def test_random_initializers_use_the_key():
 
 @pytest.mark.parametrize(
     ("x_dtype", "dtype", "param_dtype", "constraint"),
-    table(
-        ("float32", "bfloat16", "int32"),
-        (None, "float32", "bfloat16"),
-        ("float32", "bfloat16"),
-        (None, "softplus"),
-    ),
+    MODULE_DTYPES,
 )
 def test_dtypes_of_results_parameters_and_gradients(
     x_dtype, dtype, param_dtype, constraint

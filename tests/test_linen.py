@@ -14,7 +14,7 @@ from flax import nnx
 from apalu_jax import APALUParams
 from apalu_jax.initializers import PRESETS
 from apalu_jax.linen import APALU
-from tests.helpers import table
+from tests.helpers import MODULE_DTYPES
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (2, 3, 4, 5)) * 3
@@ -142,12 +142,7 @@ def test_wrong_dtypes_are_rejected():
 
 @pytest.mark.parametrize(
     ("x_dtype", "dtype", "param_dtype", "constraint"),
-    table(
-        ("float32", "bfloat16", "int32"),
-        (None, "float32", "bfloat16", "float16"),
-        ("float32", "bfloat16"),
-        (None, "softplus"),
-    ),
+    MODULE_DTYPES,
 )
 def test_dtypes_of_results_parameters_and_gradients(
     x_dtype, dtype, param_dtype, constraint

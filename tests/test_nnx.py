@@ -12,7 +12,7 @@ from jax.nn import initializers
 from apalu_jax import APALUParams, apalu, init_like
 from apalu_jax.initializers import PRESETS
 from apalu_jax.nnx import APALU
-from tests.helpers import table
+from tests.helpers import MODULE_DTYPES
 
 # Newer releases of Flax renamed the key and keep the old name as a deprecated property.
 RENAMED = hasattr(nnx.Variable, "sharding_names")
@@ -176,12 +176,7 @@ def test_stacked_parameters(features):
 
 @pytest.mark.parametrize(
     ("x_dtype", "dtype", "param_dtype", "constraint"),
-    table(
-        ("float32", "bfloat16", "int32"),
-        (None, "float32", "bfloat16"),
-        ("float32", "bfloat16"),
-        (None, "softplus"),
-    ),
+    MODULE_DTYPES,
 )
 def test_dtypes_of_results_parameters_and_gradients(
     x_dtype, dtype, param_dtype, constraint

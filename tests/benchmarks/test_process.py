@@ -37,19 +37,24 @@ def test_the_object_is_kept_between_calls(child):
     assert child.call(dict.get, "kept") == [1, 2]
 
 
-def test_errors_are_one_line(child, capfd):
+def test_errors_are_one_line(child):
     with pytest.raises(BenchmarkError, match=r"^`size` must be positive\.$"):
         child.call(fail, "expected")
     with pytest.raises(BenchmarkError) as caught:
         child.call(fail, "other")
     assert str(caught.value) == "the child: RuntimeError: a first line."
-    child.call(print_to, "nothing of this is seen")
-    assert capfd.readouterr() == ("", "")
 
 
 def print_to(_, text):
     print(text, flush=True)
     os.system(f"echo {text} >&2")
+
+
+def test_output_of_the_child_is_dropped(capfd):
+    """A child of this test's own, as it inherits what its parent writes to."""
+    with spawn("a loud child", dict) as child:
+        child.call(print_to, "nothing of this is seen")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_object_that_cannot_be_made():

@@ -4,11 +4,20 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from jax import lax
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from apalu_jax.experiments import arms, models, report, runner, specs
+from apalu_jax.experiments import (
+    ExperimentError,
+    arms,
+    data,
+    models,
+    report,
+    runner,
+    specs,
+)
 from apalu_jax.experiments.records import History, Record, Setup
 from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.specs import Metric
@@ -176,3 +185,13 @@ def plain_pool(x, size):
     return lax.reduce_window(
         x, -np.inf, lax.max, (1, size, size, 1), (1, 2, 2, 1), "VALID"
     )
+
+
+def skip_without(name):
+    """Skip a test of a data set that is not here; one that is damaged fails."""
+    try:
+        data.verify(name)
+    except ExperimentError as error:
+        if "is in none of" not in str(error):
+            raise
+        pytest.skip(f"the files of {name} are not here: {error}")

@@ -58,6 +58,9 @@ def test_snapshots_are_serializable():
 def test_step_of_an_nnx_optimizer():
     model = nnx.Sequential(apalu_nnx.APALU())
     optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
-    take = lambda model, optimizer: snapshot(model, optimizer.step)  # noqa: E731
+
+    def take(model, optimizer):
+        return snapshot(model, optimizer.step)
+
     for run in (take, nnx.jit(take)):
         assert int(run(model, optimizer).step) == 0

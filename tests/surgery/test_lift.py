@@ -39,7 +39,9 @@ def test_lifted_network_trains(make, names, optax_promotion, flax_promotion):
 
     @jax.jit
     def step(params, weights):
-        loss = lambda p, w: sum_of_squares(lifted.apply(p, w, x))  # noqa: E731
+        def loss(params, weights):
+            return sum_of_squares(lifted.apply(params, weights, x))
+
         value, grads = jax.value_and_grad(loss, (0, 1), allow_int=True)(params, weights)
         updates, _ = tx.update(grads[0], tx.init(params), params)
         return value, optax.apply_updates(params, updates), grads[1]
@@ -250,7 +252,9 @@ def test_values_fitted_to_the_inputs_move_a_trained_network_less():
 
     @jax.jit
     def step(weights, _):
-        loss = lambda w: jnp.mean((network(w, x) - y) ** 2)  # noqa: E731
+        def loss(weights):
+            return jnp.mean((network(weights, x) - y) ** 2)
+
         value, grads = jax.value_and_grad(loss)(weights)
         return jax.tree.map(lambda w, g: w - 0.05 * g, weights, grads), value
 
@@ -292,7 +296,10 @@ def test_initial_values_are_those_asked_for():
         return jax.nn.silu(x), jnp.where(x >= 0, x, slope * x)
 
     slope = jnp.full((1, 3), 0.4)
-    prelu = lambda z: np.where(z >= 0, z, 0.4 * z)  # noqa: E731
+
+    def prelu(z):
+        return np.where(z >= 0, z, 0.4 * z)
+
     for match, sample in ((None, None), ("inputs", x)):
         params = lift(network, slope, x, match=match).init()
         for name, function in (("silu", jax.nn.silu), ("prelu", prelu)):

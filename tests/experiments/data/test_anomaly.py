@@ -21,6 +21,8 @@ from apalu_jax.experiments.data import (
 )
 from apalu_jax.experiments.data.images import LabeledImages
 
+from ..helpers import skip_without
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -256,12 +258,7 @@ def test_units():
     ],
 )
 def test_real_data(name, unit, sizes, anomalous, masked):
-    try:
-        data.verify(name)
-    except ExperimentError as error:
-        if "is in none of" not in str(error):
-            raise
-        pytest.skip(f"the files of {name} are not here: {error}")
+    skip_without(name)
     fold = load(unit, size=32, validation=100).splits(0)
     assert [len(part["inputs"]) for part in fold] == sizes
     assert fold.test["anomalous"].sum() == anomalous

@@ -18,6 +18,8 @@ from apalu_jax.experiments.data import cifar10, downloads, images, mnist
 from apalu_jax.experiments.data.downloads import File, Source
 from apalu_jax.experiments.data.images import LabeledImages
 
+from ..helpers import skip_without
+
 SIZES = {"train": 20, "validation": 10, "test": 10}
 
 
@@ -241,12 +243,7 @@ def test_alternatives_count_only_when_whole(folder):
     ],
 )
 def test_real_data(name, shape):
-    try:
-        data.verify(name)
-    except ExperimentError as error:
-        if "is in none of" not in str(error):
-            raise
-        pytest.skip(f"the files of {name} are not here: {error}")
+    skip_without(name)
     fold = data.load({"name": name, "size": shape[0], "train": 20}).splits(0)
     assert fold.test["inputs"].shape == (10_000, *shape)
     assert len(fold.validation["targets"]) == 5000

@@ -12,6 +12,8 @@ from apalu_jax.experiments.data import mnist, one_class
 from apalu_jax.experiments.data.images import LabeledImages
 from apalu_jax.experiments.data.one_class import OneClassImages
 
+from ..helpers import skip_without
+
 # As the authors' code has them, from the training images of each digit.
 PUBLISHED_RANGES = (
     (-0.8826567065619495, 9.001545489292527),
@@ -93,12 +95,7 @@ def test_an_unknown_class_is_refused():
 
 @pytest.mark.slow
 def test_ranges_of_the_digits_are_those_published():
-    try:
-        data.verify("mnist")
-    except ExperimentError as error:
-        if "is in none of" not in str(error):
-            raise
-        pytest.skip(f"the files of mnist are not here: {error}")
+    skip_without("mnist")
     whole = mnist._read(None)
     for digit, wanted in enumerate(PUBLISHED_RANGES):
         pools = one_class.against_rest(whole, digit)
