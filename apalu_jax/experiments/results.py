@@ -18,6 +18,7 @@ from typing import TypeAlias, TypeVar
 import msgspec
 from msgspec import Struct
 
+from apalu_jax._files import write_atomic
 from apalu_jax.experiments import ExperimentError, storage
 from apalu_jax.experiments.records import InputCounts, Key, Record, Setup, select
 from apalu_jax.experiments.schema import Options, convert
@@ -103,7 +104,7 @@ class Results:
         if self.folder is not None:
             content = _File(self.spec.to_dict(), self.setups)
             text = msgspec.json.format(msgspec.json.encode(content), indent=1)
-            storage.write_atomic(self.folder / SPEC, text + b"\n")
+            write_atomic(self.folder / SPEC, text + b"\n")
 
 
 def read(folder: Path) -> Results:
@@ -195,8 +196,8 @@ def pack(results: Results) -> None:
     slim = [msgspec.structs.replace(record, inputs={}) for record in results.records]
     lines = b"".join(msgspec.json.encode(record) + b"\n" for record in slim)
     if totals:
-        storage.write_atomic(folder / _INPUTS, _zip(msgspec.json.encode(totals)))
-    storage.write_atomic(folder / _PACKED, _zip(lines))
+        write_atomic(folder / _INPUTS, _zip(msgspec.json.encode(totals)))
+    write_atomic(folder / _PACKED, _zip(lines))
     (folder / RECORDS).unlink(missing_ok=True)
 
 

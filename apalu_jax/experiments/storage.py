@@ -18,8 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from apalu_jax._files import naming
-from apalu_jax._files import write_atomic as write_atomic
+from apalu_jax._files import naming, write_atomic
 from apalu_jax.experiments import ExperimentError
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -29,7 +28,7 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 def save_checked(path: Path, content: bytes) -> None:
-    """Writes content behind its SHA-256; see :func:`write_atomic`."""
+    """Writes content behind its SHA-256; see :func:`._files.write_atomic`."""
     write_atomic(path, hashlib.sha256(content).digest() + content)
 
 

@@ -22,14 +22,14 @@ def run_python(program, *args):
 
 def test_a_file_is_replaced_and_leftovers_go(tmp_path):
     path = tmp_path / "folder" / "file"
-    storage.write_atomic(path, b"one")
+    _files.write_atomic(path, b"one")
     old, young, other = (
         path.with_name(name) for name in (".file.a.tmp", ".file.b.tmp", ".else.a.tmp")
     )
     for leftover in (old, young, other):
         leftover.write_bytes(b"torn")
     os.utime(old, (time.time() - 7200,) * 2)
-    storage.write_atomic(path, b"two")
+    _files.write_atomic(path, b"two")
     assert path.read_bytes() == b"two"
     assert {p.name for p in path.parent.iterdir()} == {"file", young.name, other.name}
     assert path.stat().st_mode & 0o777 == 0o666 & ~_files._umask()
@@ -37,6 +37,7 @@ def test_a_file_is_replaced_and_leftovers_go(tmp_path):
 
 FULL = """
 import pathlib, resource, signal, sys
+from apalu_jax import _files
 from apalu_jax.experiments import storage
 path = pathlib.Path(sys.argv[1])
 IMPORT
@@ -65,7 +66,7 @@ empty = report.Report("title", "question", [], [], [], [], [], {})
 @pytest.mark.parametrize(
     ("name", "imported", "write"),
     [
-        ("file", "", "storage.write_atomic(path, bytes(100))"),
+        ("file", "", "_files.write_atomic(path, bytes(100))"),
         (
             "README.md",
             "from apalu_jax import _readme",
@@ -78,7 +79,7 @@ empty = report.Report("title", "question", [], [], [], [], [], {})
 def test_full_disk_leaves_the_old_file_and_is_named(tmp_path, name, imported, write):
     path = tmp_path / name
     old = b"<!-- table: a -->\n<!-- end -->\n"
-    storage.write_atomic(path, old)
+    _files.write_atomic(path, old)
     assert on_full_disk(path, 40, write, imported) == 7
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]

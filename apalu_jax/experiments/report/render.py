@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jinja2
 
-from apalu_jax.experiments import storage
+from apalu_jax._files import write_atomic
 from apalu_jax.experiments.report.build import Report
 from apalu_jax.experiments.report.tables import TextTable
 
@@ -28,7 +28,7 @@ def write_markdown(report: Report, folder: Path) -> Path:
     """Writes ``report.md``, and its figures into ``figures/``; returns the file."""
     for name, picture in report.figures.items():
         if picture.compact:
-            storage.write_atomic(folder / "figures" / f"{name}.png", picture.png)
+            write_atomic(folder / "figures" / f"{name}.png", picture.png)
     return _write(folder / "report.md", "report.md.jinja", report)
 
 
@@ -49,5 +49,5 @@ def _write(path: Path, template: str, report: Report) -> Path:
     environment.filters["markdown_table"] = markdown_table
     environment.filters["base64"] = lambda png: base64.b64encode(png).decode()
     text = environment.get_template(template).render(report=report)
-    storage.write_atomic(path, text.encode())
+    write_atomic(path, text.encode())
     return path
