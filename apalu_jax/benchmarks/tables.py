@@ -1,11 +1,12 @@
 """Tables of results: as text cells, in Markdown, and kept up to date in a page."""
 
 import contextlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from apalu_jax import _readme
+from apalu_jax._tables import markdown_table
 from apalu_jax.benchmarks import BenchmarkError, Result, Row, plain, read_result
 
 # Tables of README.md that other commands fill.
@@ -84,7 +85,8 @@ def remarks(result: Result) -> list[str]:
 
 def render(result: Result) -> str:
     """The table and its remarks in Markdown, without a last line break."""
-    return _markdown([list(result["columns"]), *cells(result)], remarks(result))
+    table = markdown_table(list(result["columns"]), cells(result))
+    return _with_notes(table, remarks(result))
 
 
 def select(result: Result, values: Collection[str]) -> Result:
@@ -115,7 +117,7 @@ def pivot(result: Result) -> Result:
 
 def summarize(results: Mapping[str, Result]) -> str:
     """A table of few lines from the results of several benchmarks, in Markdown."""
-    lines = [["", *_SUMMARIZED]]
+    lines: list[list[str]] = []
     for title, benchmark, cell, *selections in _SUMMARY:
         lines.append([title])
         for function in _SUMMARIZED:
@@ -131,8 +133,9 @@ def summarize(results: Mapping[str, Result]) -> str:
         where = f"{setting['platform']} ({setting['machine']})"
         jax = setting["versions"]["jax"]
         sources.setdefault(f"{where}, jax {jax}", []).append(name)
-    return _markdown(
-        lines, [f"`apalu bench` {', '.join(v)}: {k}." for k, v in sources.items()]
+    return _with_notes(
+        markdown_table(["", *_SUMMARIZED], lines),
+        [f"`apalu bench` {', '.join(v)}: {k}." for k, v in sources.items()],
     )
 
 
@@ -176,8 +179,5 @@ def _fill(template: str, row: Row) -> str:
     return " / ".join(parts) or "-"
 
 
-def _markdown(lines: Sequence[Sequence[str]], notes: Iterable[str]) -> str:
-    head, *body = lines
-    table = [head, ["---"] * len(head), *body]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in table)
-    return text + "\n\n" + "\n".join(f"- {note}" for note in notes)
+def _with_notes(table: str, notes: Iterable[str]) -> str:
+    return table + "\n\n" + "\n".join(f"- {note}" for note in notes)

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from apalu_jax import _readme
+from apalu_jax._tables import markdown_table
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.analysis import ArmSummary, Table, summarize, verdicts
 from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.report.checks import published_range
-from apalu_jax.experiments.report.render import markdown_table
 from apalu_jax.experiments.report.tables import Row, Section, TextTable
 from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.specs import Metric, Spec
@@ -102,8 +102,8 @@ def update_readme(readme: Path, found: Overview, *, check: bool = False) -> bool
     """
     (table,), notes = found.section.tables, found.section.notes
     texts = {
-        "verdicts": f"{markdown_table(table)}\n\n- {notes[0]}",
-        "verdicts short": markdown_table(found.short),
+        "verdicts": f"{markdown_table(table.header, table.rows)}\n\n- {notes[0]}",
+        "verdicts short": markdown_table(found.short.header, found.short.rows),
     }
     differs = _readme.fill(
         readme, lambda name, values: texts.get(" ".join([name, *values])), check=check

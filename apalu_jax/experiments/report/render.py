@@ -6,22 +6,8 @@ from pathlib import Path
 import jinja2
 
 from apalu_jax._files import write_atomic
+from apalu_jax._tables import markdown_table
 from apalu_jax.experiments.report.build import Report
-from apalu_jax.experiments.report.tables import TextTable
-
-
-def markdown_table(table: TextTable) -> str:
-    r"""Formats a table in Markdown, without a final newline.
-
-    Examples:
-      >>> print(markdown_table(TextTable("", ("n", "kind"), [("1", "a|b")])))
-      | n | kind |
-      | --- | --- |
-      | 1 | a\|b |
-    """
-    lines = [table.header, ["---"] * len(table.header), *table.rows]
-    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
 def write_markdown(report: Report, folder: Path) -> Path:
@@ -46,7 +32,9 @@ def _write(path: Path, template: str, report: Report) -> Path:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["markdown_table"] = markdown_table
+    environment.filters["markdown_table"] = lambda table: markdown_table(
+        table.header, table.rows
+    )
     environment.filters["base64"] = lambda png: base64.b64encode(png).decode()
     text = environment.get_template(template).render(report=report)
     write_atomic(path, text.encode())
