@@ -96,6 +96,14 @@ CODE_GENERATION = {
     "xla_cpu_parallel_codegen_split_count": 1,
 }
 
+# The same for a process that a test starts.
+QUICK_ENVIRONMENT = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "XLA_FLAGS": " ".join(
+        f"--{name}={str(value).lower()}" for name, value in CODE_GENERATION.items()
+    ),
+}
+
 
 @contextmanager
 def quick_code_generation():

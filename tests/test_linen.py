@@ -147,10 +147,11 @@ def test_wrong_dtypes_are_rejected():
 def test_dtypes_of_results_parameters_and_gradients(
     x_dtype, dtype, param_dtype, constraint
 ):
-    x = X.astype(x_dtype)
+    x = jax.ShapeDtypeStruct(X.shape, x_dtype)
     module = APALU("gelu", constraint=constraint, dtype=dtype, param_dtype=param_dtype)
-    y, variables = module.init_with_output(KEY, x)
-    grads = jax.grad(lambda v: module.apply(v, x).astype(float).sum())(variables)
+    y, variables = jax.eval_shape(module.init_with_output, KEY, x)
+    gradient = jax.grad(lambda v, x: module.apply(v, x).astype(float).sum())
+    grads = jax.eval_shape(gradient, variables, x)
     assert y.shape == x.shape
     assert y.dtype == dtype or dtype is None
     if dtype is None:

@@ -181,10 +181,11 @@ def test_stacked_parameters(features):
 def test_dtypes_of_results_parameters_and_gradients(
     x_dtype, dtype, param_dtype, constraint
 ):
-    x = X.astype(x_dtype)
+    x = jax.ShapeDtypeStruct(X.shape, x_dtype)
     module = APALU(constraint=constraint, dtype=dtype, param_dtype=param_dtype)
-    y = module(x)
-    grads = nnx.grad(lambda m: m(x).astype(float).sum())(module)
+    y = nnx.eval_shape(lambda m, x: m(x), module, x)
+    gradient = nnx.grad(lambda m, x: m(x).astype(float).sum())
+    grads = nnx.eval_shape(gradient, module, x)
     assert y.shape == x.shape
     assert y.dtype == dtype or dtype is None
     if dtype is None:
