@@ -15,6 +15,8 @@ from apalu_jax.equinox import APALU
 from apalu_jax.initializers import PRESETS
 from tests.helpers import MODULE_DTYPES, run_python
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (2, 3, 4, 5)) * 3
 

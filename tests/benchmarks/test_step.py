@@ -66,6 +66,7 @@ def test_remat_changes_nothing():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), kept, again)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_remat_saves_memory():
     temporary = []
     for remat in (False, True):
