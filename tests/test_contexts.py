@@ -97,6 +97,14 @@ def test_gradients_wherever_arrays_lie(
         check(context, kind, residual, "float32", shape)
 
 
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("params", ["never placed", "replicated"])
+def test_cotangents_are_resharded_on_explicit_axes(params):
+    """They are computed as x lies there, and have the type of the parameters."""
+    placement = mesh_contexts.Placement("sharded", params, set_mesh=True, compiled=True)
+    check(partial(placement, "explicit"), "channel", "input", "float32", (12, 6))
+
+
 def fails_for_any_function(context, shape):
     """If this does not raise, `jax_cannot` has a line too many."""
     x, p = inputs("layer", shape)
