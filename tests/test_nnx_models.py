@@ -14,6 +14,8 @@ from flax import nnx
 from apalu_jax import linen
 from apalu_jax.nnx import APALU
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 X = jax.random.normal(jax.random.key(1), (2, 3, 4, 5)) * 3
 
 

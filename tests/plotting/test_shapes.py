@@ -23,6 +23,7 @@ def histogram(scale):
     return histogram_update(histogram_init(), scale * NORMAL)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_curve_is_the_function():
     params = APALUParams(0.6, 0.2)
     figure = plot_curve(params, references=["gelu", "tanh"], title="layer")
@@ -38,6 +39,7 @@ def test_curve_is_the_function():
         np.testing.assert_allclose(y, fn(jnp.float32(x)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_curve_of_several_pairs_is_the_mean_in_a_band():
     params = APALUParams(jnp.array([0.4, 0.8]), jnp.array([0.1, 0.5]))
     figure = plot_curve(params, references=[])
@@ -84,6 +86,7 @@ def test_unknown_reference_raises():
         plot_curve(APALUParams(), references=["rilu"])
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_grid_of_layers():
     params = {f"block_{i}/act": APALUParams(0.5, 0.1 * (i + 1)) for i in range(6)}
     long = "a_module/with_a_very_long_name/of_another/act"
@@ -109,6 +112,7 @@ def test_grid_of_layers():
         plot_layers({})
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_layers_of_a_stack():
     stack = {"stack/act": APALUParams(jnp.array([0.5, 0.6]), jnp.array([0.1, 0.2]))}
     layers = split_layers(stack, lambda path, pair: True)
