@@ -15,6 +15,4 @@ def on_page_markdown(markdown, *, page, config, files):
 def _included(match):
     text = (ROOT / match[1]).read_text(encoding="utf-8")
     # Links between files of the repository are not links of the site.
-    return re.sub(
-        r"\]\((?!https?:|#)([^)]+)\)", rf"]({REPOSITORY}/blob/main/\1)", text
-    )
+    return re.sub(r"\]\((?!https?:|#)([^)]+)\)", rf"]({REPOSITORY}/blob/main/\1)", text)
