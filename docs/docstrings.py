@@ -1,4 +1,4 @@
-"""Markdown of the docstrings, which use roles, links and formulas of reStructuredText."""
+"""Markdown of the docstrings: their roles, links and formulas are not Markdown."""
 
 import re
 from textwrap import dedent
