@@ -1,24 +1,20 @@
-"""Markdown of the docstrings, which use roles, links and formulas of reStructuredText."""
+"""Markdown of the docstrings: their roles, links and formulas are not Markdown."""
 
 import re
+from textwrap import dedent
 
 import griffe
+from latex2mathml.converter import convert
 
 # The packages whose inventories are used where the build may download them.
-LINKED = ("flax.", "jax.", "numpy.", "optax.", "equinox.")
+LINKED = ("equinox.", "flax.", "jax.", "numpy.", "optax.")
+# Methods that nobody calls by name.
+SPECIAL = re.compile(r"__(?!call|init).*__")
 ROLE = re.compile(r":(?:func|class|data|meth|mod|attr):`(~?)\.?([^`]+)`")
 MATH = re.compile(r":math:`([^`]+)`")
+DISPLAYED_MATH = re.compile(r"^( *)\.\. math::\n\s*((?:\1 +.*\n)+)", re.MULTILINE)
 LINK = re.compile(r"`([^`<]+?)\s+<(https?://[^>`]+)>`_")
-EXAMPLE = re.compile(r"(?:^ *>>> .*\n(?:^ *\S.*\n?)*)+", re.MULTILINE)
-SYMBOLS = {
-    r"\,": "",
-    r"\ge": "≥",
-    r"\sigma": "σ",
-    r"\sim": "∼",
-    r"\sqrt ": "√",
-    "e^{x}": "e<sup>x</sup>",
-    "e^x": "e<sup>x</sup>",
-}
+EXAMPLE = re.compile(r"^ *>>> .*\n(?: *\S.*\n?)*", re.MULTILINE)
 
 
 class Docstrings(griffe.Extension):
@@ -26,6 +22,9 @@ class Docstrings(griffe.Extension):
 
     def on_object(self, *, obj, **kwargs):
         """Called by griffe for each module, class, function and attribute."""
+        if obj.is_class:
+            for name in [n for n in obj.members if SPECIAL.fullmatch(n)]:
+                del obj.members[name]
         if obj.docstring and not obj.is_alias:
             obj.docstring.value = translate(obj.docstring.value, obj)
 
@@ -33,18 +32,16 @@ class Docstrings(griffe.Extension):
 def translate(text, scope):
     """Return a docstring in Markdown; short names are looked up in ``scope``."""
     text = LINK.sub(lambda m: f"[{' '.join(m[1].split())}]({m[2]})", text)
-    text = MATH.sub(lambda m: _formula(m[1]), text)
+    text = DISPLAYED_MATH.sub(
+        lambda m: f"{m[1]}{convert(m[2], display='block')}\n", text
+    )
+    # In a span, as Markdown takes a line that begins with <math> for a block.
+    text = MATH.sub(lambda m: f"<span>{convert(m[1])}</span>", text)
     text = ROLE.sub(lambda m: _reference(m[1], m[2], scope), text)
     if scope.is_module:
         # Elsewhere they are in a section that griffe knows.
-        text = EXAMPLE.sub(_fence, text)
+        text = EXAMPLE.sub(lambda m: _fenced(m[0]), text)
     return text
-
-
-def _formula(latex):
-    for name, symbol in SYMBOLS.items():
-        latex = latex.replace(name, symbol)
-    return f"`{latex}`" if "\\" in latex else f"<i>{latex}</i>"
 
 
 def _reference(short, name, scope):
@@ -58,8 +55,5 @@ def _reference(short, name, scope):
     return f'<autoref identifier="{target}" optional><code>{shown}</code></autoref>'
 
 
-def _fence(match):
-    lines = match[0].rstrip("\n").split("\n")
-    indent = min(len(line) - len(line.lstrip()) for line in lines)
-    lines = ["```pycon", *(line[indent:] for line in lines), "```", ""]
-    return "\n".join(lines)
+def _fenced(example):
+    return f"```pycon\n{dedent(example).rstrip()}\n```\n"
