@@ -33,5 +33,7 @@ def on_page_markdown(markdown, *, page, config, files):
 
 def _included(match):
     text = (ROOT / match[1]).read_text(encoding="utf-8")
+    if not match[1].endswith(".md"):
+        return text
     # Links between files of the repository are not links of the site.
     return re.sub(r"\]\((?!https?:|#)([^)]+)\)", rf"]({REPOSITORY}/blob/main/\1)", text)
