@@ -1,12 +1,30 @@
 """Hooks of the documentation's build."""
 
+import os
 import re
 from pathlib import Path
 
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = "https://github.com/apalu-jax/apalu-jax"
+INVENTORIES = (
+    "https://docs.kidger.site/equinox/objects.inv",
+    "https://docs.jax.dev/en/latest/objects.inv",
+    "https://flax.readthedocs.io/en/latest/objects.inv",
+    "https://numpy.org/doc/stable/objects.inv",
+    "https://optax.readthedocs.io/en/latest/objects.inv",
+)
+
+
+@event_priority(100)  # before mkdocstrings reads them
+def on_config(config):
+    """Link to other projects, where the build may download their inventories."""
+    if os.environ.get("APALU_DOCS_INVENTORIES"):
+        handlers = config.plugins["mkdocstrings"].config.handlers
+        handlers["python"]["inventories"] = list(INVENTORIES)
+    return config
 
 
 def on_files(files, *, config):
@@ -23,5 +41,7 @@ def on_page_markdown(markdown, *, page, config, files):
 
 def _included(match):
     text = (ROOT / match[1]).read_text(encoding="utf-8")
+    if not match[1].endswith(".md"):
+        return text
     # Links between files of the repository are not links of the site.
     return re.sub(r"\]\((?!https?:|#)([^)]+)\)", rf"]({REPOSITORY}/blob/main/\1)", text)
