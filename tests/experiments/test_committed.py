@@ -89,3 +89,12 @@ def test_links_of_the_page_lead_somewhere():
     links = re.findall(r"\]\(([^)]+)\)", page.read_text())
     assert {f"{folder.parent.name}/report.md" for folder in REPORTS} <= {*links}
     assert all((page.parent / link).exists() for link in links)
+
+
+@pytest.mark.parametrize("page", ["does-it-help.md", "choosing.md"])
+def test_numbers_in_words_are_those_of_the_reports(page):
+    text = (ROOT / "docs" / "pages" / page).read_text()
+    text = re.sub(r"<!-- table.*?<!-- end|```.*?```|`.*?`", "", text, flags=re.DOTALL)
+    numbers = re.findall(r"(?<![\d.])\d+\.\d\d(?![\d.])", text)
+    reports = " ".join(path.read_text() for path in REPORTS)
+    assert numbers and [n for n in numbers if n not in reports] == []
