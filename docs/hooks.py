@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = "https://github.com/apalu-jax/apalu-jax"
@@ -24,6 +25,13 @@ def on_config(config):
         handlers = config.plugins["mkdocstrings"].config.handlers
         handlers["python"]["inventories"] = list(INVENTORIES)
     return config
+
+
+def on_files(files, *, config):
+    """Add the pictures of the repository that pages show."""
+    picture = ROOT / "notebooks" / "results" / "learned_shape.png"
+    path = f"assets/{picture.name}"
+    files.append(File.generated(config, path, abs_src_path=str(picture)))
 
 
 def on_page_markdown(markdown, *, page, config, files):

@@ -89,7 +89,7 @@ def test_code_runs_and_prints_what_is_shown(page, tmp_path):
     for module in page.front.get("requires", []):
         if find_spec(module) is None and not os.environ.get("CI"):
             pytest.skip(f"{module} is not installed")
-    script = tmp_path / page.path.with_suffix(".py").name
+    script = tmp_path / f"page_{page.path.stem}.py"
     script.write_text(page.program())
     (tmp_path / "work").mkdir()
     done = subprocess.run(

@@ -11,7 +11,11 @@ from apalu_jax.experiments.runner.plan import plan, wanted_keys
 
 from .helpers import RESULTS, ROOT
 
-PAGES = (ROOT / "README.md", RESULTS / "experiments" / "README.md")
+PAGES = (
+    ROOT / "README.md",
+    RESULTS / "experiments" / "README.md",
+    ROOT / "docs" / "pages" / "does-it-help.md",
+)
 REPORTS = sorted((RESULTS / "experiments").glob("*/report.md"))
 
 
@@ -75,7 +79,7 @@ def test_committed_results_are_slim():
     assert sum(path.stat().st_size for path in files) < 5_000_000
 
 
-@pytest.mark.parametrize("page", PAGES, ids=["main", "experiments"])
+@pytest.mark.parametrize("page", PAGES, ids=["main", "experiments", "site"])
 def test_verdicts_on_a_page_agree_with_the_records(committed, page):
     assert not report.update_readme(page, report.overview(committed), check=True)
 
