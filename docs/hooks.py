@@ -1,5 +1,6 @@
 """Hooks of the documentation's build."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -35,8 +36,26 @@ def on_files(files, *, config):
 
 
 def on_page_markdown(markdown, *, page, config, files):
-    """Replace ``<!-- include: FILE -->`` by a file of the repository."""
+    """Replace ``<!-- include: FILE -->`` and ``<!-- notebooks -->`` by what they name."""
+    markdown = markdown.replace("<!-- notebooks -->", _notebooks())
     return re.sub(r"^<!-- include: (\S+) -->$", _included, markdown, flags=re.MULTILINE)
+
+
+def _notebooks():
+    """Title, first paragraph and addresses of each notebook."""
+    entries = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        head = "".join(cells[0]["source"])
+        # A badge may stand above the title.
+        title, paragraph, *_ = head[head.index("# ") :].split("\n\n")
+        address = f"apalu-jax/apalu-jax/blob/main/notebooks/{path.name}"
+        entries.append(
+            f"## {title.removeprefix('# ')}\n\n{paragraph}\n\n"
+            f"[{path.name}](https://github.com/{address}) · "
+            f"[in Colab](https://colab.research.google.com/github/{address})\n"
+        )
+    return "\n".join(entries)
 
 
 def _included(match):
