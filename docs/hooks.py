@@ -22,7 +22,7 @@ INVENTORIES = (
 @event_priority(100)  # before mkdocstrings reads them
 def on_config(config):
     """Link to other projects, where the build may download their inventories."""
-    if os.environ.get("APALU_DOCS_INVENTORIES"):
+    if os.environ.get("APALU_DOCS_ONLINE"):
         handlers = config.plugins["mkdocstrings"].config.handlers
         handlers["python"]["inventories"] = list(INVENTORIES)
     return config
@@ -36,7 +36,7 @@ def on_files(files, *, config):
 
 
 def on_page_markdown(markdown, *, page, config, files):
-    """Replace ``<!-- include: FILE -->`` and ``<!-- notebooks -->`` by what they name."""
+    """Put in what ``<!-- include: FILE -->`` and ``<!-- notebooks -->`` name."""
     markdown = markdown.replace("<!-- notebooks -->", _notebooks())
     return re.sub(r"^<!-- include: (\S+) -->$", _included, markdown, flags=re.MULTILINE)
 
