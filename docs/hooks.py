@@ -1,5 +1,6 @@
 """Hooks of the documentation's build."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -26,7 +27,7 @@ INVENTORIES = (
 @event_priority(100)  # before mkdocstrings reads them
 def on_config(config):
     """Link to other projects, where the build may download their inventories."""
-    if os.environ.get("APALU_DOCS_INVENTORIES"):
+    if os.environ.get("APALU_DOCS_ONLINE"):
         handlers = config.plugins["mkdocstrings"].config.handlers
         handlers["python"]["inventories"] = list(INVENTORIES)
     return config
@@ -40,8 +41,26 @@ def on_files(files, *, config):
 
 
 def on_page_markdown(markdown, *, page, config, files):
-    """Replace ``<!-- include: FILE -->`` by a file of the repository."""
+    """Put in what ``<!-- include: FILE -->`` and ``<!-- notebooks -->`` name."""
+    markdown = markdown.replace("<!-- notebooks -->", _notebooks())
     return re.sub(r"^<!-- include: (\S+) -->$", _included, markdown, flags=re.MULTILINE)
+
+
+def _notebooks():
+    """Title, first paragraph and addresses of each notebook."""
+    entries = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        head = "".join(cells[0]["source"])
+        # A badge may stand above the title.
+        title, paragraph, *_ = head[head.index("# ") :].split("\n\n")
+        address = f"apalu-jax/apalu-jax/blob/main/notebooks/{path.name}"
+        entries.append(
+            f"## {title.removeprefix('# ')}\n\n{paragraph}\n\n"
+            f"[{path.name}](https://github.com/{address}) · "
+            f"[in Colab](https://colab.research.google.com/github/{address})\n"
+        )
+    return "\n".join(entries)
 
 
 def _included(match):

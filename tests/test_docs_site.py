@@ -1,11 +1,14 @@
 """The site as built: its API pages are complete; nothing comes from elsewhere."""
 
+import os
 import re
 import subprocess
 import sys
 import zlib
 from importlib import import_module
 from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -94,3 +97,24 @@ def test_nothing_is_loaded_from_another_server(site):
             page.read_text(),
         )
         assert not loaded, page
+
+
+def fault(address):
+    """Say why a page cannot be read; empty if it can, or is only closed to programs."""
+    agent = {"User-Agent": "Mozilla/5.0 (link check of apalu_jax)"}
+    try:
+        with urlopen(Request(address, headers=agent), timeout=30):
+            return ""
+    except HTTPError as error:
+        return "" if error.code in (403, 429) else f"{address}: {error}"
+    except URLError as error:
+        return f"{address}: {error.reason}"
+
+
+@pytest.mark.skipif(not os.environ.get("APALU_DOCS_ONLINE"), reason="needs the network")
+def test_links_to_other_sites_lead_somewhere(site):
+    pages = (page.read_text() for page in site.rglob("*.html"))
+    found = {a for text in pages for a in re.findall(r'href="(https?://[^"#]+)', text)}
+    # The addresses of this repository are placeholders until it is published.
+    others = sorted(a for a in found if "apalu-jax/apalu-jax" not in a)
+    assert others and not [text for text in map(fault, others) if text]
