@@ -2,7 +2,8 @@
 
 Each context is a function of ``(f, x, params)``, of ``f(x, params)``, a NumPy array and
 a pair of NumPy arrays, and returns the gradients of :func:`loss` by ``x`` and
-``params``, of their own shapes. README's table lists them under their names.
+``params``, of their own shapes. The documentation's table lists them under their
+names.
 """
 
 import jax

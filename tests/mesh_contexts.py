@@ -1,7 +1,8 @@
 """The contexts in which a gradient is taken on a mesh of four by two devices.
 
 Each context of ``ON_MESH`` is a function of the mesh and of what those of
-:mod:`tests.contexts` take. README's table lists all of them under their names.
+:mod:`tests.contexts` take. The documentation's table lists all of them under their
+names.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""README's table of what works; ``python -m tests.readme_table`` puts it there.
+"""The table of what works; ``python -m tests.readme_table`` puts it into its page.
 
 Each row stands for cells of the tables of tests, which tests/test_readme.py compares.
 """
@@ -71,16 +71,12 @@ def readme_table():
             *("`x`", saved, "all that autodiff saves"),
         ),
     }
-    # A line for all that work alike.
-    alike = {}
-    for row, cells in rows.items():
-        alike.setdefault(cells, []).append(row)
     lines = [
         '| | `residual="input"` | `residual="output"`, `a, b > 0` | '
         '`residual="autodiff"` |',
         "| --- | --- | --- | --- |",
     ]
-    lines += [f"| {'; '.join(a)} | {' | '.join(c)} |" for c, a in alike.items()]
+    lines += [f"| {row} | {' | '.join(cells)} |" for row, cells in rows.items()]
     return "\n".join(lines)
 
 
@@ -97,6 +93,7 @@ def _cell(names, residual):
     return "yes; JAX cannot if the inner axis is explicit"
 
 
+PAGE = Path(__file__).parents[1] / "docs" / "pages" / "transformations.md"
+
 if __name__ == "__main__":
-    readme = Path(__file__).parents[1] / "README.md"
-    fill(readme, lambda name, _: readme_table() if name == "contexts" else None)
+    fill(PAGE, lambda name, _: readme_table() if name == "contexts" else None)

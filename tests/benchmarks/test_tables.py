@@ -8,7 +8,11 @@ from apalu_jax.benchmarks import BenchmarkError, read_result, tables
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "notebooks" / "results" / "bench"
-PAGES = ["notebooks/results/bench/README.md", "README.md"]
+PAGES = [
+    "notebooks/results/bench/README.md",
+    "README.md",
+    "docs/pages/accuracy-memory-speed.md",
+]
 
 
 def ops_row(**values):
