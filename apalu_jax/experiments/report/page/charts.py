@@ -1,0 +1,230 @@
+"""Differences with their intervals, and learning curves."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from apalu_jax.experiments.analysis import ArmSummary, Table
+from apalu_jax.experiments.analysis.pairing import metric_values, paired
+from apalu_jax.experiments.formatting import joined
+from apalu_jax.experiments.records import Record, select
+from apalu_jax.experiments.report.page.parts import Chart
+from apalu_jax.experiments.report.page.svg import Axis, Frame, drawing, limits, text
+from apalu_jax.experiments.specs import Metric, Spec
+
+# Shares of the width, in percent: the names of arms end where the differences begin.
+_NAMES, _END = 27.0, 98.0
+_ROW = 26
+# Single differences further out than this, in spans of the intervals, are marked at
+# the edge: a run that diverged would make a point of all others.
+_OUTSIDE = 1.5
+
+
+def best_first(table: Table) -> list[ArmSummary]:
+    """The arms of a table by their mean, the best one first, those without one last."""
+    sign = -1 if table.metric.higher_is_better else 1
+    return sorted(
+        table.arms,
+        key=lambda s: (math.isnan(s.mean), sign * s.mean if s.n else 0.0),
+    )
+
+
+def intervals(spec: Spec, records: Sequence[Record], table: Table) -> Chart | None:
+    """Mean differences with 95 % intervals and a dot for every pair, best arm first."""
+    metric, arms = table.metric, [s for s in best_first(table) if s.comparison]
+    if not arms:
+        return None
+    runs = {s.arm: select(records, table.variant, s.arm) for s in table.arms}
+    values = {arm: metric_values(spec, own, metric) for arm, own in runs.items()}
+    dots = {
+        s.arm: paired(values[spec.reference], values[s.arm], spec.pair_by) for s in arms
+    }
+    ends = [_ends(metric, s) for s in arms]
+    margin = [metric.shown(-metric.margin), metric.shown(metric.margin)]
+    low, high = limits(np.asarray([*ends, margin, [0.0, 0.0]], float))
+    every = np.asarray([metric.shown(d) for own in dots.values() for d in own.values()])
+    reach = _OUTSIDE * (high - low)
+    low, high = limits(np.asarray([low, high]), every[abs(every) < reach])
+    axis = Axis(low, high, _NAMES, _END)
+    bottom = _ROW * len(arms) + 8
+    parts = [
+        _rect(axis, margin, bottom),
+        *(
+            f'<line class="grid" x1="{x:.2f}%" x2="{x:.2f}%" y1="0" y2="{bottom}"/>'
+            f'<text x="{x:.2f}%" y="{bottom + 14}" text-anchor="middle">{label}</text>'
+            for x, label in axis.ticks(5)
+        ),
+        f'<line class="zero" x1="{axis.at(0):.2f}%" x2="{axis.at(0):.2f}%" y1="0" '
+        f'y2="{bottom}"/>',
+        *_sides(spec, metric, axis.at(0), bottom + 32),
+    ]
+    for row, (summary, (left, right)) in enumerate(zip(arms, ends, strict=True)):
+        y = _ROW * row + _ROW / 2 + 4
+        mean = axis.at(metric.shown(summary.comparison.mean))  # type: ignore[union-attr]
+        style = "b" if summary.arm in spec.ablations else "a"
+        parts.append(
+            f'<text class="name" x="{_NAMES - 1.5}%" y="{y + 4}" text-anchor="end">'
+            f"{escape(summary.arm)}</text>"
+        )
+        for key, difference in dots[summary.arm].items():
+            parts.append(_dot(spec, metric, axis, key, difference, y))
+        if np.isfinite([left, right]).all():
+            parts.append(
+                f'<line class="ci {style}" x1="{axis.at(left):.2f}%" '
+                f'x2="{axis.at(right):.2f}%" y1="{y}" y2="{y}"/>'
+            )
+        parts.append(f'<circle class="mean {style}" cx="{mean:.2f}%" cy="{y}" r="5"/>')
+    alt = f"{_subject(spec, metric)}: " + "; ".join(
+        f"{s.arm} {metric.difference_text(s.comparison.mean)} "
+        f"({metric.interval_text(s.comparison.interval)})"
+        for s in arms
+        if s.comparison
+    )
+    figure = Markup(
+        f'<svg role="img" width="100%" height="{bottom + 40}" '
+        f'aria-label="{escape(alt)}">{"".join(parts)}</svg>'
+    )
+    of = "seed" if spec.pair_by == "seed" else "unit"
+    legend = [("mean a", "mean and 95 % interval"), ("dot", f"one {of}")]
+    if {s.arm for s in arms} & {*spec.ablations}:
+        legend.append(("mean b", "ablation (exploratory)"))
+    legend.append(("margin", f"margin, ±{metric.margin_text}"))
+    return Chart(
+        "",
+        f"{_subject(spec, metric)}; the best arm on top.",
+        [figure],
+        legend,
+        wide=True,
+    )
+
+
+def _subject(spec: Spec, metric: Metric) -> str:
+    return f"{spec.reference} − arm, test {metric.name}{metric.unit(', in ')}"
+
+
+def _ends(metric: Metric, summary: ArmSummary) -> tuple[float, float]:
+    comparison = summary.comparison
+    if comparison is None or comparison.interval is None:
+        return math.nan, math.nan
+    low, high = map(metric.shown, comparison.interval)
+    return low, high
+
+
+def _rect(axis: Axis, ends: Sequence[float], height: float) -> str:
+    left, right = map(axis.at, ends)
+    return (
+        f'<rect class="margin" x="{left:.2f}%" width="{right - left:.2f}%" y="0" '
+        f'height="{height}"/>'
+    )
+
+
+def _sides(spec: Spec, metric: Metric, zero: float, y: float) -> list[str]:
+    """The words at both sides of zero."""
+    words = ["worse", "better"] if metric.higher_is_better else ["better", "worse"]
+    left, right = (f"{spec.reference} {word}" for word in words)
+    return [
+        f'<text class="{words[0]}" x="{zero - 1:.2f}%" y="{y}" text-anchor="end">'
+        f"← {escape(left)}</text>",
+        f'<text class="{words[1]}" x="{zero + 1:.2f}%" y="{y}">{escape(right)} →</text>',
+    ]
+
+
+def _dot(
+    spec: Spec, metric: Metric, axis: Axis, key: str | int, difference: float, y: float
+) -> str:
+    shown = metric.shown(difference)
+    clipped = min(max(shown, axis.low), axis.high)
+    named = f"seed {key}" if spec.pair_by == "seed" else key
+    title = f"<title>{escape(str(named))}: {metric.difference_text(difference)}</title>"
+    if shown == clipped:
+        return (
+            f'<circle class="dot" cx="{axis.at(shown):.2f}%" cy="{y}" r="3">{title}'
+            "</circle>"
+        )
+    sign, anchor = ("‹", "start") if shown < clipped else ("›", "end")
+    return (
+        f'<text class="out" x="{axis.at(clipped):.2f}%" y="{y + 4}" '
+        f'text-anchor="{anchor}">{sign}{title}</text>'
+    )
+
+
+def learning_curves(
+    spec: Spec,
+    curves: Mapping[str, NDArray[np.float64]],
+    epochs: NDArray[np.float64],
+    label: str,
+    log: bool,
+    caption: str,
+) -> Chart:
+    """Every arm beside the reference, from the first epoch, and the end enlarged.
+
+    ``curves`` are [runs, epochs] by arm; a value that is not finite is left out.
+    """
+    found = {arm: _quartiles(values) for arm, values in curves.items()}
+    whole = limits(*(v for own in found.values() for v in own), log=log)
+    last = -max(2, math.ceil(len(epochs) / 4))
+    drawings = []
+    base = found.get(spec.reference)
+    for arm, own in found.items():
+        if arm == spec.reference and len(found) > 1:
+            continue
+        both = [each for each in (base, own) if each is not None]
+        frames = [Frame(Axis(*_span(epochs), 40, 196), Axis(*whole, 150, 26, log))]
+        if len(epochs) > 2:
+            near = limits(*(v[last:] for each in both for v in each), log=log)
+            frames.append(
+                Frame(Axis(*_span(epochs[last:]), 246, 334), Axis(*near, 150, 26, log))
+            )
+        parts = [text(40, 14, arm, style="name")]
+        for frame, part in zip(frames, (slice(None), slice(last, None)), strict=False):
+            narrow = part.start is not None
+            parts.append(
+                frame.axes("the end" if narrow else "epoch", (2 if narrow else 4, 4))
+            )
+            for style, quartiles in zip(
+                "ra" if base is not None else "a", both, strict=False
+            ):
+                low, middle, high = (v[part] for v in quartiles)
+                parts.append(frame.band(epochs[part], low, high, style))
+                parts.append(frame.line(epochs[part], middle, f"line {style}"))
+        lost = int((~np.isfinite(curves[arm][:, -1])).sum())
+        finals = {
+            a: found[a][1][-1]
+            for a in dict.fromkeys((spec.reference, arm))
+            if a in found
+        }
+        said = ", ".join(f"{a} {value:.4g}" for a, value in finals.items())
+        alt = f"{label} over training; medians after epoch {epochs[-1]:g}: {said}"
+        if lost:
+            parts.append(
+                text(334, 14, f"{lost} of {len(curves[arm])} diverged", "end", "worse")
+            )
+            alt += f"; {lost} of {len(curves[arm])} runs diverged"
+        drawings.append(drawing(340, 182, alt, parts))
+    legend = [("line r", spec.reference)] if base is not None else []
+    legend.append(("line a", "the arm named above"))
+    return Chart(label, caption, drawings, legend)
+
+
+def _quartiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    values = np.where(np.isfinite(values), values, np.nan)
+    with warnings.catch_warnings():
+        # Where every run has diverged, the line ends.
+        warnings.filterwarnings("ignore", "All-NaN slice")
+        return np.asarray(np.nanquantile(values, (0.25, 0.5, 0.75), axis=0))
+
+
+def _span(epochs: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = float(epochs[0]), float(epochs[-1])
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def place(variant: str, unit: str) -> str:
+    """Variant and unit in brackets, after a blank; "" without any."""
+    where = joined(variant, unit)
+    return f" ({where})" if where else ""

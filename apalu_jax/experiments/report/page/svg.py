@@ -1,0 +1,137 @@
+"""Drawings in SVG; all colors are those of the page's style sheet."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.ticker import LogLocator, MaxNLocator
+from numpy.typing import NDArray
+
+_Values = NDArray[np.float64]
+
+
+class Axis(NamedTuple):
+    """A scale from values to coordinates."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def at(self, value: float) -> float:
+        """The coordinate of a value."""
+        low, high, value = self.low, self.high, float(value)
+        if self.log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        share = (value - low) / (high - low)
+        return self.start + share * (self.end - self.start)
+
+    def ticks(self, count: int) -> list[tuple[float, str]]:
+        """Coordinates and labels of round values."""
+        locator = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10])
+        if self.log and self.high / self.low > 8:
+            locator = LogLocator(subs=(1.0, 2.0, 5.0) if self._decades < 2 else (1.0,))
+        found = [t for t in locator.tick_values(self.low, self.high) if self._has(t)]
+        step = min(np.diff(found), default=1.0)
+        digits = max(0, math.ceil(-math.log10(step) - 1e-9)) if not self.log else 10
+        if not self.log and round(step, digits) != round(step, digits + 1):
+            digits += 1  # steps of 2.5
+        texts = (f"{t:.{digits}f}" if not self.log else f"{t:.4g}" for t in found)
+        return [
+            (self.at(t), text.replace("-", "−"))
+            for t, text in zip(found, texts, strict=True)
+        ]
+
+    @property
+    def _decades(self) -> float:
+        return math.log10(self.high / self.low)
+
+    def _has(self, value: float) -> bool:
+        slack = 1e-9 * (self.high - self.low)
+        return self.low - slack <= value <= self.high + slack
+
+
+class Frame(NamedTuple):
+    """A pair of axes to draw into."""
+
+    x: Axis
+    y: Axis
+
+    def axes(self, xlabel: str, ticks: tuple[int, int] = (4, 4)) -> str:
+        """Grid, labels of the ticks, and the name of the horizontal axis."""
+        left, right, bottom, top = self.x.start, self.x.end, self.y.start, self.y.end
+        lines = "".join(
+            f"M{left:g} {y:.1f}H{right:g}" for y, _ in self.y.ticks(ticks[1])
+        )
+        parts = [f'<path class="grid" d="{lines}"/>']
+        parts += [
+            text(left - 4, y + 3.5, label, "end") for y, label in self.y.ticks(ticks[1])
+        ]
+        parts += [
+            text(x, bottom + 13, label, "middle") for x, label in self.x.ticks(ticks[0])
+        ]
+        parts.append(text((left + right) / 2, bottom + 27, xlabel, "middle", "soft"))
+        parts.append(f'<path class="axis" d="M{left:g} {top:g}V{bottom:g}H{right:g}"/>')
+        return "".join(parts)
+
+    def line(self, xs: _Values, ys: _Values, style: str) -> str:
+        """A line, broken where a value is not finite."""
+        points = [
+            f"{self.x.at(x):.1f} {self._inside(y):.1f}" if np.isfinite(y) else ""
+            for x, y in zip(xs, ys, strict=True)
+        ]
+        runs = [run.split() for run in " ".join(p or "|" for p in points).split("|")]
+        # A single point becomes a dot: a line of no length with round ends.
+        paths = [
+            f"M{' '.join(run)}" + ("h0" if len(run) == 2 else "") for run in runs if run
+        ]
+        return f'<path class="{style}" d="{"".join(paths)}"/>' if paths else ""
+
+    def band(self, xs: _Values, low: _Values, high: _Values, style: str) -> str:
+        """The area between two lines, where both are finite."""
+        known = np.isfinite(low) & np.isfinite(high)
+        if not known.any() or np.array_equal(low[known], high[known]):
+            return ""
+        there = zip(xs[known], low[known], strict=True)
+        back = zip(xs[known][::-1], high[known][::-1], strict=True)
+        points = (
+            f"{self.x.at(x):.1f} {self._inside(y):.1f}" for x, y in (*there, *back)
+        )
+        return f'<path class="band {style}" d="M{" ".join(points)}z"/>'
+
+    def _inside(self, y: float) -> float:
+        """A coordinate that is not far outside of the frame."""
+        if self.y.log and y <= self.y.low:
+            return self.y.start
+        return min(max(self.y.at(y), self.y.end), self.y.start)
+
+
+def text(x: float, y: float, content: str, anchor: str = "", style: str = "") -> str:
+    """A line of text."""
+    placed = f' text-anchor="{anchor}"' if anchor else ""
+    styled = f' class="{style}"' if style else ""
+    return f'<text x="{x:.4g}" y="{y:.4g}"{placed}{styled}>{escape(content)}</text>'
+
+
+def drawing(width: int, height: int, alt: str, parts: Sequence[str]) -> Markup:
+    """A drawing that is scaled to the room there is, with a text in its place."""
+    return Markup(
+        f'<svg role="img" viewBox="0 0 {width} {height}" aria-label="{escape(alt)}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def limits(*values: _Values, log: bool = False) -> tuple[float, float]:
+    """Ends of an axis that hold all finite values, with some room."""
+    every = np.concatenate([np.ravel(v) for v in values])
+    every = every[np.isfinite(every)]
+    if log:
+        every = np.log(every[every > 0])
+    low, high = (every.min(), every.max()) if every.size else (0.0, 1.0)
+    room = 0.06 * (high - low) or max(0.05 * abs(high), 1e-6)
+    ends = float(low - room), float(high + room)
+    return (math.exp(ends[0]), math.exp(ends[1])) if log else ends
