@@ -1,5 +1,6 @@
 """Logged curves of the runs, as arrays that figures are drawn from."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,9 +52,10 @@ def parameters(runs: Sequence[Record], arm: str) -> dict[str, _Values]:
     """
     own = [r.history.activations for r in select(runs, arm=arm) if r.status == "ok"]
     logged = [sites for sites in own if sites]
+    sites = sorted(logged[0] if logged else (), key=_in_numeric_order)
     found = {
         site: np.asarray([[run[site][name] for run in logged] for name in "ab"], float)
-        for site in (logged[0] if logged else ())
+        for site in sites
     }
     changed = any((ab[:, :, 0] != ab[:, :, -1]).any() for ab in found.values())
     return found if changed else {}
@@ -63,3 +65,9 @@ def some_sites(sites: Sequence[str], count: int) -> list[str]:
     """At most so many of the sites, evenly spaced."""
     positions = np.linspace(0, len(sites) - 1, min(len(sites), count))
     return [sites[round(position)] for position in positions]
+
+
+def _in_numeric_order(site: str) -> list[tuple[int, str]]:
+    """Sorts layer_2 before layer_10."""
+    parts = re.split(r"(\d+)", site)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

@@ -22,6 +22,13 @@ from apalu_jax.experiments.results import Results
 # More layers than this are shown by an even choice of them.
 _LAYERS = 12
 
+# So many variants keep a page below 400 kB.
+_VARIANTS = 4
+_OTHER_CURVES = (
+    " The curves of the other {} variants are left out here: `apalu report DIR --figures "
+    "FOLDER` draws them all."
+)
+
 
 def build(
     results: Results,
@@ -107,37 +114,38 @@ def _judged(results: Results, summaries: Sequence[Table]) -> list[Block]:
 
 
 def _curves(results: Results) -> list[Block]:
+    """Learning curves of the first variants, in the first unit."""
     spec, blocks = results.spec, []
-    unit = spec.unit_names[0]
     split, words = curves.watched_split(spec)
-    shown = f"{split.removesuffix('_curve')} {spec.metric.label}"
-    for variant in spec.variant_names:
+    left = len(spec.variant_names) - _VARIANTS
+    rest = _OTHER_CURVES.format(left) if left > 0 else ""
+    for variant in spec.variant_names[:_VARIANTS]:
         runs = curves.drawn_runs(spec, results.records, variant)
+        place = charts.place(variant, spec.unit_names[0])
         found = []
         for source, name, label in (
-            (split, spec.metric.name, shown),
-            ("train", "loss", "training loss"),
+            (split, spec.metric.name, f"{spec.metric.name} on the {words}"),
+            ("train", "loss", "Training loss"),
         ):
             by_arm = curves.by_arm(spec, runs, source, name)
             if by_arm:
-                caption = (
-                    f"{label} on the {words}" if name != "loss" else "Training loss"
-                )
                 found.append(
                     charts.learning_curves(
                         spec,
                         by_arm,
                         np.asarray(runs[0].history.epochs[1:], float),
-                        label,
-                        curves.is_logarithmic(spec, name, by_arm),
-                        f"{caption}{charts.place(variant, unit)}: median and middle "
-                        "half of the runs. Right: the end enlarged, with a scale of "
-                        "its own in each panel.",
+                        label=label,
+                        log=curves.is_logarithmic(spec, name, by_arm),
+                        caption=f"{label}{place}: median and middle half of the runs. "
+                        "Right: the end enlarged, with a scale of its own in each "
+                        f"panel.{rest}",
+                        anchor=_anchor("shared", name, variant),
                     )
                 )
         if found:
             title = f"Variant {variant}" if variant else "Validation and training"
             blocks.append(Block(_anchor("curves", variant), title, found))
+            rest = ""
     return blocks
 
 
@@ -171,7 +179,7 @@ def _evolution(results: Results) -> list[Block]:
         chart = learned.evolution(
             found,
             epochs,
-            f"a and b of {arm}{place}: mean of the runs, and their range.{_quartiles(found)}",
+            f"a and b of {arm}{place}: mean of the runs, with their range around lines.{_quartiles(found)}",
         )
         blocks.append(
             Block(

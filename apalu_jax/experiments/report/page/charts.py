@@ -18,7 +18,7 @@ from apalu_jax.experiments.report.page.svg import Axis, Frame, drawing, limits, 
 from apalu_jax.experiments.specs import Metric, Spec
 
 # Shares of the width, in percent: the names of arms end where the differences begin.
-_NAMES, _END = 27.0, 98.0
+_NAMES, _END = 30.0, 98.0
 _ROW = 26
 # Single differences further out than this, in spans of the intervals, are marked at
 # the edge: a run that diverged would make a point of all others.
@@ -69,10 +69,13 @@ def intervals(spec: Spec, records: Sequence[Record], table: Table) -> Chart | No
         style = "b" if summary.arm in spec.ablations else "a"
         parts.append(
             f'<text class="name" x="{_NAMES - 1.5}%" y="{y + 4}" text-anchor="end">'
-            f"{escape(summary.arm)}</text>"
+            f"{escape(shortened(summary.arm, 15))}</text>"
         )
-        for key, difference in dots[summary.arm].items():
-            parts.append(_dot(spec, metric, axis, key, difference, y))
+        pairs = dots[summary.arm].items()
+        marks = (_dot(spec, metric, axis, key, value) for key, value in pairs)
+        parts.append(
+            f'<g class="dots" transform="translate(0 {y:g})">{"".join(marks)}</g>'
+        )
         if np.isfinite([left, right]).all():
             parts.append(
                 f'<line class="ci {style}" x1="{axis.at(left):.2f}%" '
@@ -135,80 +138,89 @@ def _sides(spec: Spec, metric: Metric, zero: float, y: float) -> list[str]:
 
 
 def _dot(
-    spec: Spec, metric: Metric, axis: Axis, key: str | int, difference: float, y: float
+    spec: Spec, metric: Metric, axis: Axis, key: str | int, difference: float
 ) -> str:
     shown = metric.shown(difference)
     clipped = min(max(shown, axis.low), axis.high)
-    named = f"seed {key}" if spec.pair_by == "seed" else key
+    x, named = (
+        f"{axis.at(clipped):.1f}%",
+        f"seed {key}" if spec.pair_by == "seed" else key,
+    )
     title = f"<title>{escape(str(named))}: {metric.difference_text(difference)}</title>"
     if shown == clipped:
-        return (
-            f'<circle class="dot" cx="{axis.at(shown):.2f}%" cy="{y}" r="3">{title}'
-            "</circle>"
-        )
+        return f'<circle cx="{x}" r="3">{title}</circle>'
     sign, anchor = ("‹", "start") if shown < clipped else ("›", "end")
-    return (
-        f'<text class="out" x="{axis.at(clipped):.2f}%" y="{y + 4}" '
-        f'text-anchor="{anchor}">{sign}{title}</text>'
-    )
+    return f'<text x="{x}" y="4" text-anchor="{anchor}">{sign}{title}</text>'
 
 
 def learning_curves(
     spec: Spec,
     curves: Mapping[str, NDArray[np.float64]],
     epochs: NDArray[np.float64],
+    *,
     label: str,
     log: bool,
     caption: str,
+    anchor: str,
 ) -> Chart:
     """Every arm beside the reference, from the first epoch, and the end enlarged.
 
     ``curves`` are [runs, epochs] by arm; a value that is not finite is left out.
+    ``anchor`` is an id of its own on the page.
     """
     found = {arm: _quartiles(values) for arm, values in curves.items()}
     whole = limits(*(v for own in found.values() for v in own), log=log)
     last = -max(2, math.ceil(len(epochs) / 4))
+    base, narrow = found.get(spec.reference), slice(last, None)
+    frame = Frame(Axis(*_span(epochs), 40, 196, whole=True), Axis(*whole, 150, 26, log))
+    # The same in every panel: drawn in the first one, repeated in the others.
+    shared = (
+        f'<g id="{anchor}">{frame.axes("epoch")}{_run(frame, epochs, base, "r")}</g>'
+    )
     drawings = []
-    base = found.get(spec.reference)
     for arm, own in found.items():
         if arm == spec.reference and len(found) > 1:
             continue
-        both = [each for each in (base, own) if each is not None]
-        frames = [Frame(Axis(*_span(epochs), 40, 196), Axis(*whole, 150, 26, log))]
+        parts = [text(40, 14, arm, style="name"), shared, _run(frame, epochs, own, "a")]
+        shared = f'<use href="#{anchor}"/>'
         if len(epochs) > 2:
-            near = limits(*(v[last:] for each in both for v in each), log=log)
-            frames.append(
-                Frame(Axis(*_span(epochs[last:]), 246, 334), Axis(*near, 150, 26, log))
+            both = [each[:, narrow] for each in (base, own) if each is not None]
+            end = Frame(
+                Axis(*_span(epochs[narrow]), 246, 330, whole=True),
+                Axis(*limits(*both, log=log), 150, 26, log),
             )
-        parts = [text(40, 14, arm, style="name")]
-        for frame, part in zip(frames, (slice(None), slice(last, None)), strict=False):
-            narrow = part.start is not None
-            parts.append(
-                frame.axes("the end" if narrow else "epoch", (2 if narrow else 4, 4))
-            )
-            for style, quartiles in zip(
-                "ra" if base is not None else "a", both, strict=False
-            ):
-                low, middle, high = (v[part] for v in quartiles)
-                parts.append(frame.band(epochs[part], low, high, style))
-                parts.append(frame.line(epochs[part], middle, f"line {style}"))
+            parts.append(end.axes("the end", (2, 4)))
+            for style, quartiles in zip("ra"[-len(both) :], both, strict=True):
+                parts.append(_run(end, epochs[narrow], quartiles, style))
         lost = int((~np.isfinite(curves[arm][:, -1])).sum())
-        finals = {
-            a: found[a][1][-1]
+        said = ", ".join(
+            f"{a} {found[a][1][-1]:.4g}"
             for a in dict.fromkeys((spec.reference, arm))
             if a in found
-        }
-        said = ", ".join(f"{a} {value:.4g}" for a, value in finals.items())
+        )
         alt = f"{label} over training; medians after epoch {epochs[-1]:g}: {said}"
         if lost:
-            parts.append(
-                text(334, 14, f"{lost} of {len(curves[arm])} diverged", "end", "worse")
-            )
-            alt += f"; {lost} of {len(curves[arm])} runs diverged"
+            diverged = f"{lost} of {len(curves[arm])} diverged"
+            parts.append(text(330, 14, diverged, "end", "worse"))
+            alt += f"; {diverged}"
         drawings.append(drawing(340, 182, alt, parts))
     legend = [("line r", spec.reference)] if base is not None else []
     legend.append(("line a", "the arm named above"))
     return Chart(label, caption, drawings, legend)
+
+
+def _run(
+    frame: Frame,
+    epochs: NDArray[np.float64],
+    quartiles: NDArray[np.float64] | None,
+    style: str,
+) -> str:
+    """The median in the band of the quartiles."""
+    if quartiles is None:
+        return ""
+    low, middle, high = quartiles
+    band = frame.band(epochs, low, high, style)
+    return band + frame.line(epochs, middle, f"line {style}")
 
 
 def _quartiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -222,6 +234,11 @@ def _quartiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _span(epochs: NDArray[np.float64]) -> tuple[float, float]:
     low, high = float(epochs[0]), float(epochs[-1])
     return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def shortened(name: str, length: int) -> str:
+    """The end of a name that is too long."""
+    return name if len(name) <= length else f"…{name[1 - length :]}"
 
 
 def place(variant: str, unit: str) -> str:

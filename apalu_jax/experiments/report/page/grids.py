@@ -13,6 +13,9 @@ from apalu_jax.experiments.report.tables import TextTable
 from apalu_jax.experiments.specs import Metric, Spec
 
 # Steps of the color of a difference, in margins.
+# Longer texts are broken into lines.
+_LONG = 36
+
 _STEPS = (0.5, 1.0, 2.0, 4.0)
 
 
@@ -64,7 +67,10 @@ def differences(
 
 def plain(table: TextTable, caption: str, *, folded: bool = False) -> Grid:
     """A table of text cells as it is."""
-    rows = [[Cell(text) for text in row] for row in table.rows]
+    rows = [
+        [Cell(text, style="long" if len(text) > _LONG else "") for text in row]
+        for row in table.rows
+    ]
     return Grid(caption or table.title, list(table.header), rows, folded)
 
 

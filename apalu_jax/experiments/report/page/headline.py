@@ -25,13 +25,13 @@ def card(
     spec = results.spec
     facts = [("Runs", _size(spec, table)), ("Could detect", _detectable(spec, table))]
     if decides(spec):
-        facts.insert(0, ("Verdict", _verdict(spec, table, verdict)))
+        name = "Verdict on the claim" if verdict else "Verdict"
+        facts.insert(0, (name, _verdict(table, verdict)))
     if verdict:
-        facts.insert(1, ("Claim", f"{verdict.claim.text} ({verdict.claim.source})"))
-        if decides(spec):
-            facts.append(("Reason", verdict.reason))
+        facts.append(("Claim", f"{verdict.claim.text} ({verdict.claim.source})"))
     warnings = [*_lost(table), *_floors(results), *_dead(results), *notes]
-    return Card(_answer(spec, table), facts, warnings)
+    reason = verdict.reason if verdict and decides(spec) else ""
+    return Card(_answer(spec, table), facts, warnings, reason)
 
 
 def decides(spec: Spec) -> bool:
@@ -57,22 +57,18 @@ def _answer(spec: Spec, table: Table) -> str:
             f"{min(c.n for c in others)} pairs are too few to answer the question: "
             f"{FEWEST_PAIRS} are the fewest that can show a difference."
         )
-    sentences = []
-    for word, than in (("better", "than"), ("worse", "than")):
+    count, sentences = len(words), []
+    for word in ("better", "worse"):
         if word in by_word:
-            sentences.append(f"{word} {than} {_names(by_word[word], len(words))}")
+            sentences.append(f"{word} than {_names(by_word[word], count)}")
     if not sentences:
-        sentences.append(
-            f"not significantly different from {_names(list(words), len(words))}"
-        )
+        sentences = [f"not significantly different from {_names(list(words), count)}"]
     if "equivalent" in by_word:
-        sentences.append(f"equivalent to {_names(by_word['equivalent'], len(words))}")
+        sentences.append(f"equivalent to {_names(by_word['equivalent'], count)}")
     if "open" in by_word and len(by_word) > 1:
-        sentences.append(f"undecided against {_names(by_word['open'], len(words))}")
-    head, *rest = sentences
-    text = f"{spec.reference} is {', '.join([head, *rest])}"
+        sentences.append(f"undecided against {_names(by_word['open'], count)}")
     where = f" (variant {table.variant})" if table.variant else ""
-    return f"{text} in test {table.metric.name}{where}."
+    return f"{spec.reference} is {'; '.join(sentences)} in test {table.metric.name}{where}."
 
 
 def _names(arms: Sequence[str], count: int) -> str:
@@ -82,19 +78,19 @@ def _names(arms: Sequence[str], count: int) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _verdict(spec: Spec, table: Table, verdict: Verdict | None) -> str:
+def _verdict(table: Table, verdict: Verdict | None) -> str:
     if verdict:
         return verdict.status
     words = [*verdicts.words(table).values()]
+    than = {
+        "better": "better than",
+        "worse": "worse than",
+        "equivalent": "equivalent to",
+    }
     counts = {word: words.count(word) for word in dict.fromkeys(words)}
-    if not counts:
-        return "none yet"
-    return joined(
-        *(
-            f"{word} {'than' if word in ('better', 'worse') else 'to' if word == 'equivalent' else 'against'} {n} of {len(words)}"
-            for word, n in counts.items()
-        )
-    )
+    of = f"of {len(words)}"
+    said = (f"{than.get(word, word)} {n} {of}" for word, n in counts.items())
+    return joined(*said) or "none yet"
 
 
 def _size(spec: Spec, table: Table) -> str:

@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from apalu_jax.experiments.records import InputCounts
+from apalu_jax.experiments.report.page.charts import shortened
 from apalu_jax.experiments.report.page.parts import Cell, Chart, Grid
 from apalu_jax.experiments.report.page.svg import Axis, Frame, drawing, limits, text
 from apalu_jax.functional import APALUParams, apalu
 
 Parameters = Mapping[str, NDArray[np.float64]]
-"""a and b of each activation by site: [2, runs, epochs], or with quartiles behind."""
+"""Values of a and b of each activation by site: [2, runs, epochs], or with quartiles behind."""
 
-_X = np.linspace(-4.0, 4.0, 81)
-_NEGATIVE = np.linspace(-6.0, 0.0, 61)
+_X = np.linspace(-4.0, 4.0, 33)
+_NEGATIVE = np.linspace(-6.0, 0.0, 21)
 
 # More layers than lines can show become the rows of a map.
 _LINES = 8
@@ -38,7 +39,7 @@ def shapes(
     for site, sides in known.items():
         frames = [
             Frame(Axis(-4, 4, 32, 180), Axis(*ends[0], 156, 36)),
-            Frame(Axis(-6, 0, 240, 334), Axis(*ends[1], 156, 36)),
+            Frame(Axis(-6, 0, 240, 330), Axis(*ends[1], 156, 36)),
         ]
         (a0, b0), (a, b) = (
             parameters[site][:, :, epoch].reshape(2, -1).mean(1) for epoch in (0, -1)
@@ -70,7 +71,7 @@ def shapes(
 def evolution(
     parameters: Parameters, epochs: NDArray[np.float64], caption: str
 ) -> Chart:
-    """a and b of every layer over training: lines, or a map of many layers."""
+    """Draw a and b of every layer over training: lines, or a map of many layers."""
     draw = _lines if len(parameters) <= _LINES else _map
     drawings = [draw(parameters, epochs, index) for index in (0, 1)]
     legend = []
@@ -80,7 +81,7 @@ def evolution(
 
 
 def final_values(parameters: Parameters) -> Grid:
-    """a and b of every layer at both ends of training."""
+    """Tabulate a and b of every layer at both ends of training."""
     rows = []
     for site, ab in parameters.items():
         row = [Cell(site)]
@@ -99,11 +100,6 @@ def final_values(parameters: Parameters) -> Grid:
     return Grid(
         "Values by layer: mean and range of the runs", header, rows, folded=True
     )
-
-
-def shortened(path: str, length: int) -> str:
-    """The end of a path that is too long."""
-    return path if len(path) <= length else f"…{path[1 - length :]}"
 
 
 def _curves(ab: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -131,7 +127,7 @@ def _density(frame: Frame, inputs: InputCounts) -> str:
 def _lines(parameters: Parameters, epochs: NDArray[np.float64], index: int) -> str:
     name, by_site = "ab"[index], {s: _runs(ab[index]) for s, ab in parameters.items()}
     frame = Frame(
-        Axis(float(epochs[0]), max(float(epochs[-1]), 1e-9), 44, 330),
+        Axis(float(epochs[0]), max(float(epochs[-1]), 1e-9), 44, 330, whole=True),
         Axis(*limits(*by_site.values()), 160, 26),
     )
     parts = [text(44, 14, name, style="name"), frame.axes("epoch", (5, 4))]

@@ -51,11 +51,12 @@ class Chapter(NamedTuple):
 
 
 class Card(NamedTuple):
-    """The outcome at a glance: an answer, facts by name, and what to beware of."""
+    """The outcome at a glance: an answer, facts by name, what to beware of, and why."""
 
     answer: str
     facts: list[tuple[str, str]]
     warnings: list[str]
+    reason: str
 
 
 class Page(NamedTuple):

@@ -21,6 +21,7 @@ class Axis(NamedTuple):
     start: float
     end: float
     log: bool = False
+    whole: bool = False
 
     def at(self, value: float) -> float:
         """The coordinate of a value."""
@@ -32,7 +33,8 @@ class Axis(NamedTuple):
 
     def ticks(self, count: int) -> list[tuple[float, str]]:
         """Coordinates and labels of round values."""
-        locator = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10])
+        steps = [1, 2, 5, 10] if self.whole else [1, 2, 2.5, 5, 10]
+        locator = MaxNLocator(count, steps=steps, integer=self.whole)
         if self.log and self.high / self.low > 8:
             locator = LogLocator(subs=(1.0, 2.0, 5.0) if self._decades < 2 else (1.0,))
         found = [t for t in locator.tick_values(self.low, self.high) if self._has(t)]
@@ -41,10 +43,7 @@ class Axis(NamedTuple):
         if not self.log and round(step, digits) != round(step, digits + 1):
             digits += 1  # steps of 2.5
         texts = (f"{t:.{digits}f}" if not self.log else f"{t:.4g}" for t in found)
-        return [
-            (self.at(t), text.replace("-", "−"))
-            for t, text in zip(found, texts, strict=True)
-        ]
+        return list(zip(map(self.at, found), texts, strict=True))
 
     @property
     def _decades(self) -> float:
@@ -80,15 +79,12 @@ class Frame(NamedTuple):
 
     def line(self, xs: _Values, ys: _Values, style: str) -> str:
         """A line, broken where a value is not finite."""
-        points = [
-            f"{self.x.at(x):.1f} {self._inside(y):.1f}" if np.isfinite(y) else ""
-            for x, y in zip(xs, ys, strict=True)
-        ]
-        runs = [run.split() for run in " ".join(p or "|" for p in points).split("|")]
+        known = np.isfinite(ys)
+        ends = np.flatnonzero(np.diff(known)) + 1
+        runs = zip(np.split(xs, ends), np.split(ys, ends), strict=True)
+        paths = [self._path(x, y) for x, y in runs if np.isfinite(y).any()]
         # A single point becomes a dot: a line of no length with round ends.
-        paths = [
-            f"M{' '.join(run)}" + ("h0" if len(run) == 2 else "") for run in runs if run
-        ]
+        paths = [path if "l" in path else f"{path}h0" for path in paths]
         return f'<path class="{style}" d="{"".join(paths)}"/>' if paths else ""
 
     def band(self, xs: _Values, low: _Values, high: _Values, style: str) -> str:
@@ -96,18 +92,29 @@ class Frame(NamedTuple):
         known = np.isfinite(low) & np.isfinite(high)
         if not known.any() or np.array_equal(low[known], high[known]):
             return ""
-        there = zip(xs[known], low[known], strict=True)
-        back = zip(xs[known][::-1], high[known][::-1], strict=True)
-        points = (
-            f"{self.x.at(x):.1f} {self._inside(y):.1f}" for x, y in (*there, *back)
-        )
-        return f'<path class="band {style}" d="M{" ".join(points)}z"/>'
+        x, low, high = xs[known], low[known], high[known]
+        points = self._path(np.append(x, x[::-1]), np.append(low, high[::-1]))
+        return f'<path class="band {style}" d="{points}z"/>'
+
+    def _path(self, xs: _Values, ys: _Values) -> str:
+        """A path with steps relative to the point before, which is half as long."""
+        points = [
+            (round(self.x.at(x), 1), self._inside(y))
+            for x, y in zip(xs, ys, strict=True)
+        ]
+        first, steps = points[0], np.diff(points, axis=0)
+        path = f"M{first[0]:g} {first[1]:g}"
+        if len(steps):
+            path += "l" + " ".join(
+                f"{dx:.3g} {round(dy, 1) + 0.0:g}" for dx, dy in steps
+            )
+        return path
 
     def _inside(self, y: float) -> float:
-        """A coordinate that is not far outside of the frame."""
+        """A coordinate within the frame."""
         if self.y.log and y <= self.y.low:
             return self.y.start
-        return min(max(self.y.at(y), self.y.end), self.y.start)
+        return round(min(max(self.y.at(y), self.y.end), self.y.start), 1)
 
 
 def text(x: float, y: float, content: str, anchor: str = "", style: str = "") -> str:
