@@ -46,7 +46,7 @@ def is_logarithmic(spec: Spec, name: str, curves: dict[str, _Values]) -> bool:
 
 
 def parameters(runs: Sequence[Record], arm: str) -> dict[str, _Values]:
-    """a and b by site, [2, runs, epochs] or [2, runs, epochs, quartiles].
+    """Values of a and b by site, [2, runs, epochs] or [2, runs, epochs, quartiles].
 
     Only runs that are ok; empty if nothing has changed, as in a frozen arm.
     """

@@ -24,10 +24,7 @@ _LAYERS = 12
 
 # So many variants keep a page below 400 kB.
 _VARIANTS = 4
-_OTHER_CURVES = (
-    " The curves of the other {} variants are left out here: `apalu report DIR --figures "
-    "FOLDER` draws them all."
-)
+_OTHER_CURVES = " Of the other {} variants: `apalu report DIR --figures FOLDER`."
 
 
 def build(
@@ -179,7 +176,8 @@ def _evolution(results: Results) -> list[Block]:
         chart = learned.evolution(
             found,
             epochs,
-            f"a and b of {arm}{place}: mean of the runs, with their range around lines.{_quartiles(found)}",
+            f"a and b of {arm}{place}: mean of the runs, with their range around "
+            f"lines.{_quartiles(found)}",
         )
         blocks.append(
             Block(
@@ -209,7 +207,7 @@ def _units(results: Results, summaries: Sequence[Table]) -> list[Block]:
     spec, blocks = results.spec, []
     for table in summaries:
         metric = table.metric
-        about = f"{spec.reference} − arm{metric.unit(', in ')}"
+        about = f"{spec.reference} − arm{metric.unit(', in ')} (green: {spec.reference} better; orange: worse; faint: the interval holds zero)"
         found = []
         if table.units:
             caption = f"{about}, within each unit; 95 % interval over seeds"

@@ -133,7 +133,8 @@ def _sides(spec: Spec, metric: Metric, zero: float, y: float) -> list[str]:
     return [
         f'<text class="{words[0]}" x="{zero - 1:.2f}%" y="{y}" text-anchor="end">'
         f"← {escape(left)}</text>",
-        f'<text class="{words[1]}" x="{zero + 1:.2f}%" y="{y}">{escape(right)} →</text>',
+        f'<text class="{words[1]}" x="{zero + 1:.2f}%" y="{y}">'
+        f"{escape(right)} →</text>",
     ]
 
 

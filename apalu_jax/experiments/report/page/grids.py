@@ -56,7 +56,10 @@ def differences(
     first: str,
     rows: Mapping[str, Mapping[str, Comparison]],
 ) -> Grid:
-    """Differences by unit and arm, colored by sign and by size in margins."""
+    """Differences by unit and arm, colored by sign and by size in margins.
+
+    Where the interval holds zero, the color is the faintest one at most.
+    """
     arms = list(dict.fromkeys(arm for row in rows.values() for arm in row))
     cells = [
         [Cell(unit), *(_difference(metric, row.get(arm)) for arm in arms)]
@@ -104,10 +107,12 @@ def _difference(metric: Metric, comparison: Comparison | None) -> Cell:
     if comparison is None:
         return Cell("–")
     mean = comparison.mean
+    interval = comparison.interval
     size = sum(abs(mean) >= step * metric.margin for step in _STEPS)
+    if interval is None or interval[0] <= 0 <= interval[1]:
+        size = min(size, 1)
     side = "w" if (mean > 0) == metric.higher_is_better else "l"
     star = " *" if comparison.is_significant else ""
-    interval = comparison.interval
     return Cell(
         metric.difference_text(mean) + star,
         metric.interval_text(interval) if interval else "",

@@ -8,7 +8,7 @@ import numpy as np
 from apalu_jax.experiments.analysis import Comparison, Table, verdicts
 from apalu_jax.experiments.analysis.verdicts import FEWEST_PAIRS, Verdict
 from apalu_jax.experiments.formatting import joined, range_text
-from apalu_jax.experiments.records import Record
+from apalu_jax.experiments.records import InputCounts, Record, select
 from apalu_jax.experiments.report.page.parts import Card
 from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.specs import Spec
@@ -29,7 +29,8 @@ def card(
         facts.insert(0, (name, _verdict(table, verdict)))
     if verdict:
         facts.append(("Claim", f"{verdict.claim.text} ({verdict.claim.source})"))
-    warnings = [*_lost(table), *_floors(results), *_dead(results), *notes]
+    warnings = [*_lost(table), *_floors(results, table.variant)]
+    warnings += [*_dead(results, table.variant), *notes]
     reason = verdict.reason if verdict and decides(spec) else ""
     return Card(_answer(spec, table), facts, warnings, reason)
 
@@ -62,13 +63,15 @@ def _answer(spec: Spec, table: Table) -> str:
         if word in by_word:
             sentences.append(f"{word} than {_names(by_word[word], count)}")
     if not sentences:
-        sentences = [f"not significantly different from {_names(list(words), count)}"]
+        which = f"any of the {count} others" if count > 1 else _names([*words], count)
+        sentences = [f"not significantly different from {which}"]
     if "equivalent" in by_word:
         sentences.append(f"equivalent to {_names(by_word['equivalent'], count)}")
     if "open" in by_word and len(by_word) > 1:
         sentences.append(f"undecided against {_names(by_word['open'], count)}")
     where = f" (variant {table.variant})" if table.variant else ""
-    return f"{spec.reference} is {'; '.join(sentences)} in test {table.metric.name}{where}."
+    outcome = "; ".join(sentences)
+    return f"{spec.reference} is {outcome} in test {table.metric.name}{where}."
 
 
 def _names(arms: Sequence[str], count: int) -> str:
@@ -143,59 +146,55 @@ def _lost(table: Table) -> Iterator[str]:
             yield f"{summary.failed} {runs} failed and are missing."
 
 
-def _floors(results: Results) -> Iterator[str]:
+def _floors(results: Results, variant: str) -> Iterator[str]:
     """Arms with a or b at the floor at the end of training."""
-    floor = results.spec.optimizer.get("activation_floor")
-    if not floor:
-        return
+    floor = float(results.spec.optimizer.get("activation_floor") or 0)
     for arm in results.spec.all_arms:
-        runs = [r for r in results.evaluated if r.arm == arm and r.status == "ok"]
-        found = sorted({(s, k) for r in runs for s, k in _at_floor(r, float(floor))})
-        number = sum(any(_at_floor(r, float(floor))) for r in runs)
-        if found:
-            names = "".join(dict.fromkeys(name for _, name in found))
+        runs = [r for r in select(results.records, variant, arm) if r.status == "ok"]
+        found = [[*_at_floor(run, floor)] for run in runs]
+        places = {place for own in found for place in own}
+        if places:
+            names = " and ".join(sorted({name for _, name in places}))
+            layers = len(runs[0].history.activations)
             yield (
-                f"{' and '.join(names)} of {arm} ended at the floor {floor:g} in "
-                f"{number} of {len(runs)} runs ({len({s for s, _ in found})} of "
-                f"{len(runs[0].history.activations)} layers)."
+                f"{names} of {arm} ended at the floor, {floor:g}, in {sum(map(bool, found))} "
+                f"of {len(runs)} runs, in {len({site for site, _ in places})} of {layers} "
+                f"layer{'s' * (layers > 1)}."
             )
 
 
 def _at_floor(record: Record, floor: float) -> Iterator[tuple[str, str]]:
-    for site, by_name in record.history.activations.items():
+    for site, by_name in record.history.activations.items() if floor else ():
         for name, path in by_name.items():
             # Records hold six digits.
             if np.min(np.asarray(path[-1], float)) <= floor * (1 + 1e-5):
                 yield site, name
 
 
-def _dead(results: Results) -> Iterator[str]:
-    """Layers whose slope vanishes at nearly all of their inputs."""
-    spec = results.spec
-    for arm in spec.all_arms:
+def _dead(results: Results, variant: str) -> Iterator[str]:
+    """Arms with layers whose slope vanishes at nearly all of their inputs."""
+    for arm in results.spec.all_arms:
         dead = []
-        for variant in spec.variant_names:
-            for unit in spec.unit_names:
-                runs = [
-                    r for r in results.evaluated if r.key[:3] == (arm, variant, unit)
+        for unit in results.spec.unit_names:
+            runs = select(results.records, variant, arm, unit)
+            ends = [r.history.activations for r in runs if r.status == "ok"]
+            for site, counts in results.inputs(arm, variant, unit).items():
+                b = [
+                    np.max(np.asarray(e[site]["b"][-1], float))
+                    for e in ends
+                    if site in e
                 ]
-                ends = [r.history.activations for r in runs if r.status == "ok"]
-                for site, counts in results.inputs(arm, variant, unit).items():
-                    b = [
-                        np.max(np.asarray(e[site]["b"][-1], float))
-                        for e in ends
-                        if site in e
-                    ]
-                    if not b:
-                        continue
-                    # b exp(x), the slope at x < 0, is below the limit left of here.
-                    limit = min(0.0, math.log(_DEAD_SLOPE / max(max(b), 1e-30)))
-                    edges = np.linspace(counts.low, counts.high, len(counts.counts) + 1)
-                    left = counts.below + sum(
-                        np.asarray(counts.counts)[edges[1:] <= limit]
-                    )
-                    total = counts.below + sum(counts.counts) + counts.above
-                    if total and left >= _DEAD_SHARE * total:
-                        dead.append(joined(variant, unit, site))
+                if b and _is_dead(counts, max(b)):
+                    dead.append(joined(unit, site))
         if dead:
-            yield f"{len(dead)} dead layers of {arm}: {', '.join(dead[:3])}{' …' * (len(dead) > 3)}."
+            more = f" and {len(dead) - 3} more" if len(dead) > 3 else ""
+            yield f"Dead layers of {arm}: {', '.join(dead[:3])}{more}."
+
+
+def _is_dead(inputs: InputCounts, b: float) -> bool:
+    """True if b exp(x), the slope at x < 0, is next to nothing for almost all inputs."""
+    limit = min(0.0, math.log(_DEAD_SLOPE / b)) if b > 0 else 0.0
+    edges = np.linspace(inputs.low, inputs.high, len(inputs.counts) + 1)
+    left = inputs.below + int(np.asarray(inputs.counts)[edges[1:] <= limit].sum())
+    total = inputs.below + sum(inputs.counts) + inputs.above
+    return total > 0 and left >= _DEAD_SHARE * total

@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
@@ -16,7 +17,7 @@ from apalu_jax.experiments.report.page.svg import Axis, Frame, drawing, limits, 
 from apalu_jax.functional import APALUParams, apalu
 
 Parameters = Mapping[str, NDArray[np.float64]]
-"""Values of a and b of each activation by site: [2, runs, epochs], or with quartiles behind."""
+"""a and b by site, [2, runs, epochs] or [2, runs, epochs, quartiles]."""
 
 _X = np.linspace(-4.0, 4.0, 33)
 _NEGATIVE = np.linspace(-6.0, 0.0, 21)
@@ -124,7 +125,7 @@ def _density(frame: Frame, inputs: InputCounts) -> str:
     return f'<path class="density" d="M{start:.1f} {bottom:g}{tops}V{bottom:g}z"/>'
 
 
-def _lines(parameters: Parameters, epochs: NDArray[np.float64], index: int) -> str:
+def _lines(parameters: Parameters, epochs: NDArray[np.float64], index: int) -> Markup:
     name, by_site = "ab"[index], {s: _runs(ab[index]) for s, ab in parameters.items()}
     frame = Frame(
         Axis(float(epochs[0]), max(float(epochs[-1]), 1e-9), 44, 330, whole=True),
@@ -141,7 +142,7 @@ def _lines(parameters: Parameters, epochs: NDArray[np.float64], index: int) -> s
     return drawing(340, 192, f"{name} over training: {said}", parts)
 
 
-def _map(parameters: Parameters, epochs: NDArray[np.float64], index: int) -> str:
+def _map(parameters: Parameters, epochs: NDArray[np.float64], index: int) -> Markup:
     """A row a layer, a column a logged epoch; the color is the mean of the runs."""
     name = "ab"[index]
     rows = np.asarray([_runs(ab[index]).mean(0) for ab in parameters.values()])

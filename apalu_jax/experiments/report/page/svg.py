@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
 _Values = NDArray[np.float64]
@@ -34,7 +34,7 @@ class Axis(NamedTuple):
     def ticks(self, count: int) -> list[tuple[float, str]]:
         """Coordinates and labels of round values."""
         steps = [1, 2, 5, 10] if self.whole else [1, 2, 2.5, 5, 10]
-        locator = MaxNLocator(count, steps=steps, integer=self.whole)
+        locator: Locator = MaxNLocator(count, steps=steps, integer=self.whole)
         if self.log and self.high / self.low > 8:
             locator = LogLocator(subs=(1.0, 2.0, 5.0) if self._decades < 2 else (1.0,))
         found = [t for t in locator.tick_values(self.low, self.high) if self._has(t)]
