@@ -115,6 +115,9 @@ def report_results(
     format: Annotated[
         str, typer.Option(help="text, to the terminal; markdown or html, into DIR.")
     ] = "text",
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder for the figures as PDF and SVG.")
+    ] = None,
     readme: Annotated[
         Path | None, typer.Option(help="A file to put the tables of verdicts into.")
     ] = None,
@@ -137,6 +140,11 @@ def report_results(
     if readme is not None:
         differs = report.update_readme(readme, report.overview(found))
         say(f"wrote {readme}" if differs else f"{readme} is up to date")
+    elif figures is not None:
+        for each in found:
+            name = each.folder.name if each.folder and len(found) > 1 else ""
+            written = report.write_figures(report.build(each), figures / name)
+            say(f"wrote {len(written)} files to {figures / name}")
     elif format != "text":
         for each in found:
             say(f"wrote {writers[format](report.build(each), each.folder or Path())}")

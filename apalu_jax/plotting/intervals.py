@@ -21,6 +21,7 @@ class Interval(NamedTuple):
       low: Lower end of the interval; NaN where there is none.
       high: Upper end; likewise.
       group: Lines of a group share a color and a marker.
+      points: What the estimate is the mean of, drawn as dots.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Interval(NamedTuple):
     low: float
     high: float
     group: str
+    points: Sequence[float] = ()
 
 
 def plot_intervals(
@@ -79,6 +81,11 @@ def plot_intervals(
         ]
         values = np.asarray([line.value for line, _ in lines])
         ends = np.asarray([[line.low, line.high] for line, _ in lines]).T
+        for line, place in lines:
+            places_of_dots = [place] * len(line.points)
+            axes.scatter(
+                line.points, places_of_dots, s=9, color="black", alpha=0.35, zorder=1.5
+            )
         axes.errorbar(
             values,
             [place for _, place in lines],

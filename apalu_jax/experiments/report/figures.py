@@ -1,7 +1,6 @@
 """Figures of a report."""
 
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ from apalu_jax import plotting
 from apalu_jax.experiments.analysis import Table
 from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import InputCounts, Record, select
-from apalu_jax.experiments.report import curves
+from apalu_jax.experiments.report import curves, differences
 from apalu_jax.experiments.results import Inputs, Results
 from apalu_jax.experiments.specs import Spec
 from apalu_jax.functional import APALUParams
@@ -66,7 +65,7 @@ def draw(results: Results, tables: Sequence[Table]) -> dict[str, Picture]:
     pictures: dict[str, Picture] = {}
     for table in tables:
         if table.metric.name == spec.metric.name:
-            pictures |= _intervals(spec, table)
+            pictures |= _intervals(spec, records, table)
     for variant in spec.variant_names:
         pictures |= _maps(spec, records, variant)
     unit = spec.unit_names[0]
@@ -82,29 +81,36 @@ def draw(results: Results, tables: Sequence[Table]) -> dict[str, Picture]:
     return pictures
 
 
-def _intervals(spec: Spec, table: Table) -> dict[str, Picture]:
-    metric = table.metric
-    lines = []
-    for summary in table.arms:
-        comparison = summary.comparison
-        if comparison is None:
-            continue
-        ends = comparison.interval or (math.nan, math.nan)
-        mean, low, high = (metric.shown(x) for x in (comparison.mean, *ends))
-        group = "ablation" if summary.arm in spec.ablations else "arm of the family"
-        lines.append(plotting.Interval(summary.arm, mean, low, high, group))
+def _intervals(
+    spec: Spec, records: Sequence[Record], table: Table
+) -> dict[str, Picture]:
+    metric, dots = table.metric, differences.dots(spec, records, table)
+    lines = [
+        plotting.Interval(
+            summary.arm,
+            *differences.ends(metric, summary),
+            "ablation" if summary.arm in spec.ablations else "arm of the family",
+            list(dots[summary.arm].values()),
+        )
+        for summary in differences.best_first(table)
+        if summary.comparison
+    ]
     if not lines:
         return {}
+    sides = ["worse", "better"] if metric.higher_is_better else ["better", "worse"]
+    about = f"test {metric.name}: {spec.reference} - arm{metric.unit(', ')}"
     figure = plotting.plot_intervals(
         lines,
         margin=(metric.shown(-metric.margin), metric.shown(metric.margin)),
-        xlabel=f"test {metric.name}: {spec.reference} - arm{metric.unit(', ')}",
+        xlabel=f"{spec.reference} {sides[0]}  <  {about}  >  {sides[1]}",
     )
+    figure.axes[0].set_xlim(differences.span(table, dots))
     variant = f", variant {table.variant}" if table.variant else ""
     side = "right" if metric.higher_is_better else "left"
     caption = (
         f"{spec.reference} - arm, test {metric.name}{variant}: mean and 95 % interval; "
-        f"{spec.reference} is the better one on the {side}. Gray: the margin."
+        f"{spec.reference} is the better one on the {side}. Dots: single "
+        f"{spec.pair_by}s, as far as they are near. Gray: the margin."
     )
     compact = table.variant == spec.variant_names[0]
     name = joined("intervals", table.variant, by="_")

@@ -207,13 +207,16 @@ def _units(results: Results, summaries: Sequence[Table]) -> list[Block]:
     spec, blocks = results.spec, []
     for table in summaries:
         metric = table.metric
-        about = f"{spec.reference} − arm{metric.unit(', in ')} (green: {spec.reference} better; orange: worse; faint: the interval holds zero)"
+        about = f"{spec.reference} − arm{metric.unit(', in ')}"
+        colors = (
+            f"Green: {spec.reference} better; orange: worse; faint: zero is inside."
+        )
         found = []
         if table.units:
-            caption = f"{about}, within each unit; 95 % interval over seeds"
+            caption = f"{about}, within each unit; 95 % interval over seeds. {colors}"
             found.append(grids.differences(metric, caption, "unit", table.units))
         if table.leave_one_out:
-            caption = f"{about}, over all units but one; *: significant"
+            caption = f"{about}, over all units but one; *: significant. {colors}"
             rows = table.leave_one_out
             found.append(
                 grids.differences(metric, caption, "left out", rows)._replace(

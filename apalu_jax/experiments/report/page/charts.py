@@ -9,10 +9,10 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from apalu_jax.experiments.analysis import ArmSummary, Table
-from apalu_jax.experiments.analysis.pairing import metric_values, paired
+from apalu_jax.experiments.analysis import Table
 from apalu_jax.experiments.formatting import joined
-from apalu_jax.experiments.records import Record, select
+from apalu_jax.experiments.records import Record
+from apalu_jax.experiments.report import differences
 from apalu_jax.experiments.report.page.parts import Chart
 from apalu_jax.experiments.report.page.svg import Axis, Frame, drawing, limits, text
 from apalu_jax.experiments.specs import Metric, Spec
@@ -20,37 +20,17 @@ from apalu_jax.experiments.specs import Metric, Spec
 # Shares of the width, in percent: the names of arms end where the differences begin.
 _NAMES, _END = 30.0, 98.0
 _ROW = 26
-# Single differences further out than this, in spans of the intervals, are marked at
-# the edge: a run that diverged would make a point of all others.
-_OUTSIDE = 1.5
-
-
-def best_first(table: Table) -> list[ArmSummary]:
-    """The arms of a table by their mean, the best one first, those without one last."""
-    sign = -1 if table.metric.higher_is_better else 1
-    return sorted(
-        table.arms,
-        key=lambda s: (math.isnan(s.mean), sign * s.mean if s.n else 0.0),
-    )
 
 
 def intervals(spec: Spec, records: Sequence[Record], table: Table) -> Chart | None:
     """Mean differences with 95 % intervals and a dot for every pair, best arm first."""
-    metric, arms = table.metric, [s for s in best_first(table) if s.comparison]
+    metric = table.metric
+    arms = [s for s in differences.best_first(table) if s.comparison]
     if not arms:
         return None
-    runs = {s.arm: select(records, table.variant, s.arm) for s in table.arms}
-    values = {arm: metric_values(spec, own, metric) for arm, own in runs.items()}
-    dots = {
-        s.arm: paired(values[spec.reference], values[s.arm], spec.pair_by) for s in arms
-    }
-    ends = [_ends(metric, s) for s in arms]
+    dots = differences.dots(spec, records, table)
     margin = [metric.shown(-metric.margin), metric.shown(metric.margin)]
-    low, high = limits(np.asarray([*ends, margin, [0.0, 0.0]], float))
-    every = np.asarray([metric.shown(d) for own in dots.values() for d in own.values()])
-    reach = _OUTSIDE * (high - low)
-    low, high = limits(np.asarray([low, high]), every[abs(every) < reach])
-    axis = Axis(low, high, _NAMES, _END)
+    axis = Axis(*differences.span(table, dots), _NAMES, _END)
     bottom = _ROW * len(arms) + 8
     parts = [
         _rect(axis, margin, bottom),
@@ -63,16 +43,16 @@ def intervals(spec: Spec, records: Sequence[Record], table: Table) -> Chart | No
         f'y2="{bottom}"/>',
         *_sides(spec, metric, axis.at(0), bottom + 32),
     ]
-    for row, (summary, (left, right)) in enumerate(zip(arms, ends, strict=True)):
+    for row, summary in enumerate(arms):
         y = _ROW * row + _ROW / 2 + 4
-        mean = axis.at(metric.shown(summary.comparison.mean))  # type: ignore[union-attr]
+        mean, left, right = differences.ends(metric, summary)
         style = "b" if summary.arm in spec.ablations else "a"
         parts.append(
             f'<text class="name" x="{_NAMES - 1.5}%" y="{y + 4}" text-anchor="end">'
             f"{escape(shortened(summary.arm, 15))}</text>"
         )
         pairs = dots[summary.arm].items()
-        marks = (_dot(spec, metric, axis, key, value) for key, value in pairs)
+        marks = (_dot(spec, axis, key, value) for key, value in pairs)
         parts.append(
             f'<g class="dots" transform="translate(0 {y:g})">{"".join(marks)}</g>'
         )
@@ -81,7 +61,9 @@ def intervals(spec: Spec, records: Sequence[Record], table: Table) -> Chart | No
                 f'<line class="ci {style}" x1="{axis.at(left):.2f}%" '
                 f'x2="{axis.at(right):.2f}%" y1="{y}" y2="{y}"/>'
             )
-        parts.append(f'<circle class="mean {style}" cx="{mean:.2f}%" cy="{y}" r="5"/>')
+        parts.append(
+            f'<circle class="mean {style}" cx="{axis.at(mean):.2f}%" cy="{y}" r="5"/>'
+        )
     alt = f"{_subject(spec, metric)}: " + "; ".join(
         f"{s.arm} {metric.difference_text(s.comparison.mean)} "
         f"({metric.interval_text(s.comparison.interval)})"
@@ -110,14 +92,6 @@ def _subject(spec: Spec, metric: Metric) -> str:
     return f"{spec.reference} − arm, test {metric.name}{metric.unit(', in ')}"
 
 
-def _ends(metric: Metric, summary: ArmSummary) -> tuple[float, float]:
-    comparison = summary.comparison
-    if comparison is None or comparison.interval is None:
-        return math.nan, math.nan
-    low, high = map(metric.shown, comparison.interval)
-    return low, high
-
-
 def _rect(axis: Axis, ends: Sequence[float], height: float) -> str:
     left, right = map(axis.at, ends)
     return (
@@ -138,16 +112,13 @@ def _sides(spec: Spec, metric: Metric, zero: float, y: float) -> list[str]:
     ]
 
 
-def _dot(
-    spec: Spec, metric: Metric, axis: Axis, key: str | int, difference: float
-) -> str:
-    shown = metric.shown(difference)
+def _dot(spec: Spec, axis: Axis, key: str | int, shown: float) -> str:
     clipped = min(max(shown, axis.low), axis.high)
     x, named = (
         f"{axis.at(clipped):.1f}%",
         f"seed {key}" if spec.pair_by == "seed" else key,
     )
-    title = f"<title>{escape(str(named))}: {metric.difference_text(difference)}</title>"
+    title = f"<title>{escape(str(named))}: {shown:+.3g}</title>"
     if shown == clipped:
         return f'<circle cx="{x}" r="3">{title}</circle>'
     sign, anchor = ("‹", "start") if shown < clipped else ("›", "end")

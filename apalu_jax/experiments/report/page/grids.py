@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from apalu_jax.experiments.analysis import ArmSummary, Comparison, Table, verdicts
 from apalu_jax.experiments.analysis.verdicts import FEWEST_PAIRS
 from apalu_jax.experiments.formatting import joined
-from apalu_jax.experiments.report.page.charts import best_first
+from apalu_jax.experiments.report.differences import best_first
 from apalu_jax.experiments.report.page.headline import decides
 from apalu_jax.experiments.report.page.parts import Cell, Grid
 from apalu_jax.experiments.report.tables import TextTable

@@ -155,10 +155,11 @@ def _floors(results: Results, variant: str) -> Iterator[str]:
         places = {place for own in found for place in own}
         if places:
             names = " and ".join(sorted({name for _, name in places}))
+            hit = len({site for site, _ in places})
             layers = len(runs[0].history.activations)
             yield (
-                f"{names} of {arm} ended at the floor, {floor:g}, in {sum(map(bool, found))} "
-                f"of {len(runs)} runs, in {len({site for site, _ in places})} of {layers} "
+                f"{names} of {arm} ended at the floor, {floor:g}, in "
+                f"{sum(map(bool, found))} of {len(runs)} runs and {hit} of {layers} "
                 f"layer{'s' * (layers > 1)}."
             )
 
@@ -192,7 +193,7 @@ def _dead(results: Results, variant: str) -> Iterator[str]:
 
 
 def _is_dead(inputs: InputCounts, b: float) -> bool:
-    """True if b exp(x), the slope at x < 0, is next to nothing for almost all inputs."""
+    """True if almost all inputs are where b exp(x), the slope, is next to nothing."""
     limit = min(0.0, math.log(_DEAD_SLOPE / b)) if b > 0 else 0.0
     edges = np.linspace(inputs.low, inputs.high, len(inputs.counts) + 1)
     left = inputs.below + int(np.asarray(inputs.counts)[edges[1:] <= limit].sum())
