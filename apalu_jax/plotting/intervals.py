@@ -36,6 +36,7 @@ def plot_intervals(
     intervals: Sequence[Interval],
     *,
     margin: tuple[float, float] | None = None,
+    groups: Sequence[str] = (),
     xlabel: str = "difference",
     title: str | None = None,
 ) -> Figure:
@@ -44,6 +45,7 @@ def plot_intervals(
     Args:
       intervals: What to draw.
       margin: Ends of what does not matter, drawn as a gray band.
+      groups: Their order, which gives the colors; that of the lines if empty.
       xlabel: Label of the differences, with their unit.
       title: Title of the figure.
 
@@ -69,7 +71,7 @@ def plot_intervals(
         axes.axvspan(*margin, color=GRAY, alpha=0.6, zorder=0, label="margin")
     places = np.arange(len(intervals))[::-1]
     for group, color, marker in zip(
-        dict.fromkeys(line.group for line in intervals),
+        dict.fromkeys([*groups, *(line.group for line in intervals)]),
         cycle(COLORS),
         cycle("os^vD<>X"),  # with the colors, no pair comes again soon
         strict=False,
@@ -79,6 +81,8 @@ def plot_intervals(
             for line, place in zip(intervals, places, strict=True)
             if line.group == group
         ]
+        if not lines:
+            continue
         values = np.asarray([line.value for line, _ in lines])
         ends = np.asarray([[line.low, line.high] for line, _ in lines]).T
         for line, place in lines:

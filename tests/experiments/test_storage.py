@@ -44,7 +44,8 @@ def full_disk(path, room):
     assert caught.value.filename == str(path)
 
 
-EMPTY = report.Report("title", "question", [], [], [], [], [], {})
+PAGE = Page(Card("answer", [], [], ""), [], [])
+EMPTY = report.Report("title", "question", [], [], [], [], [], {}, PAGE)
 
 
 @pytest.mark.parametrize(

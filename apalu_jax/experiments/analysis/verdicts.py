@@ -127,8 +127,8 @@ def words(table: Table) -> dict[str, str]:
     """Better, worse, equivalent, or open: the reference against each arm, by arm.
 
     Equivalent: not significantly different, and the two one-sided tests, adjusted after
-    Holm over the family, are below 0.05. Of fewer pairs than :data:`FEWEST_PAIRS`, and
-    of arms outside the family, nothing is said.
+    Holm over the family, are below 0.05. Nothing is decided by fewer pairs than
+    :data:`FEWEST_PAIRS` or differences without spread; ablations are left out.
     """
     found, outcome = sides(table), {}
     family = [s for s in table.arms if s.comparison and s.comparison.p_holm is not None]
@@ -137,6 +137,8 @@ def words(table: Table) -> dict[str, str]:
         arm, same = summary.arm, value < LEVEL
         if summary.comparison and summary.comparison.n < FEWEST_PAIRS:
             outcome[arm] = "too few pairs"
+        elif summary.comparison and summary.comparison.interval is None:
+            outcome[arm] = "no spread"
         elif arm in found.better or arm in found.worse:
             outcome[arm] = "better" if arm in found.better else "worse"
         else:

@@ -14,9 +14,9 @@ from apalu_jax.experiments.specs import Metric, Spec
 Dots: TypeAlias = Mapping[str, Mapping[str | int, float]]
 """Single differences by arm, and by seed or unit."""
 
-# Dots further out than so many spans of the intervals do not stretch the axis: a run
+# Dots further out than so many widths of all intervals do not stretch the axis: a run
 # that diverged would make a point of all others.
-_OUTSIDE = 1.5
+_OUTSIDE = 1.0
 
 
 def best_first(table: Table) -> list[ArmSummary]:
@@ -34,10 +34,10 @@ def best_first(table: Table) -> list[ArmSummary]:
 def dots(spec: Spec, records: Sequence[Record], table: Table) -> Dots:
     """The differences that the means of a table are of."""
     metric = table.metric
-    values = {
-        s.arm: metric_values(spec, select(records, table.variant, s.arm), metric)
-        for s in table.arms
-    }
+    runs: dict[str, list[Record]] = {summary.arm: [] for summary in table.arms}
+    for record in select(records, table.variant):
+        runs[record.arm].append(record)
+    values = {arm: metric_values(spec, own, metric) for arm, own in runs.items()}
     found = {}
     for summary in table.arms:
         if summary.comparison is not None:

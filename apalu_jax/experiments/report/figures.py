@@ -24,6 +24,8 @@ from apalu_jax.introspection import Histogram, Snapshot
 _LAYERS = 12
 """Number of activations shown of a larger network."""
 
+_GROUPS = ("arm of the family", "ablation")
+
 # Reports are committed: a page of figures stays below some hundred kB.
 _DPI = 75
 
@@ -89,7 +91,7 @@ def _intervals(
         plotting.Interval(
             summary.arm,
             *differences.ends(metric, summary),
-            "ablation" if summary.arm in spec.ablations else "arm of the family",
+            _GROUPS[summary.arm in spec.ablations],
             list(dots[summary.arm].values()),
         )
         for summary in differences.best_first(table)
@@ -102,6 +104,7 @@ def _intervals(
     figure = plotting.plot_intervals(
         lines,
         margin=(metric.shown(-metric.margin), metric.shown(metric.margin)),
+        groups=_GROUPS,
         xlabel=f"{spec.reference} {sides[0]}  <  {about}  >  {sides[1]}",
     )
     figure.axes[0].set_xlim(differences.span(table, dots))

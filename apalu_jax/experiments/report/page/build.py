@@ -89,12 +89,13 @@ def _image(picture: Picture) -> Markup:
 
 
 def _judged(results: Results, summaries: Sequence[Table]) -> list[Block]:
-    spec, blocks = results.spec, []
+    spec = results.spec
+    blocks: list[Block] = []
     for table in summaries:
         if not table.arms:
             continue
         section = tables.judged(spec, table)
-        chart = charts.intervals(spec, results.evaluated, table)
+        chart = charts.intervals(spec, results.evaluated, table, named=not blocks)
         blocks.append(
             Block(
                 _anchor("result", table.metric.name, table.variant),
@@ -214,15 +215,10 @@ def _units(results: Results, summaries: Sequence[Table]) -> list[Block]:
         found = []
         if table.units:
             caption = f"{about}, within each unit; 95 % interval over seeds. {colors}"
-            found.append(grids.differences(metric, caption, "unit", table.units))
+            found.append(grids.differences(metric, caption, table.units))
         if table.leave_one_out:
             caption = f"{about}, over all units but one; *: significant. {colors}"
-            rows = table.leave_one_out
-            found.append(
-                grids.differences(metric, caption, "left out", rows)._replace(
-                    folded=True
-                )
-            )
+            found.append(grids.left_out(metric, caption, table.leave_one_out))
         if found:
             title = joined(f"Test {metric.name}", table.variant)
             anchor = _anchor("units", metric.name, table.variant)

@@ -22,8 +22,13 @@ _NAMES, _END = 30.0, 98.0
 _ROW = 26
 
 
-def intervals(spec: Spec, records: Sequence[Record], table: Table) -> Chart | None:
-    """Mean differences with 95 % intervals and a dot for every pair, best arm first."""
+def intervals(
+    spec: Spec, records: Sequence[Record], table: Table, *, named: bool
+) -> Chart | None:
+    """Mean differences with 95 % intervals and a dot for every pair, best arm first.
+
+    If ``named``, a dot tells its seed or unit, and takes twice the bytes.
+    """
     metric = table.metric
     arms = [s for s in differences.best_first(table) if s.comparison]
     if not arms:
@@ -52,7 +57,11 @@ def intervals(spec: Spec, records: Sequence[Record], table: Table) -> Chart | No
             f"{escape(shortened(summary.arm, 15))}</text>"
         )
         pairs = dots[summary.arm].items()
-        marks = (_dot(spec, axis, key, value) for key, value in pairs)
+        kind = "seed " if spec.pair_by == "seed" else ""
+        marks = (
+            _dot(axis, value, f"{kind}{key}: {value:+.3g}" if named else "")
+            for key, value in pairs
+        )
         parts.append(
             f'<g class="dots" transform="translate(0 {y:g})">{"".join(marks)}</g>'
         )
@@ -112,15 +121,11 @@ def _sides(spec: Spec, metric: Metric, zero: float, y: float) -> list[str]:
     ]
 
 
-def _dot(spec: Spec, axis: Axis, key: str | int, shown: float) -> str:
+def _dot(axis: Axis, shown: float, name: str) -> str:
     clipped = min(max(shown, axis.low), axis.high)
-    x, named = (
-        f"{axis.at(clipped):.1f}%",
-        f"seed {key}" if spec.pair_by == "seed" else key,
-    )
-    title = f"<title>{escape(str(named))}: {shown:+.3g}</title>"
+    x, title = f"{axis.at(clipped):.1f}%", f"<title>{escape(name)}</title>" * bool(name)
     if shown == clipped:
-        return f'<circle cx="{x}" r="3">{title}</circle>'
+        return f'<circle cx="{x}">{title}</circle>' if title else f'<circle cx="{x}"/>'
     sign, anchor = ("‹", "start") if shown < clipped else ("›", "end")
     return f'<text x="{x}" y="4" text-anchor="{anchor}">{sign}{title}</text>'
 

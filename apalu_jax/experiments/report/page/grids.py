@@ -51,10 +51,7 @@ def outcome(spec: Spec, table: Table) -> Grid:
 
 
 def differences(
-    metric: Metric,
-    caption: str,
-    first: str,
-    rows: Mapping[str, Mapping[str, Comparison]],
+    metric: Metric, caption: str, rows: Mapping[str, Mapping[str, Comparison]]
 ) -> Grid:
     """Differences by unit and arm, colored by sign and by size in margins.
 
@@ -65,7 +62,16 @@ def differences(
         [Cell(unit), *(_difference(metric, row.get(arm)) for arm in arms)]
         for unit, row in rows.items()
     ]
-    return Grid(caption, [first, *arms], cells)
+    return Grid(caption, ["unit", *arms], cells)
+
+
+def left_out(
+    metric: Metric, caption: str, rows: Mapping[str, Mapping[str, Comparison]]
+) -> Grid:
+    """The same over all units but one, folded and without the intervals."""
+    grid = differences(metric, caption, rows)
+    cells = [[cell._replace(note="") for cell in row] for row in grid.rows]
+    return Grid(caption, ["left out", *grid.header[1:]], cells, folded=True)
 
 
 def plain(table: TextTable, caption: str, *, folded: bool = False) -> Grid:
@@ -98,7 +104,7 @@ def _mean(spec: Spec, metric: Metric, summary: ArmSummary) -> str:
 def _p(comparison: Comparison) -> str:
     """No p-value of an ablation, of few pairs or of differences without spread."""
     p = comparison.p_holm
-    if p is None or comparison.n < FEWEST_PAIRS or not comparison.sd > 0:
+    if p is None or comparison.n < FEWEST_PAIRS or comparison.interval is None:
         return "–"
     return "<0.001" if p < 5e-4 else f"{p:.3f}"
 

@@ -17,6 +17,14 @@ from apalu_jax.experiments.specs import Spec
 _SMOKE = "smoke"
 _DEAD_SLOPE, _DEAD_SHARE = 1e-3, 0.999
 
+_HOW = {
+    "better": "better than",
+    "worse": "worse than",
+    "equivalent": "equivalent to",
+    "open": "undecided against",
+    "no spread": "without any spread against",
+}
+
 
 def card(
     results: Results, table: Table, verdict: Verdict | None, notes: Sequence[str]
@@ -58,20 +66,18 @@ def _answer(spec: Spec, table: Table) -> str:
             f"{min(c.n for c in others)} pairs are too few to answer the question: "
             f"{FEWEST_PAIRS} are the fewest that can show a difference."
         )
-    count, sentences = len(words), []
-    for word in ("better", "worse"):
-        if word in by_word:
-            sentences.append(f"{word} than {_names(by_word[word], count)}")
-    if not sentences:
-        which = f"any of the {count} others" if count > 1 else _names([*words], count)
-        sentences = [f"not significantly different from {which}"]
-    if "equivalent" in by_word:
-        sentences.append(f"equivalent to {_names(by_word['equivalent'], count)}")
-    if "open" in by_word and len(by_word) > 1:
-        sentences.append(f"undecided against {_names(by_word['open'], count)}")
+    count, said = len(words), []
+    if {*by_word} <= {"open", "equivalent"}:
+        which = f"any of the {count} others" if count > 1 else next(iter(words))
+        said.append(f"not significantly different from {which}")
+    if by_word.keys() != {"open"}:
+        said += [
+            f"{how} {_names(by_word[w], count)}"
+            for w, how in _HOW.items()
+            if w in by_word
+        ]
     where = f" (variant {table.variant})" if table.variant else ""
-    outcome = "; ".join(sentences)
-    return f"{spec.reference} is {outcome} in test {table.metric.name}{where}."
+    return f"{spec.reference} is {'; '.join(said)} in test {table.metric.name}{where}."
 
 
 def _names(arms: Sequence[str], count: int) -> str:
@@ -85,14 +91,9 @@ def _verdict(table: Table, verdict: Verdict | None) -> str:
     if verdict:
         return verdict.status
     words = [*verdicts.words(table).values()]
-    than = {
-        "better": "better than",
-        "worse": "worse than",
-        "equivalent": "equivalent to",
-    }
     counts = {word: words.count(word) for word in dict.fromkeys(words)}
     of = f"of {len(words)}"
-    said = (f"{than.get(word, word)} {n} {of}" for word, n in counts.items())
+    said = (f"{_HOW.get(word, word)} {n} {of}" for word, n in counts.items())
     return joined(*said) or "none yet"
 
 
@@ -117,7 +118,7 @@ def _size(spec: Spec, table: Table) -> str:
 
 def _detectable(spec: Spec, table: Table) -> str:
     metric, family = table.metric, _compared(table)
-    sizes = [c.minimum_detectable_effect for c in family]
+    sizes = [c.minimum_detectable_effect for c in family if c.interval]
     known = [size for size in sizes if not math.isnan(size)]
     margin = f"margin: ±{metric.margin_text}"
     if not known:
@@ -175,10 +176,10 @@ def _at_floor(record: Record, floor: float) -> Iterator[tuple[str, str]]:
 def _dead(results: Results, variant: str) -> Iterator[str]:
     """Arms with layers whose slope vanishes at nearly all of their inputs."""
     for arm in results.spec.all_arms:
+        own = [r for r in select(results.records, variant, arm) if r.status == "ok"]
         dead = []
-        for unit in results.spec.unit_names:
-            runs = select(results.records, variant, arm, unit)
-            ends = [r.history.activations for r in runs if r.status == "ok"]
+        for unit in dict.fromkeys(r.unit for r in own if r.history.activations):
+            ends = [r.history.activations for r in own if r.unit == unit]
             for site, counts in results.inputs(arm, variant, unit).items():
                 b = [
                     np.max(np.asarray(e[site]["b"][-1], float))
