@@ -22,9 +22,12 @@ from apalu_jax.experiments.results import Results
 # More layers than this are shown by an even choice of them.
 _LAYERS = 12
 
-# So many variants keep a page below 400 kB.
+# Curves of so many variants, and the training loss of the first one, keep a page below
+# 400 kB.
 _VARIANTS = 4
-_OTHER_CURVES = " Of the other {} variants: `apalu report DIR --figures FOLDER`."
+_REST = (
+    " All variants, and the training loss of each: apalu report DIR --figures FOLDER."
+)
 
 
 def build(
@@ -91,6 +94,7 @@ def _image(picture: Picture) -> Markup:
 def _judged(results: Results, summaries: Sequence[Table]) -> list[Block]:
     spec = results.spec
     blocks: list[Block] = []
+    said: set[str] = set()
     for table in summaries:
         if not table.arms:
             continue
@@ -105,9 +109,10 @@ def _judged(results: Results, summaries: Sequence[Table]) -> list[Block]:
                     grids.outcome(spec, table),
                     grids.plain(section.tables[0], "Every statistic", folded=True),
                 ],
-                section.notes,
+                [note for note in section.notes if note not in said],
             )
         )
+        said.update(section.notes)
     return blocks
 
 
@@ -115,16 +120,15 @@ def _curves(results: Results) -> list[Block]:
     """Learning curves of the first variants, in the first unit."""
     spec, blocks = results.spec, []
     split, words = curves.watched_split(spec)
-    left = len(spec.variant_names) - _VARIANTS
-    rest = _OTHER_CURVES.format(left) if left > 0 else ""
+    validation = (split, spec.metric.name, f"{spec.metric.name} on the {words}")
+    training = ("train", "loss", "Training loss")
     for variant in spec.variant_names[:_VARIANTS]:
         runs = curves.drawn_runs(spec, results.records, variant)
         place = charts.place(variant, spec.unit_names[0])
         found = []
-        for source, name, label in (
-            (split, spec.metric.name, f"{spec.metric.name} on the {words}"),
-            ("train", "loss", "Training loss"),
-        ):
+        first = variant == spec.variant_names[0]
+        rest = _REST if first and len(spec.variant_names) > 1 else ""
+        for source, name, label in (validation, training) if first else (validation,):
             by_arm = curves.by_arm(spec, runs, source, name)
             if by_arm:
                 found.append(
@@ -143,7 +147,6 @@ def _curves(results: Results) -> list[Block]:
         if found:
             title = f"Variant {variant}" if variant else "Validation and training"
             blocks.append(Block(_anchor("curves", variant), title, found))
-            rest = ""
     return blocks
 
 

@@ -156,12 +156,11 @@ def _floors(results: Results, variant: str) -> Iterator[str]:
         places = {place for own in found for place in own}
         if places:
             names = " and ".join(sorted({name for _, name in places}))
-            hit = len({site for site, _ in places})
-            layers = len(runs[0].history.activations)
+            hit, layers = len({s for s, _ in places}), len(runs[0].history.activations)
+            where = f" and {hit} of {layers} layers" if layers > 1 else ""
             yield (
                 f"{names} of {arm} ended at the floor, {floor:g}, in "
-                f"{sum(map(bool, found))} of {len(runs)} runs and {hit} of {layers} "
-                f"layer{'s' * (layers > 1)}."
+                f"{sum(map(bool, found))} of {len(runs)} runs{where}."
             )
 
 
