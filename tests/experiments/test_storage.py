@@ -12,6 +12,7 @@ import pytest
 
 from apalu_jax import _files, _readme
 from apalu_jax.experiments import ExperimentError, report, storage
+from apalu_jax.experiments.report.page.parts import Card, Page
 
 from .helpers import ROOT
 

@@ -1,10 +1,11 @@
 """Terms of the page: an anchor, the words, an explanation."""
 
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 
 class Term(NamedTuple):
-    """``headings`` are those of tables that the term explains."""
+    """A term; ``headings`` are patterns of the headings that it explains."""
 
     name: str
     meaning: str
@@ -25,13 +26,14 @@ TERMS: dict[str, Term] = {
         "ablation",
         "An arm that shows which part of the reference matters. It stands outside the "
         "family of tests: its numbers are exploratory.",
+        ("ablation*",),
     ),
     "pair": Term(
         "paired seeds",
         "Every seed trains each arm on the same splits, in the same order, from the "
         "same draw of the weights. Differences within a seed leave out the luck that "
         "both arms share.",
-        ("runs", "seeds", "pairs"),
+        ("runs", "Runs", "seeds", "pairs"),
     ),
     "unit": Term(
         "unit",
@@ -42,7 +44,7 @@ TERMS: dict[str, Term] = {
         "difference",
         "Reference minus arm, the mean over the pairs. The sign says on which side the "
         "better one is only together with the metric: see the axis of the figure.",
-        ("difference",),
+        ("* − arm*", "* - arm*"),
     ),
     "interval": Term(
         "95 % interval",
@@ -73,11 +75,12 @@ TERMS: dict[str, Term] = {
         "verdict",
         "Better or worse: significantly so after Holm's adjustment. Equivalent: not, "
         "and the difference is shown to lie within the margin. Open: neither is shown.",
-        ("verdict",),
+        ("verdict", "Verdict*"),
     ),
     "margin": Term(
         "margin",
         "The largest difference of no practical importance, declared before the run.",
+        ("margin*",),
     ),
     "tost": Term(
         "p, TOST",
@@ -89,7 +92,7 @@ TERMS: dict[str, Term] = {
         "MDE",
         "Minimum detectable effect: the smallest true difference that a run of this "
         "size and spread finds significant in 80 of 100 repetitions.",
-        ("MDE, 80 % power",),
+        ("MDE*", "Could detect"),
     ),
     "binomial": Term(
         "binomial 95 %",
@@ -102,7 +105,7 @@ TERMS: dict[str, Term] = {
         "Place of an arm in each unit, averaged; 1 is best.",
         ("mean rank",),
     ),
-    "sd": Term("± sd", "The standard deviation over the seeds."),
+    "sd": Term("± sd", "The standard deviation over the seeds.", ("*± sd",)),
     "a-b": Term(
         "a and b",
         "The trained numbers of APALU: a scales the side of positive inputs, b the "
@@ -126,6 +129,8 @@ TERMS: dict[str, Term] = {
 
 
 def anchor_of(heading: str) -> str:
-    """The anchor of the term that explains a heading of a table; "" without one."""
-    found = (key for key, term in TERMS.items() if heading in term.headings)
-    return next(found, "")
+    """The anchor of the term that explains a heading; "" without one."""
+    for key, term in TERMS.items():
+        if any(fnmatchcase(heading, pattern) for pattern in term.headings):
+            return key
+    return ""
