@@ -62,7 +62,8 @@ def span(table: Table, found: Dots) -> tuple[float, float]:
     shown = np.asarray(
         [*lines, [-metric.shown(metric.margin), 0.0, metric.shown(metric.margin)]]
     )
-    low, high = float(np.nanmin(shown)), float(np.nanmax(shown))
+    shown = shown[np.isfinite(shown)]
+    low, high = float(shown.min()), float(shown.max())
     reach = _OUTSIDE * (high - low)
     near = [
         d

@@ -1,7 +1,6 @@
 """The page put together."""
 
 import base64
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -63,19 +62,17 @@ def build(
 def _checks(sections: Sequence[Section]) -> list[Block]:
     return [
         Block(
-            f"check-{number}",
             section.title,
             grids=[grids.plain(table, table.title) for table in section.tables],
             notes=section.notes,
         )
-        for number, section in enumerate(sections, start=1)
+        for section in sections
     ]
 
 
 def _maps(pictures: Mapping[str, Picture]) -> list[Block]:
     return [
         Block(
-            _anchor(name),
             name.replace("_", " "),
             [Chart("", picture.caption, [_image(picture)], wide=True)],
         )
@@ -102,7 +99,6 @@ def _judged(results: Results, summaries: Sequence[Table]) -> list[Block]:
         chart = charts.intervals(spec, results.evaluated, table, named=not blocks)
         blocks.append(
             Block(
-                _anchor("result", table.metric.name, table.variant),
                 section.title,
                 [chart] if chart else [],
                 [
@@ -118,14 +114,15 @@ def _judged(results: Results, summaries: Sequence[Table]) -> list[Block]:
 
 def _curves(results: Results) -> list[Block]:
     """Learning curves of the first variants, in the first unit."""
-    spec, blocks = results.spec, []
+    spec = results.spec
+    blocks: list[Block] = []
     split, words = curves.watched_split(spec)
     validation = (split, spec.metric.name, f"{spec.metric.name} on the {words}")
     training = ("train", "loss", "Training loss")
     for variant in spec.variant_names[:_VARIANTS]:
         runs = curves.drawn_runs(spec, results.records, variant)
         place = charts.place(variant, spec.unit_names[0])
-        found = []
+        found: list[Chart] = []
         first = variant == spec.variant_names[0]
         rest = _REST if first and len(spec.variant_names) > 1 else ""
         for source, name, label in (validation, training) if first else (validation,):
@@ -141,12 +138,12 @@ def _curves(results: Results) -> list[Block]:
                         caption=f"{label}{place}: median and middle half of the runs. "
                         "Right: the end enlarged, with a scale of its own in each "
                         f"panel.{rest}",
-                        anchor=_anchor("shared", name, variant),
+                        anchor=f"shared-{len(blocks)}-{len(found)}",
                     )
                 )
         if found:
             title = f"Variant {variant}" if variant else "Validation and training"
-            blocks.append(Block(_anchor("curves", variant), title, found))
+            blocks.append(Block(title, found))
     return blocks
 
 
@@ -166,7 +163,7 @@ def _shapes(results: Results) -> list[Block]:
             f"f(x) of {arm}{place}, one panel a layer. Right: the negative side "
             f"enlarged.{some}{_quartiles(found)}",
         )
-        blocks.append(Block(_anchor("shapes", arm), arm, [chart]))
+        blocks.append(Block(arm, [chart]))
     return blocks
 
 
@@ -183,11 +180,7 @@ def _evolution(results: Results) -> list[Block]:
             f"a and b of {arm}{place}: mean of the runs, with their range around "
             f"lines.{_quartiles(found)}",
         )
-        blocks.append(
-            Block(
-                _anchor("parameters", arm), arm, [chart], [learned.final_values(found)]
-            )
-        )
+        blocks.append(Block(arm, [chart], [learned.final_values(found)]))
     return blocks
 
 
@@ -224,8 +217,7 @@ def _units(results: Results, summaries: Sequence[Table]) -> list[Block]:
             found.append(grids.left_out(metric, caption, table.leave_one_out))
         if found:
             title = joined(f"Test {metric.name}", table.variant)
-            anchor = _anchor("units", metric.name, table.variant)
-            blocks.append(Block(anchor, title, grids=found))
+            blocks.append(Block(title, grids=found))
     return blocks
 
 
@@ -246,7 +238,3 @@ def _reproduce(results: Results) -> list[tuple[str, str]]:
         )
         lines.append(("made with", f"{setup.platform}; {versions}"))
     return lines
-
-
-def _anchor(*parts: str) -> str:
-    return re.sub(r"[^\w-]+", "-", joined(*parts, by="-")).lower()

@@ -34,83 +34,70 @@ def intervals(
     if not arms:
         return None
     dots = differences.dots(spec, records, table)
-    margin = [metric.shown(-metric.margin), metric.shown(metric.margin)]
     axis = Axis(*differences.span(table, dots), _NAMES, _END)
     bottom = _ROW * len(arms) + 8
-    parts = [
-        _rect(axis, margin, bottom),
-        *(
-            f'<line class="grid" x1="{x:.2f}%" x2="{x:.2f}%" y1="0" y2="{bottom}"/>'
-            f'<text x="{x:.2f}%" y="{bottom + 14}" text-anchor="middle">{label}</text>'
-            for x, label in axis.ticks(5)
-        ),
-        f'<line class="zero" x1="{axis.at(0):.2f}%" x2="{axis.at(0):.2f}%" y1="0" '
-        f'y2="{bottom}"/>',
-        *_sides(spec, metric, axis.at(0), bottom + 32),
-    ]
+    parts = [*_background(metric, axis, bottom), *_sides(spec, metric, axis, bottom)]
     for row, summary in enumerate(arms):
-        y = _ROW * row + _ROW / 2 + 4
-        mean, left, right = differences.ends(metric, summary)
-        style = "b" if summary.arm in spec.ablations else "a"
-        parts.append(
-            f'<text class="name" x="{_NAMES - 1.5}%" y="{y + 4}" text-anchor="end">'
-            f"{escape(shortened(summary.arm, 15))}</text>"
-        )
-        pairs = dots[summary.arm].items()
         kind = "seed " if spec.pair_by == "seed" else ""
         marks = (
             _dot(axis, value, f"{kind}{key}: {value:+.3g}" if named else "")
-            for key, value in pairs
+            for key, value in dots[summary.arm].items()
         )
+        style = "b" if summary.arm in spec.ablations else "a"
         parts.append(
-            f'<g class="dots" transform="translate(0 {y:g})">{"".join(marks)}</g>'
+            f'<g transform="translate(0 {_ROW * row + _ROW // 2 + 4})">'
+            f'<g class="dots">{"".join(marks)}</g>'
+            f"{_mean(axis, summary.arm, differences.ends(metric, summary), style)}</g>"
         )
-        if np.isfinite([left, right]).all():
-            parts.append(
-                f'<line class="ci {style}" x1="{axis.at(left):.2f}%" '
-                f'x2="{axis.at(right):.2f}%" y1="{y}" y2="{y}"/>'
-            )
-        parts.append(
-            f'<circle class="mean {style}" cx="{axis.at(mean):.2f}%" cy="{y}" r="5"/>'
-        )
-    alt = f"{_subject(spec, metric)}: " + "; ".join(
+    said = (
         f"{s.arm} {metric.difference_text(s.comparison.mean)} "
         f"({metric.interval_text(s.comparison.interval)})"
         for s in arms
         if s.comparison
     )
+    subject = f"{spec.reference} − arm, test {metric.name}{metric.unit(', in ')}"
+    alt = escape(f"{subject}: {'; '.join(said)}")
     figure = Markup(
-        f'<svg role="img" width="100%" height="{bottom + 40}" '
-        f'aria-label="{escape(alt)}">{"".join(parts)}</svg>'
+        f'<svg role="img" width="100%" height="{bottom + 40}" aria-label="{alt}">'
+        f"{''.join(parts)}</svg>"
     )
-    of = "seed" if spec.pair_by == "seed" else "unit"
-    legend = [("mean a", "mean and 95 % interval"), ("dot", f"one {of}")]
-    if {s.arm for s in arms} & {*spec.ablations}:
+    legend = [("mean a", "mean and 95 % interval"), ("dot", f"one {spec.pair_by}")]
+    if any(summary.arm in spec.ablations for summary in arms):
         legend.append(("mean b", "ablation (exploratory)"))
     legend.append(("margin", f"margin, ±{metric.margin_text}"))
-    return Chart(
-        "",
-        f"{_subject(spec, metric)}; the best arm on top.",
-        [figure],
-        legend,
-        wide=True,
-    )
+    return Chart("", f"{subject}; the best arm on top.", [figure], legend, wide=True)
 
 
-def _subject(spec: Spec, metric: Metric) -> str:
-    return f"{spec.reference} − arm, test {metric.name}{metric.unit(', in ')}"
-
-
-def _rect(axis: Axis, ends: Sequence[float], height: float) -> str:
-    left, right = map(axis.at, ends)
-    return (
+def _background(metric: Metric, axis: Axis, bottom: int) -> list[str]:
+    """The margin, a grid with its labels, and a line at zero."""
+    left, right = (axis.at(metric.shown(m)) for m in (-metric.margin, metric.margin))
+    zero = axis.at(0)
+    return [
         f'<rect class="margin" x="{left:.2f}%" width="{right - left:.2f}%" y="0" '
-        f'height="{height}"/>'
+        f'height="{bottom}"/>',
+        *(
+            f'<line class="grid" x1="{x:.2f}%" x2="{x:.2f}%" y1="0" y2="{bottom}"/>'
+            f'<text x="{x:.2f}%" y="{bottom + 14}" text-anchor="middle">{label}</text>'
+            for x, label in axis.ticks(5)
+        ),
+        f'<line class="zero" x1="{zero:.2f}%" x2="{zero:.2f}%" y1="0" y2="{bottom}"/>',
+    ]
+
+
+def _mean(axis: Axis, arm: str, ends: tuple[float, float, float], style: str) -> str:
+    """The name of an arm, its interval and its mean."""
+    middle, left, right = (f"{axis.at(axis.clip(end)):.2f}%" for end in ends)
+    line = f'<line class="ci {style}" x1="{left}" x2="{right}"/>'
+    return (
+        f'<text class="name" x="{_NAMES - 1.5}%" y="4" text-anchor="end">'
+        f"{escape(shortened(arm, 15))}</text>{line if ends[1] < ends[2] else ''}"
+        f'<circle class="mean {style}" cx="{middle}" r="5"/>'
     )
 
 
-def _sides(spec: Spec, metric: Metric, zero: float, y: float) -> list[str]:
+def _sides(spec: Spec, metric: Metric, axis: Axis, bottom: int) -> list[str]:
     """The words at both sides of zero."""
+    zero, y = axis.at(0), bottom + 32
     words = ["worse", "better"] if metric.higher_is_better else ["better", "worse"]
     left, right = (f"{spec.reference} {word}" for word in words)
     return [
@@ -122,7 +109,7 @@ def _sides(spec: Spec, metric: Metric, zero: float, y: float) -> list[str]:
 
 
 def _dot(axis: Axis, shown: float, name: str) -> str:
-    clipped = min(max(shown, axis.low), axis.high)
+    clipped = axis.clip(shown)
     x, title = f"{axis.at(clipped):.1f}%", f"<title>{escape(name)}</title>" * bool(name)
     if shown == clipped:
         return f'<circle cx="{x}">{title}</circle>' if title else f'<circle cx="{x}"/>'
@@ -161,21 +148,11 @@ def learning_curves(
         parts = [text(40, 14, arm, style="name"), shared, _run(frame, epochs, own, "a")]
         shared = f'<use href="#{anchor}"/>'
         if len(epochs) > 2:
-            both = [each[:, narrow] for each in (base, own) if each is not None]
-            end = Frame(
-                Axis(*_span(epochs[narrow]), 246, 330, whole=True),
-                Axis(*limits(*both, log=log), 150, 26, log),
-            )
-            parts.append(end.axes("the end", (2, 4)))
-            for style, quartiles in zip("ra"[-len(both) :], both, strict=True):
-                parts.append(_run(end, epochs[narrow], quartiles, style))
-        lost = int((~np.isfinite(curves[arm][:, -1])).sum())
-        said = ", ".join(
-            f"{a} {found[a][1][-1]:.4g}"
-            for a in dict.fromkeys((spec.reference, arm))
-            if a in found
-        )
+            parts.append(_end(epochs[narrow], own[:, narrow], base, log))
+        both = {arm: own} if base is None else {spec.reference: base, arm: own}
+        said = ", ".join(f"{a} {v[1][-1]:.4g}" for a, v in both.items())
         alt = f"{label} over training; medians after epoch {epochs[-1]:g}: {said}"
+        lost = int((~np.isfinite(curves[arm][:, -1])).sum())
         if lost:
             diverged = f"{lost} of {len(curves[arm])} diverged"
             parts.append(text(330, 14, diverged, "end", "worse"))
@@ -184,6 +161,23 @@ def learning_curves(
     legend = [("line r", spec.reference)] if base is not None else []
     legend.append(("line a", "the arm named above"))
     return Chart(label, caption, drawings, legend)
+
+
+def _end(
+    epochs: NDArray[np.float64],
+    own: NDArray[np.float64],
+    base: NDArray[np.float64] | None,
+    log: bool,
+) -> str:
+    """The last epochs of an arm and of the reference, on a scale of their own."""
+    behind = None if base is None else base[:, -len(epochs) :]
+    shown = own if behind is None else np.concatenate([behind, own])
+    frame = Frame(
+        Axis(*_span(epochs), 246, 330, whole=True),
+        Axis(*limits(shown, log=log), 150, 26, log),
+    )
+    lines = _run(frame, epochs, behind, "r") + _run(frame, epochs, own, "a")
+    return frame.axes("the end", (2, 4)) + lines
 
 
 def _run(

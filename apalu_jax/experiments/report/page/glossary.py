@@ -105,7 +105,7 @@ TERMS: dict[str, Term] = {
         "Place of an arm in each unit, averaged; 1 is best.",
         ("mean rank",),
     ),
-    "sd": Term("± sd", "The standard deviation over the seeds.", ("*± sd",)),
+    "sd": Term("± sd", "After ±: the standard deviation over the seeds.", ("*± sd",)),
     "a-b": Term(
         "a and b",
         "The trained numbers of APALU: a scales the side of positive inputs, b the "

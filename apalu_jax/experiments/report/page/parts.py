@@ -33,9 +33,8 @@ class Grid(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Content below one heading; the anchor is a valid id."""
+    """Content below one heading."""
 
-    anchor: str
     title: str
     charts: list[Chart] = []
     grids: list[Grid] = []
@@ -43,7 +42,7 @@ class Block(NamedTuple):
 
 
 class Chapter(NamedTuple):
-    """Blocks of one kind; every block but the first is folded."""
+    """Blocks of one kind; all but the first are folded. The anchor is an id."""
 
     anchor: str
     title: str

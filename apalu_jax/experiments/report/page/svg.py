@@ -31,6 +31,10 @@ class Axis(NamedTuple):
         share = (value - low) / (high - low)
         return self.start + share * (self.end - self.start)
 
+    def clip(self, value: float) -> float:
+        """The value, or the end of the axis that is nearest to it."""
+        return min(max(value, self.low), self.high)
+
     def ticks(self, count: int) -> list[tuple[float, str]]:
         """Coordinates and labels of round values."""
         steps = [1, 2, 5, 10] if self.whole else [1, 2, 2.5, 5, 10]
@@ -112,9 +116,7 @@ class Frame(NamedTuple):
 
     def _inside(self, y: float) -> float:
         """A coordinate within the frame."""
-        if self.y.log and y <= self.y.low:
-            return self.y.start
-        return round(min(max(self.y.at(y), self.y.end), self.y.start), 1)
+        return round(self.y.at(self.y.clip(y)), 1)
 
 
 def text(x: float, y: float, content: str, anchor: str = "", style: str = "") -> str:
