@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -147,6 +148,9 @@ def test_report_of_a_folder(first_run, tmp_path):
         result = invoke("report", "run", "--format", format)
         assert result.stdout == f"wrote run/{name}\n"
         assert (tmp_path / "run" / name).exists()
+    drawn = invoke("report", "run", "--figures", "drawn")
+    assert re.fullmatch(r"wrote \d+ files to drawn\n", drawn.stdout)
+    assert {p.suffix for p in (tmp_path / "drawn").iterdir()} == {".pdf", ".svg"}
     overview = invoke("report", ".")
     assert overview.exit_code == 0
     assert "Verdicts" in overview.stdout

@@ -20,7 +20,7 @@ from apalu_jax.experiments import ExperimentError
 
 # Modules that import jax are imported by the commands, so that --help is quick.
 if TYPE_CHECKING:
-    from apalu_jax.experiments import report
+    from apalu_jax.experiments import report, results
 
 experiments_app = typer.Typer()
 data_app = typer.Typer(help="Data sets of the experiments.", no_args_is_help=True)
@@ -115,6 +115,9 @@ def report_results(
     format: Annotated[
         str, typer.Option(help="text, to the terminal; markdown or html, into DIR.")
     ] = "text",
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder for the figures as PDF and SVG.")
+    ] = None,
     readme: Annotated[
         Path | None, typer.Option(help="A file to put the tables of verdicts into.")
     ] = None,
@@ -134,12 +137,16 @@ def report_results(
     if pack:
         for each in found:
             results.pack(each)
+    if figures is not None:
+        _write_figures(found, figures)
     if readme is not None:
         differs = report.update_readme(readme, report.overview(found))
         say(f"wrote {readme}" if differs else f"{readme} is up to date")
     elif format != "text":
         for each in found:
             say(f"wrote {writers[format](report.build(each), each.folder or Path())}")
+    elif figures is not None:
+        return
     elif [each.folder for each in found] == folders[:1]:
         _print_report(report.build(found[0]))
     else:
@@ -148,6 +155,16 @@ def report_results(
         tables = overview.section.tables if wide else [overview.short]
         _print_section(overview.section._replace(tables=tables))
         print_notes(to_console(), overview.reasons)
+
+
+def _write_figures(found: "list[results.Results]", folder: Path) -> None:
+    """Writes the figures of each result, of several into a folder of its own name."""
+    from apalu_jax.experiments import report
+
+    for each in found:
+        name = each.folder.name if each.folder and len(found) > 1 else ""
+        written = report.write_figures(report.build(each), folder / name)
+        say(f"wrote {len(written)} files to {folder / name}")
 
 
 @data_app.command("list")

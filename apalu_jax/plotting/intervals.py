@@ -21,6 +21,7 @@ class Interval(NamedTuple):
       low: Lower end of the interval; NaN where there is none.
       high: Upper end; likewise.
       group: Lines of a group share a color and a marker.
+      points: What the estimate is the mean of, drawn as dots.
     """
 
     name: str
@@ -28,12 +29,14 @@ class Interval(NamedTuple):
     low: float
     high: float
     group: str
+    points: Sequence[float] = ()
 
 
 def plot_intervals(
     intervals: Sequence[Interval],
     *,
     margin: tuple[float, float] | None = None,
+    groups: Sequence[str] = (),
     xlabel: str = "difference",
     title: str | None = None,
 ) -> Figure:
@@ -42,6 +45,7 @@ def plot_intervals(
     Args:
       intervals: What to draw.
       margin: Ends of what does not matter, drawn as a gray band.
+      groups: Their order, which gives the colors; that of the lines if empty.
       xlabel: Label of the differences, with their unit.
       title: Title of the figure.
 
@@ -67,7 +71,7 @@ def plot_intervals(
         axes.axvspan(*margin, color=GRAY, alpha=0.6, zorder=0, label="margin")
     places = np.arange(len(intervals))[::-1]
     for group, color, marker in zip(
-        dict.fromkeys(line.group for line in intervals),
+        dict.fromkeys([*groups, *(line.group for line in intervals)]),
         cycle(COLORS),
         cycle("os^vD<>X"),  # with the colors, no pair comes again soon
         strict=False,
@@ -77,8 +81,15 @@ def plot_intervals(
             for line, place in zip(intervals, places, strict=True)
             if line.group == group
         ]
+        if not lines:
+            continue
         values = np.asarray([line.value for line, _ in lines])
         ends = np.asarray([[line.low, line.high] for line, _ in lines]).T
+        for line, place in lines:
+            places_of_dots = [place] * len(line.points)
+            axes.scatter(
+                line.points, places_of_dots, s=9, color="black", alpha=0.35, zorder=1.5
+            )
         axes.errorbar(
             values,
             [place for _, place in lines],

@@ -12,6 +12,7 @@ import pytest
 
 from apalu_jax import _files, _readme
 from apalu_jax.experiments import ExperimentError, report, storage
+from apalu_jax.experiments.report.page.parts import Card, Page
 
 from .helpers import ROOT
 
@@ -44,7 +45,8 @@ def full_disk(path, room):
     assert caught.value.filename == str(path)
 
 
-EMPTY = report.Report("title", "question", [], [], [], [], [], {})
+PAGE = Page(Card("answer", [], [], ""), [], [])
+EMPTY = report.Report("title", "question", [], [], [], [], [], {}, PAGE)
 
 
 @pytest.mark.parametrize(
