@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from apalu_jax.plotting.style import COLORS
+from apalu_jax.plotting.style import COLORS, make_figure
 
 __all__ = ("plot_maps",)
 
@@ -45,9 +45,7 @@ def plot_maps(
                 f"got {row.shape}."
             )
     count = len(outlines)
-    figure = Figure(
-        figsize=(1.5 * count + 0.6, 1.5 * len(rows) + 0.3), layout="constrained"
-    )
+    figure = make_figure(1.5 * count + 0.6, 1.5 * len(rows) + 0.3, least=0)
     grid = figure.subplots(len(rows), count, squeeze=False)
     for axes, (name, row) in zip(grid, rows.items(), strict=True):
         axes[0].set_ylabel(name)
