@@ -1,6 +1,7 @@
 """Arguments of several functions and modules: what they may be, what errors say."""
 
 import operator
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
@@ -100,6 +101,25 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return len(shape) <= len(to) and all(
         n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False)
     )
+
+
+def refuse_linen(module: str, remedy: str) -> None:
+    """Refuse to run a module of another library inside of one of Flax Linen.
+
+    Raises:
+      RuntimeError: If a Linen module is running that bridges none of them.
+    """
+    if "flax.linen" not in sys.modules:
+        return
+    from flax.nnx.bridge.wrappers import current_linen_module
+
+    around = current_linen_module()
+    # A bridge, Flax's own or another's, keeps the class that it bridges.
+    if around is not None and not hasattr(around, "nnx_class"):
+        raise RuntimeError(
+            f"{module} is called inside of the Linen module {type(around).__name__}, "
+            f"which does not train its parameters: use {remedy}."
+        )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

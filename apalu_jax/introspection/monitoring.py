@@ -117,7 +117,8 @@ def _write(
     for path, description in describe(tree).items():
         for name in ("a", "b", "smoothness"):
             values = np.asarray(getattr(description, name), np.float64)
-            scalars[_join(path, name)] = float(values.mean())
+            if values.size:
+                scalars[_join(path, name)] = float(values.mean())
     for path, histogram in histograms.items():
         scalars[_join(path, "negative")] = _share_below_zero(histogram)
     writer.scalars(step, scalars)

@@ -205,7 +205,7 @@ def format_descriptions(descriptions: Mapping[str, Description]) -> str:
 
     Returns:
       One line for each module. Where it holds several pairs: the mean, and in brackets
-      the smallest and the largest value.
+      the smallest and the largest value; a hyphen where it holds none.
 
     Examples:
       >>> print(format_descriptions(describe({"act": APALUParams(0.5, 0.75)})))
@@ -221,6 +221,8 @@ def _format(array: ArrayLike) -> str:
     values = _float64(array)
     if values.ndim == 0:
         return f"{values:.3f}"
+    if not values.size:
+        return "-"
     return f"{values.mean():.3f} [{values.min():.3f}, {values.max():.3f}]"
 
 

@@ -12,6 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from apalu_jax._arguments import did_you_mean
 from apalu_jax.functional import APALUParams
 from apalu_jax.introspection import Snapshot
 from apalu_jax.plotting.pairs import check_stacked
@@ -120,7 +121,8 @@ def plot_learning_curves(
         )
     if against is not None and against not in arrays:
         raise ValueError(
-            f"`against` must be one of {', '.join(arrays)}, got {against!r}."
+            f"`against` must be one of {', '.join(arrays)}, got {against!r}"
+            f"{did_you_mean(str(against), arrays)}."
         )
     band = _band(quantiles)
     count = next(iter(shapes.values()))[1]

@@ -54,21 +54,30 @@ def test_lifted_network_trains(make, names, optax_promotion, flax_promotion):
     assert step(after, weights)[0] < before
 
 
-@pytest.mark.parametrize(
-    ("make", "names"),
-    [PATTERNS["PPO"], PATTERNS["GRU"], PATTERNS["MLP-Mixer"]],
-    ids=["PPO", "GRU", "MLP-Mixer"],
-)
+FORMER = {
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "gelu": lambda z: jax.nn.gelu(z, approximate=False),
+    "gelu_tanh": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "elu": jax.nn.elu,
+    "mish": jax.nn.mish,
+    "leaky_relu": lambda z: jax.nn.leaky_relu(z, 0.1),
+    "prelu": lambda z: jax.nn.leaky_relu(z, 0.01),
+}
+
+
+@pytest.mark.parametrize(("make", "names"), PATTERNS.values(), ids=PATTERNS)
 def test_nothing_but_activations_changes(make, names, monkeypatch, flax_promotion):
     """With the former activation put in its place, the result is the original's."""
     fn, weights, x = make()
     lifted = lift(fn, weights, x)
-    former = {"elu": jax.nn.elu, "gelu_tanh": jax.nn.gelu}
-    kind = next(row.found for row in lifted.report.rows if not row.left)
-    function = former.get(kind, lambda z: jnp.where(z > 0, z, 0.1 * z))
-    monkeypatch.setattr(
-        "apalu_jax.surgery._lift.apalu", lambda x, params, residual: function(x)
-    )
+
+    def former(visit, *, values_of, residual):
+        assert visit.place.name in values_of or visit.place.left
+        return FORMER[visit.place.site.activation.name](visit.x)
+
+    monkeypatch.setattr("apalu_jax.surgery._lift._evaluate", former)
     np.testing.assert_allclose(
         *(
             np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(out)])
@@ -212,6 +221,9 @@ def test_choices():
 ERRORS = {
     "fn": ((3, X), {}, TypeError),
     "`fn` must have an activation.*tanh": ((jnp.tanh, X), {}, ValueError),
+    "operations are cos, sin": (
+        (jax.jit(lambda x: lax.map(jnp.sin, jnp.cos(x))), X), {}, ValueError,
+    ),
     "which.*did you mean 'gelu'": ((jax.nn.relu, X), {"which": {"gelv"}}, ValueError),
     "match": ((jax.nn.relu, X), {"match": "outputs"}, ValueError),
     "example_args": (
@@ -230,13 +242,16 @@ def test_errors(message):
         lift(*args, **options)
 
 
-def test_values_fitted_to_the_inputs_move_a_trained_network_less():
+@pytest.mark.parametrize(
+    "act", [jax.nn.silu, jax.nn.gelu, jax.nn.mish, jax.nn.elu, jax.nn.leaky_relu]
+)
+def test_values_fitted_to_the_inputs_move_a_trained_network_less(act):
     x = jax.random.normal(jax.random.key(1), (64, 3))
     y = jnp.sin(2 * x).sum(1, keepdims=True)
 
     def network(weights, x):
         for w, b in weights[:-1]:
-            x = jax.nn.silu(x @ w + b)
+            x = act(x @ w + b)
         return x @ weights[-1][0] + weights[-1][1]
 
     keys = jax.random.split(jax.random.key(2), 3)
