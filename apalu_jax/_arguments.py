@@ -12,6 +12,41 @@ import numpy as np
 from jax import Array
 
 
+def check_instance(
+    name: str, value: object, kinds: type | tuple[type, ...], expected: str
+) -> None:
+    """Check the type of an argument.
+
+    Raises:
+      TypeError: If it is of none of ``kinds``; the message says what is ``expected``.
+    """
+    if not isinstance(value, kinds):
+        raise TypeError(f"`{name}` must be {expected}, got {describe(value)}.")
+
+
+def check_callable(name: str, value: object, expected: str) -> None:
+    """Check that an argument can be called.
+
+    Raises:
+      TypeError: If it cannot; the message says what is ``expected``.
+    """
+    if not callable(value) or isinstance(value, type):
+        raise TypeError(f"`{name}` must be {expected}, got {describe(value)}.")
+
+
+def check_values(
+    name: str, mapping: Mapping[str, object], kind: type, expected: str
+) -> None:
+    """Check a mapping and the type of its values.
+
+    Raises:
+      TypeError: If it is none, or a value is of another type.
+    """
+    check_instance(name, mapping, Mapping, f"a mapping from paths to {expected}")
+    for path, value in mapping.items():
+        check_instance(f"{name}[{path!r}]", value, kind, expected)
+
+
 def integers(name: str, value: int | Sequence[int], hint: str = "") -> tuple[int, ...]:
     """The integers that an argument gives: one alone or a sequence of them.
 

@@ -70,7 +70,10 @@ described = introspection.describe(found)
 assert_type(introspection.format_descriptions(described), str)
 histograms = introspection.capture_nnx(layer, x)
 assert_type(histograms, dict[str, introspection.Histogram])
-stored = {"apalu_a_raw": np.zeros(5, np.float32), "apalu_b_raw": np.zeros(5, np.float32)}
+stored = {
+    "apalu_a_raw": np.zeros(5, np.float32),
+    "apalu_b_raw": np.zeros(5, np.float32),
+}
 captured = introspection.capture_linen(module, {"params": stored}, x)
 counts = introspection.histogram_update(introspection.histogram_init(), x)
 assert_type(introspection.histogram_merge(counts, counts), introspection.Histogram)
@@ -99,7 +102,9 @@ assert animation.to_jshtml()
 line = plotting.Interval("relu", 0.1, 0.0, 0.2, "family")
 assert_type(plotting.plot_intervals([line], margin=(-0.1, 0.1)), Figure)
 assert_type(plotting.plot_learning_curves({"relu": np.ones((3, 4))}), Figure)
-assert_type(plotting.plot_maps({"relu": np.ones((1, 4, 4))}, np.ones((1, 4, 4))), Figure)
+assert_type(
+    plotting.plot_maps({"relu": np.ones((1, 4, 4))}, np.ones((1, 4, 4))), Figure
+)
 
 
 def network(weights: Array, x: Array) -> Array:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from apalu_jax.introspection.capture_in_linen import capture_linen
 from apalu_jax.introspection.capture_in_nnx import capture_nnx
+from apalu_jax.introspection.checks import ParamIssue, check_params
 from apalu_jax.introspection.histograms import (
     Histogram,
     histogram_init,
@@ -19,8 +20,6 @@ from apalu_jax.introspection.histograms import (
 from apalu_jax.introspection.monitoring import monitor
 from apalu_jax.introspection.parameters import (
     Description,
-    ParamIssue,
-    check_params,
     collect,
     describe,
     format_descriptions,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from apalu_jax._arguments import describe
+from apalu_jax._arguments import check_instance, describe
 from apalu_jax.plotting.style import COLORS, GRAY, draw_legend, make_figure
 
 __all__ = ("Interval", "plot_intervals")
@@ -59,6 +59,7 @@ def plot_intervals(
       >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
       ['relu']
     """
+    check_instance("intervals", intervals, Sequence, "a sequence of Interval")
     if not intervals:
         raise ValueError("`intervals` must hold one at least.")
     for line in intervals:

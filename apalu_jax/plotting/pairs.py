@@ -22,12 +22,20 @@ def check_pair(name: str, pair: APALUParams) -> None:
 
     Raises:
       TypeError: If it is none; the message calls it ``name``.
+      ValueError: If the shapes of a and b do not broadcast.
     """
     if not isinstance(pair, APALUParams) or not all(map(is_real, pair)):
         raise TypeError(
             f"`{name}` must be an APALUParams of real numbers or arrays, got "
             f"{describe(pair)}."
         )
+    try:
+        np.broadcast_shapes(*map(np.shape, pair))
+    except ValueError:
+        raise ValueError(
+            f"`{name}` must have shapes that broadcast to one another, got a of shape "
+            f"{np.shape(pair.a)} and b of shape {np.shape(pair.b)}."
+        ) from None
 
 
 def check_pairs(

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from apalu_jax._arguments import describe, did_you_mean
+from apalu_jax._arguments import check_instance, describe, did_you_mean
 from apalu_jax.functional import APALUParams, apalu
 from apalu_jax.introspection import Histogram
 from apalu_jax.plotting.pairs import (
@@ -131,6 +131,9 @@ def plot_layers(
     """
     check_pairs("params", params)
     check_pairs("initial", {} if initial is None else initial, empty=True)
+    check_instance(
+        "histograms", histograms or {}, Mapping, "a mapping from paths to Histogram"
+    )
     initial, histograms = dict(initial or {}), dict(histograms or {})
     figure, panels = make_panels(len(params), columns)
     x = _inputs([histograms[path] for path in params if path in histograms])
@@ -192,13 +195,23 @@ def _draw_references(axes: Axes, x: np.ndarray, names: Sequence[str]) -> None:
     if isinstance(names, str):
         raise TypeError(f"`references` must be a sequence of names, got {names!r}.")
     for index, name in enumerate(names, start=1):
-        function = getattr(jax.nn, name, None) if isinstance(name, str) else None
-        if not callable(function):
-            close = did_you_mean(str(name), dir(jax.nn))
-            raise ValueError(
-                f"`references` must name functions of jax.nn, got {name!r}{close}."
-            )
-        axes.plot(x, function(x), label=name, linewidth=1.2, **line_style(index, 0))
+        values = _values_of(name, x)
+        axes.plot(x, values, label=name, linewidth=1.2, **line_style(index, 0))
+
+
+def _values_of(name: str, x: np.ndarray) -> np.ndarray:
+    """Values of an elementwise function of jax.nn."""
+    try:
+        values = np.asarray(getattr(jax.nn, name)(x))
+    except (AttributeError, TypeError):
+        values = np.zeros(0)
+    if values.shape != x.shape:
+        known = [one for one in dir(jax.nn) if one != name]
+        raise ValueError(
+            f"`references` must name functions of jax.nn, got {name!r}"
+            f"{did_you_mean(str(name), known)}."
+        )
+    return values
 
 
 def _draw_pair(

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from apalu_jax._arguments import did_you_mean
+from apalu_jax._arguments import check_instance, did_you_mean
 from apalu_jax.functional import APALUParams
 from apalu_jax.introspection import Snapshot
 from apalu_jax.plotting.pairs import check_stacked
@@ -101,6 +101,7 @@ def plot_learning_curves(
       The figure.
 
     Raises:
+      TypeError: If ``curves`` is no mapping.
       ValueError: If the arrays are not ``[seeds, steps]`` with one number of steps, or
         ``against`` is not among them.
 
@@ -110,10 +111,12 @@ def plot_learning_curves(
       >>> [line.get_label() for line in figure.axes[0].lines]
       ['relu', 'apalu']
     """
+    check_instance("curves", curves, Mapping, "a mapping from arms to arrays")
     arrays = {arm: np.asarray(values, np.float64) for arm, values in curves.items()}
     shapes = {arm: values.shape for arm, values in arrays.items()}
     if any(len(shape) != 2 for shape in shapes.values()) or (
         len({shape[1] for shape in shapes.values()}) != 1
+        or any(0 in shape for shape in shapes.values())
     ):
         raise ValueError(
             "`curves` must hold arrays [seeds, steps] with one number of steps, got "
@@ -127,6 +130,11 @@ def plot_learning_curves(
     band = _band(quantiles)
     count = next(iter(shapes.values()))[1]
     x = np.arange(count) + 1 if steps is None else np.asarray(steps)
+    if x.shape != (count,):
+        raise ValueError(
+            f"`steps` must have one value for each of the {count} steps of `curves`, "
+            f"got shape {x.shape}."
+        )
     others = [arm for arm in arrays if arm != against]
     if against is None or not others:
         figure = make_figure(7, 4)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from apalu_jax._arguments import did_you_mean
+from apalu_jax._arguments import check_callable, check_instance, did_you_mean
 from apalu_jax._trees import PyTree
 from apalu_jax.functional import APALUParams
 from apalu_jax.initializers import init_like
@@ -68,6 +68,7 @@ def to_left(
       The reason for each place, empty if it is replaced.
 
     Raises:
+      TypeError: If ``which`` is neither names nor a function.
       ValueError: If ``which`` holds an unknown name.
     """
     chosen = _as_predicate(which)
@@ -80,6 +81,7 @@ def to_left(
 def _as_predicate(which: Choice) -> Callable[[str, str], bool]:
     if callable(which):
         return which
+    check_instance("which", which, (str, Collection), "names or a function")
     names = {which} if isinstance(which, str) else set(which)
     for name in names - KNOWN:
         raise ValueError(
@@ -116,6 +118,7 @@ def to_initial(
       Values by place, under "make" or "function", and "inputs" if these are known.
     """
     if make is not None:
+        check_callable("make", make, "None or a function (path, activation)")
         first = {name: make(name, known.name) for name, known in activations.items()}
     else:
         first = {name: _closest(known) for name, known in activations.items()}

@@ -220,6 +220,11 @@ def _to_params(initial: Initial, steps: dict[str, tuple[int, ...]]) -> Params:
         array = jnp.asarray(value, jnp.float32)
         return jnp.broadcast_to(array, (*steps[name], *array.shape))
 
+    for name, pair in initial.items():
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(
+                f"`make` must return a pair (a, b), got {describe(pair)} for {name!r}."
+            )
     return {
         name: {"apalu_a": stack(name, a), "apalu_b": stack(name, b)}
         for name, (a, b) in initial.items()

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from apalu_jax._arguments import describe, unwrapped
+from apalu_jax._arguments import check_instance, describe, unwrapped
 from apalu_jax._trees import PyTree, is_nnx_module, loaded
 from apalu_jax.functional import APALUParams
 from apalu_jax.surgery._choice import (
@@ -99,6 +99,9 @@ def replace_activations(
       (2, 8)
     """
     construct = _constructor(model)
+    check_instance(
+        "example_args", example_args, tuple, "a tuple of the model's arguments"
+    )
     check_match(match, bool(example_args))
     places = {_name(place.path): place for place in _places(model, (), set())}
     found = {name: place.activation.name for name, place in places.items()}
