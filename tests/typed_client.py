@@ -144,4 +144,4 @@ def mistakes() -> None:
     linen.APALU(feature_axes="last")  # pyright: ignore[reportArgumentType]
     optim.keep_positive("small")  # pyright: ignore[reportArgumentType]
     plotting.plot_layers(params)  # pyright: ignore[reportArgumentType]
-    apalu_jax.relu  # pyright: ignore
+    print(apalu_jax.relu)  # pyright: ignore

@@ -13,7 +13,7 @@ from jax import Array, lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from apalu_jax._arguments import check_instance, checked_arrays, integers
+from apalu_jax._arguments import check_instance, checked_arrays
 from apalu_jax._numbers import round_up
 from apalu_jax.initializers import at_least_float32
 
@@ -111,7 +111,7 @@ def histogram_init(low: float = -8.0, high: float = 8.0, bins: int = 128) -> His
     """
     for name, end in (("low", low), ("high", high)):
         check_instance(name, end, (int, float, np.number), "a number")
-    (bins,) = integers("bins", bins)
+    check_instance("bins", bins, (int, np.integer), "an integer")
     if not (np.isfinite([low, high]).all() and low < high):
         raise ValueError(f"`low` must be below `high`, both finite, got {low}, {high}.")
     if bins < 1:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from apalu_jax._arguments import check_callable, check_values, integers
+from apalu_jax._arguments import check_callable, check_instance, check_values
 from apalu_jax._trees import PyTree
 from apalu_jax.functional import APALUParams
 from apalu_jax.introspection.checks import check_params
@@ -82,7 +82,7 @@ def monitor(writer: Sink, every: int = 1, *, plot: Plot | None = None) -> Monito
       0 act/a act/b act/smoothness issues
       2 act/a act/b act/smoothness issues
     """
-    (every,) = integers("every", every)
+    check_instance("every", every, (int, np.integer), "an integer")
     if plot is not None:
         check_callable("plot", plot, "None or a function (params, histograms=)")
     if every < 1:

@@ -13,7 +13,14 @@ from apalu_jax.introspection import (
     split_layers,
     stack_snapshots,
 )
-from apalu_jax.plotting import plot_curve, plot_evolution, plot_layers
+from apalu_jax.plotting import (
+    plot_curve,
+    plot_evolution,
+    plot_intervals,
+    plot_layers,
+    plot_learning_curves,
+    plot_maps,
+)
 from tests.plotting.helpers import draw, legend, lines
 
 NORMAL = np.random.default_rng(0).normal(size=5000)
@@ -175,6 +182,31 @@ ERRORS = {
     ),
     "`columns` must be a positive integer, got 0": (
         ValueError, lambda: plot_layers({"a": APALUParams()}, columns=0),
+    ),
+    "`references` must name functions of jax.nn, got 'one_hot'": (
+        ValueError, lambda: plot_curve(APALUParams(), references=["one_hot"]),
+    ),
+    r"`params` must have shapes that broadcast .* \(2,\) and b of shape \(3,\)": (
+        ValueError, lambda: plot_curve(APALUParams(np.ones(2), np.ones(3))),
+    ),
+    "`histograms` must be a mapping": (
+        TypeError, lambda: plot_layers({"a": APALUParams()}, histograms=3),
+    ),
+    "`curves` must be a mapping": (TypeError, lambda: plot_learning_curves(3)),
+    "`curves` must hold arrays": (
+        ValueError, lambda: plot_learning_curves({"a": np.ones((0, 3))}),
+    ),
+    "`steps` must have one value for each of the 3 steps": (
+        ValueError, lambda: plot_learning_curves({"a": np.ones((2, 3))}, steps=[1, 2]),
+    ),
+    "`against` must be one of relu, got 'relv' .did you mean 'relu'": (
+        ValueError,
+        lambda: plot_learning_curves({"relu": np.ones((2, 3))}, against="relv"),
+    ),
+    "`intervals` must be a sequence": (TypeError, lambda: plot_intervals(3)),
+    "`maps` must be a mapping": (TypeError, lambda: plot_maps(3, np.ones((1, 2, 2)))),
+    "`masks` must have the axes": (
+        ValueError, lambda: plot_maps({"a": np.ones((2, 2))}, np.ones((2, 2))),
     ),
     "`snapshots` must be a Snapshot, .* got an object of type list": (
         TypeError, lambda: plot_evolution([]),

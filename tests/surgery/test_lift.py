@@ -226,6 +226,12 @@ ERRORS = {
     ),
     "which.*did you mean 'gelu'": ((jax.nn.relu, X), {"which": {"gelv"}}, ValueError),
     "match": ((jax.nn.relu, X), {"match": "outputs"}, ValueError),
+    "match.*did you mean 'inputs'": ((jax.nn.relu, X), {"match": "input"}, ValueError),
+    "`which` must be names or a function": ((jax.nn.relu, X), {"which": 3}, TypeError),
+    "`make` must be None or a function": ((jax.nn.relu, X), {"make": 3}, TypeError),
+    "`make` must return a pair.*got 3 for 'relu'": (
+        (jax.nn.relu, X), {"make": lambda *_: 3}, TypeError,
+    ),
     "example_args": (
         (jax.nn.relu, jax.ShapeDtypeStruct((3,), "f4")),
         {"match": "inputs"},

@@ -102,6 +102,7 @@ ERRORS = {
     "`which` must hold names": (ValueError, Calls(), {"which": {"rleu"}}),
     "`match`": (ValueError, Calls(), {"match": "x"}),
     "`example_args`": (ValueError, Calls(), {"match": "inputs"}),
+    "`example_args` must be a tuple": (TypeError, network(), {"example_args": X}),
 }
 
 
