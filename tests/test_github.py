@@ -62,9 +62,9 @@ def test_commands_of_a_workflow_exist(path):
             assert command == "gh" or shutil.which(command), command
         for word in words:
             for extra in re.findall(r"\[(.*)\]", word):
-                assert set(extra.split(",")) <= extras() | {"docs"}
+                assert set(extra.split(",")) <= extras()
             if word.endswith((".py", ".md", "mkdocs.yml")):
-                assert (ROOT / word).exists() or word.startswith("docs/")
+                assert (ROOT / word).exists(), word
 
 
 def test_python_versions_are_those_supported():

@@ -230,8 +230,11 @@ class Stack(nnx.Module):
 
 
 def test_tabulate_has_one_row_for_each_module():
-    table = nnx.tabulate(Stack(), X[0, 0, :, :3], console_kwargs={"force_terminal": False})
-    paths = [line.split("│")[1].strip() for line in table.splitlines() if "│" in line]
+    table = nnx.tabulate(
+        Stack(), X[0, 0, :, :3], console_kwargs={"force_terminal": False}
+    )
+    rows = [line for line in table.splitlines() if "│" in line]
+    paths = [row.split("│")[1].strip() for row in rows]
     assert [path for path in paths if path] == ["linear", "first", "second"]
     assert table.count("apalu_a: float32[4]") == 1
     assert table.count("apalu_a_raw: float32[]") == 1
