@@ -221,9 +221,7 @@ def test_errors(message):
         lift(*args, **options)
 
 
-@pytest.mark.parametrize(
-    "act", [jax.nn.silu, jax.nn.gelu, jax.nn.mish, jax.nn.elu, jax.nn.leaky_relu]
-)
+@pytest.mark.parametrize("act", [jax.nn.silu, jax.nn.mish])
 def test_values_fitted_to_the_inputs_move_a_trained_network_less(act):
     x = jax.random.normal(jax.random.key(1), (64, 3))
     y = jnp.sin(2 * x).sum(1, keepdims=True)
