@@ -223,7 +223,7 @@ def test_errors(message):
 
 @pytest.mark.parametrize(
     ("act", "share"),
-    [(jax.nn.silu, 0.8), (jax.nn.mish, 0.8), (jax.nn.elu, 1), (jax.nn.leaky_relu, 1)],
+    [(jax.nn.silu, 0.8), (jax.nn.mish, 0.8), (jax.nn.elu, 1), (jax.nn.gelu, 1)],
 )
 def test_values_fitted_to_the_inputs_move_a_trained_network_less(act, share):
     x = jax.random.normal(jax.random.key(1), (64, 3))
