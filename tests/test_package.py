@@ -1,5 +1,7 @@
 """Exports of the package, and needs of its import."""
 
+import importlib
+
 import pytest
 
 import apalu_jax
@@ -28,8 +30,39 @@ def test_public_names():
         assert thing.__doc__, name
         assert name in dir(apalu_jax)
     assert apalu_jax.APALU is apalu_jax.linen.APALU
-    with pytest.raises(AttributeError, match="'nothing'"):
-        _ = apalu_jax.nothing
+    with pytest.raises(AttributeError, match="'xyz'$"):
+        _ = apalu_jax.xyz
+    with pytest.raises(AttributeError, match="'surgry' .did you mean 'surgery'"):
+        _ = apalu_jax.surgry
+
+
+# apalu_jax.functional is left as it is: its names are private by its __all__.
+MODULES = ("", ".initializers", ".linen", ".nnx", ".equinox", ".optim",
+           ".introspection", ".plotting", ".surgery")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_dir_lists_what_is_public(name):
+    module = importlib.import_module(f"apalu_jax{name}")
+    assert set(dir(module)) - {"__version__"} == set(module.__all__)
+    assert all(hasattr(module, one) for one in dir(module))
+
+
+def test_help_begins_with_a_paragraph_and_an_example():
+    """Also where extras are missing: it reads all that dir() lists."""
+    text = run_python(
+        "import sys\n"
+        "for name in ('equinox', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"
+        "import pydoc, apalu_jax\n"
+        "assert 'plotting' not in dir(apalu_jax) and 'optim' in dir(apalu_jax)\n"
+        "print(pydoc.plain(pydoc.render_doc(apalu_jax)))\n"
+    )
+    assert "apalu_jax - APALU, a trainable activation function" in text
+    description = text.index("f(x) = a (x + x sigmoid")
+    assert (
+        description < text.index(">>> model = nnx.Sequential") < text.index("CLASSES")
+    )
 
 
 def test_docstring_has_every_section():
