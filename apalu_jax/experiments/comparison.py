@@ -69,8 +69,10 @@ class Comparison:
         for summary in analysis.summarize(spec, self.results.records).arms:
             if (found := summary.comparison) is not None:
                 ends = found.interval or (nan, nan)
-                numbers = map(metric.shown, (found.mean, *ends))
-                lines.append(plotting.Interval(summary.arm, *numbers, "activation"))
+                mean, low, high = (metric.shown(x) for x in (found.mean, *ends))
+                lines.append(
+                    plotting.Interval(summary.arm, mean, low, high, "activation")
+                )
         side = "right" if metric.higher_is_better else "left"
         return plotting.plot_intervals(
             lines,
@@ -221,10 +223,8 @@ def compare(
     declaration = declare(raw, objects, "compare", steps)
     folder = _folder(out)
     with showing(progress) as show:
-        settled = settle(declaration, folder)
-        found = runner.run(
-            settled.spec, folder, parts=settled.parts, resume=True, progress=show
-        )
+        spec, parts = settle(declaration, folder)
+        found = runner.run(spec, folder, parts=parts, resume=True, progress=show)
     return Comparison(found, folder)
 
 

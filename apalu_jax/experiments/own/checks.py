@@ -3,7 +3,7 @@
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,6 @@ from apalu_jax.experiments.data.splits import Batch, Dataset
 from apalu_jax.experiments.own.datasets import Kind
 from apalu_jax.experiments.own.network import NNXNetwork, first_line
 from apalu_jax.experiments.own.task import OwnTask
-from apalu_jax.experiments.tasks.base import DeviceBatch
 
 # Addresses in the text of a jaxpr differ from process to process.
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
@@ -227,8 +226,5 @@ def _one_line(batch: Batch, where: str = "") -> Iterator[None]:
         ) from error
 
 
-def _shapes(batch: Mapping[str, Any]) -> DeviceBatch:
-    return {
-        name: jax.ShapeDtypeStruct(array.shape, array.dtype)
-        for name, array in batch.items()
-    }
+def _shapes(batch: Batch) -> dict[str, jax.ShapeDtypeStruct]:
+    return {key: jax.ShapeDtypeStruct(x.shape, x.dtype) for key, x in batch.items()}

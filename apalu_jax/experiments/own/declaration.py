@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from apalu_jax.experiments import ExperimentError, results
 from apalu_jax.experiments.arms import ARMS
+from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.own import checks
 from apalu_jax.experiments.own.datasets import OwnData
 from apalu_jax.experiments.own.parts import PROGRAM, SUMMARY, Objects, OwnParts
@@ -27,15 +28,25 @@ from apalu_jax.experiments.specs.tables import RunConfig
 _BLOCK = 16
 
 
+OWN = "own"
+"""The preset of an experiment that has none."""
+
+
 class Declaration(NamedTuple):
     """A spec and the objects behind its names.
 
-    With ``is_open``, the number of vmapped seeds is left to a measurement.
+    ``is_open`` leaves the number of vmapped seeds to a measurement.
     """
 
     spec: Spec
     parts: Parts
     is_open: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder for its results."""
+        spec = self.spec
+        return joined(spec.name, spec.preset if spec.preset != OWN else "", by="-")
 
 
 def declare(
@@ -52,7 +63,7 @@ def declare(
     Raises:
       ExperimentError: Something does not fit; the message is one line.
     """
-    plain = {"preset": "own", "vmapped_seeds": 1, **raw}
+    plain = {"preset": OWN, "vmapped_seeds": 1, **raw}
     spec = convert(plain, Spec, where)
     parts = OwnParts(objects, spec.lr_search is not None, spec.seeds)
     with pinned_numerics():
@@ -85,7 +96,7 @@ def declare(
     return Declaration(checked, parts, "vmapped_seeds" not in raw)
 
 
-def settle(declaration: Declaration, folder: Path) -> Declaration:
+def settle(declaration: Declaration, folder: Path) -> tuple[Spec, Parts]:
     """Settles how many seeds are vmapped: as the folder has it, or the faster way.
 
     Also checks that the activations are those that the folder's records are of.
@@ -107,7 +118,7 @@ def settle(declaration: Declaration, folder: Path) -> Declaration:
             spec = replace(spec, vmapped_seeds=stored.vmapped_seeds)
     elif is_open:
         spec = replace(spec, vmapped_seeds=_faster(spec, parts))
-    return Declaration(spec, parts)
+    return spec, parts
 
 
 def _faster(spec: Spec, parts: Parts) -> int:

@@ -113,7 +113,7 @@ def _signature(function: Callable[..., object]) -> inspect.Signature:
     """Arguments of a call; those of a class of NNX are hidden by its metaclass."""
     if not isinstance(function, type):
         return inspect.signature(function)
-    found = inspect.signature(function.__init__)
+    found = inspect.signature(function.__init__)  # type: ignore[misc]
     return found.replace(parameters=list(found.parameters.values())[1:])
 
 
@@ -122,7 +122,7 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "no message")
 
 
-def _flags(model: Model, train: bool) -> dict[str, bool]:
+def _flags(model: Model, train: bool) -> dict[str, Any]:
     """The mode, in the words of the model's own arguments."""
     names = inspect.signature(type(model).__call__).parameters
     return {n: value == train for n, value in _TRAINING.items() if n in names}
@@ -155,7 +155,10 @@ class LinenNetwork:
 
     def evaluate(self, variables: Variables, inputs: Array) -> Array:
         """See :class:`Network`."""
-        return self._model.apply(variables, inputs, **_flags(self._model, False))
+        outputs: Any = self._model.apply(
+            variables, inputs, **_flags(self._model, False)
+        )
+        return outputs
 
     def histograms(
         self, variables: Variables, inputs: Array
@@ -236,9 +239,8 @@ class NNXNetwork:
 
 def _split(model: nnx.Module) -> tuple[Any, PyTree, PyTree, PyTree]:
     """Structure, parameters, random streams, and the rest without intermediates."""
-    graph, params, streams, _, rest = nnx.split(
-        model, nnx.Param, nnx.RngState, nnx.Intermediate, ...
-    )
+    graph, *states = nnx.split(model, nnx.Param, nnx.RngState, nnx.Intermediate, ...)
+    params, streams, _, rest = states
     return graph, params, streams, rest
 
 

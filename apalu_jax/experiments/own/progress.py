@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -41,37 +42,34 @@ class _Lines:
 
     def __init__(self, every_s: float, tell: Callable[[str], None]) -> None:
         self._every_s, self._tell = every_s, tell
-        self._start = self._last = time.monotonic()
-        self._first: float | None = None
+        self.start = self._last = time.monotonic()
+        self._first: tuple[float, float] | None = None
 
     def __call__(self, trial: Trial, share: float) -> None:
         now = time.monotonic()
         # Of a run that is resumed, the time left is that of what it does now.
-        self._first = share if self._first is None else self._first
+        self._first = self._first or (now, share)
         if now - self._last < self._every_s:
             return
         self._last = now
-        done = share - self._first
-        left = (now - self._start) * (1 - share) / done if done > 0 else None
-        tail = f", {left:.0f} s left" if left is not None else ""
+        since, begun = self._first
+        tail = ""
+        if share > begun:
+            left = (now - since) * (1 - share) / (share - begun)
+            tail = f", {left:.0f} s left"
         self._tell(f"{trial.name}: {100 * share:.0f} %{tail}")
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._start
 
 
 def _notebook() -> Iterator[Callable[[Trial, float], None]]:
-    from IPython.display import TextDisplayObject, display
+    from IPython import display
 
-    class Line(TextDisplayObject):
-        def __repr__(self) -> str:
-            return str(self.data)
+    def line(text: str) -> dict[str, str]:
+        return {"text/plain": text}
 
-    shown = display(Line("compiling"), display_id=True)
-    lines = _Lines(_NOTEBOOK_S, lambda text: shown.update(Line(text)))
+    shown: Any = display.display(line("compiling"), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+    lines = _Lines(_NOTEBOOK_S, lambda text: shown.update(line(text), raw=True))
     yield lines
-    shown.update(Line(f"done in {lines.seconds:.0f} s"))
+    shown.update(line(f"done in {time.monotonic() - lines.start:.0f} s"), raw=True)
 
 
 def _bar(console: Console) -> Iterator[Callable[[Trial, float], None]]:
