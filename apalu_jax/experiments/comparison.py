@@ -178,6 +178,7 @@ def compare(
       ...     seeds=2,
       ...     epochs=2,
       ...     batch_size=32,
+      ...     vmapped_seeds=2,
       ...     progress=False,
       ... )
       >>> [record.arm for record in found.results.records]

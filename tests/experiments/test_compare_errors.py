@@ -116,6 +116,7 @@ DATA = [
     ((X, np.where(Y > 2, np.inf, Y)), "targets of data must be finite"),
     ((X[:4], Y[:4]), "at least 5 examples, got 4"),
     (lambda seed: (X, Y), "dict of such pairs"),
+    (lambda seed: [][seed], "`data` fails for seed 0: IndexError: list index"),
 ]
 
 

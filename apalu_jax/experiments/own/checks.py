@@ -19,8 +19,9 @@ from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ARMS, Activation, Arm
 from apalu_jax.experiments.cautions import CHANCE
 from apalu_jax.experiments.data.splits import Batch, Dataset
+from apalu_jax.experiments.formatting import first_line
 from apalu_jax.experiments.own.datasets import Kind
-from apalu_jax.experiments.own.network import NNXNetwork, first_line
+from apalu_jax.experiments.own.network import NNXNetwork
 from apalu_jax.experiments.own.task import OwnTask
 
 # Addresses in the text of a jaxpr differ from process to process.
@@ -221,7 +222,7 @@ def _one_line(batch: Batch, where: str = "") -> Iterator[None]:
         inputs = batch["inputs"]
         raise ExperimentError(
             f"The model of `make_model`{where} fails with inputs of shape "
-            f"{inputs.shape} and dtype {inputs.dtype}: {type(error).__name__}: "
+            f"{inputs.shape} and dtype {inputs.dtype}: "
             f"{first_line(error)}"
         ) from error
 

@@ -18,6 +18,7 @@ from apalu_jax.experiments.data.splits import (
     labeled,
     split_stratified,
 )
+from apalu_jax.experiments.formatting import first_line
 from apalu_jax.experiments.specs import FIRST_SEARCH_SEED
 
 Pair: TypeAlias = tuple[ArrayLike, ArrayLike]
@@ -72,16 +73,24 @@ def prepare(data: Data, kind: Kind, searched: bool, seeds: int) -> OwnData:
         per_seed = bool(_required(data))
         if per_seed:
             fold = functools.lru_cache(maxsize=2)(
-                lambda seed: _complete(_splits(data(seed), kind), seed)
+                lambda seed: _complete(_splits(_call(data, seed), kind), seed)
             )
             return _described(fold, _is_resampled(fold, searched, seeds))
-        given = data()
+        given = _call(data)
     if isinstance(given, Mapping):
         table = _splits(given, kind)
         return _described(lambda seed: _complete(table, seed), False)
     inputs, targets = _pair("data", given, kind)
     split = functools.partial(_split, inputs, targets, searched)
     return _described(split, not searched and seeds > 1)
+
+
+def _call(data: Callable[..., Tables], *seed: int) -> Tables:
+    try:
+        return data(*seed)
+    except Exception as error:
+        where = f" for seed {seed[0]}" if seed else ""
+        raise ExperimentError(f"`data` fails{where}: {first_line(error)}") from error
 
 
 def _required(function: Callable[..., object]) -> list[str]:

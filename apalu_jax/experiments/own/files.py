@@ -18,9 +18,9 @@ from msgspec.structs import asdict
 
 from apalu_jax._files import write_atomic
 from apalu_jax.experiments import ExperimentError, specs
+from apalu_jax.experiments.formatting import first_line
 from apalu_jax.experiments.own import activations, task
 from apalu_jax.experiments.own.declaration import OWN, Declaration, declare
-from apalu_jax.experiments.own.network import first_line
 from apalu_jax.experiments.own.parts import Objects
 from apalu_jax.experiments.runner.parts import DECLARED
 from apalu_jax.experiments.schema import convert
@@ -192,7 +192,7 @@ def _function(path: Path, key: str, reference: object) -> Callable[..., Any]:
     except Exception as error:
         raise ExperimentError(
             f"{where}: the module {module_name} cannot be imported from {folder} or "
-            f"elsewhere: {type(error).__name__}: {first_line(error)}."
+            f"elsewhere: {first_line(error)}."
         ) from error
     found = getattr(module, name, None)
     if not callable(found):

@@ -20,6 +20,7 @@ from apalu_jax import introspection
 from apalu_jax._trees import PyTree, join_keys
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ActivationFactory
+from apalu_jax.experiments.formatting import first_line
 from apalu_jax.experiments.schema import Options
 from apalu_jax.experiments.tasks.base import Loss, Variables
 from apalu_jax.introspection import Histogram
@@ -29,6 +30,9 @@ Model: TypeAlias = nn.Module | nnx.Module
 
 MakeModel: TypeAlias = Callable[..., Model]
 """Called with a factory of activations, and with ``rngs`` or ``key`` if it has it."""
+
+_Parts: TypeAlias = tuple[Any, PyTree, PyTree, PyTree]
+"""Structure, parameters, random streams and other state of an NNX model."""
 
 # Arguments by which a model is told that it is being trained.
 _TRAINING = {
@@ -67,18 +71,30 @@ def build(
       ExperimentError: ``make_model`` cannot be called so, or its result is no module.
     """
     make = _constructor(make_model, activation, options)
+    made: list[object] = []
+
+    def structures(key: Array) -> tuple[_Parts, _Parts] | None:
+        model = make(key)
+        made.append(model)
+        if not isinstance(model, nnx.Module):
+            return None
+        model.eval()
+        evaluation = _split(model)
+        model.train()
+        return evaluation, _split(model)
+
     try:
+        # Abstract, as the weights of a large model take seconds to draw.
+        found = jax.eval_shape(structures, jax.random.key(0))
+        if found is not None:
+            return NNXNetwork(make, type(made[0]), *found)
         model = make(jax.random.key(0))
     except ExperimentError:
         raise
     except Exception as error:
-        raise ExperimentError(
-            f"`make_model` fails: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        raise ExperimentError(f"`make_model` fails: {first_line(error)}") from error
     if isinstance(model, nn.Module):
         return LinenNetwork(model)
-    if isinstance(model, nnx.Module):
-        return NNXNetwork(make, model)
     raise ExperimentError(
         "`make_model` must return a flax.linen.Module or a flax.nnx.Module, got "
         f"{type(model).__name__}."
@@ -117,14 +133,9 @@ def _signature(function: Callable[..., object]) -> inspect.Signature:
     return found.replace(parameters=list(found.parameters.values())[1:])
 
 
-def first_line(error: Exception) -> str:
-    """First line of an error's message."""
-    return next(iter(str(error).splitlines()), "no message")
-
-
-def _flags(model: Model, train: bool) -> dict[str, Any]:
+def _flags(kind: type[Model], train: bool) -> dict[str, Any]:
     """The mode, in the words of the model's own arguments."""
-    names = inspect.signature(type(model).__call__).parameters
+    names = inspect.signature(kind.__call__).parameters
     return {n: value == train for n, value in _TRAINING.items() if n in names}
 
 
@@ -139,7 +150,7 @@ class LinenNetwork:
         """See :class:`Network`."""
         one = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
         rngs = {"params": key, "dropout": jax.random.fold_in(key, 1)}
-        variables = self._model.lazy_init(rngs, one, **_flags(self._model, False))
+        variables = self._model.lazy_init(rngs, one, **_flags(type(self._model), False))
         return dict(nn.unbox(variables))
 
     def train(self, variables: Variables, inputs: Array, key: Array) -> Loss:
@@ -150,13 +161,13 @@ class LinenNetwork:
             mutable=[name for name in variables if name != "params"],
             # A stream of another name falls back on that of the parameters.
             rngs={"dropout": key, "params": key},
-            **_flags(self._model, True),
+            **_flags(type(self._model), True),
         )
 
     def evaluate(self, variables: Variables, inputs: Array) -> Array:
         """See :class:`Network`."""
         outputs: Any = self._model.apply(
-            variables, inputs, **_flags(self._model, False)
+            variables, inputs, **_flags(type(self._model), False)
         )
         return outputs
 
@@ -164,26 +175,29 @@ class LinenNetwork:
         self, variables: Variables, inputs: Array
     ) -> Mapping[str, Histogram]:
         """See :class:`Network`."""
-        flags = _flags(self._model, False)
+        flags = _flags(type(self._model), False)
         return introspection.capture_linen(self._model, variables, inputs, **flags)
 
 
 class NNXNetwork:
     """An NNX model, made anew with the key of every seed."""
 
-    def __init__(self, make: Callable[[Array], Any], model: nnx.Module) -> None:
-        """Takes the structure from ``model``, which ``make`` has made."""
-        self._make, self._model = make, type(model)
-        self._flags = {train: _flags(model, train) for train in (True, False)}
-        model.eval()
-        self._evaluation = _split(model)
-        model.train()
-        self._training = _split(model)
-        _, *states = self._training
+    def __init__(
+        self,
+        make: Callable[[Array], Any],
+        kind: type[Any],
+        evaluation: _Parts,
+        training: _Parts,
+    ) -> None:
+        """Takes what makes the model, its class, and its structure in both modes."""
+        self._make, self._kind = make, kind
+        self._flags = {train: _flags(kind, train) for train in (True, False)}
+        self._graphs = {True: training[0], False: evaluation[0]}
+        states = training[1:]
         self._trees = [jax.tree.structure(state) for state in states]
         self._names = [list(_named(state)) for state in states]
         # Shapes of the state of random streams: a key and a counter for each.
-        self._streams = jax.eval_shape(lambda: _named(states[1]))
+        self._streams = _named(states[1])
 
     def init(self, key: Array, inputs: Array) -> Variables:
         """See :class:`Network`."""
@@ -198,7 +212,7 @@ class NNXNetwork:
         if list(state) != self._names[2]:
             changed = ", ".join(sorted({*state} ^ {*self._names[2]}))
             raise ExperimentError(
-                f"A call of {self._model.__name__} must not add or remove state, got "
+                f"A call of {self._kind.__name__} must not add or remove state, got "
                 f"another set of variables after it: {changed}."
             )
         return outputs, {"state": state}
@@ -233,12 +247,11 @@ class NNXNetwork:
             jax.tree.unflatten(tree, [values[name] for name in names])
             for tree, names, values in zip(self._trees, self._names, named, strict=True)
         )
-        graph = (self._training if train else self._evaluation)[0]
-        return nnx.merge(graph, *states)
+        return nnx.merge(self._graphs[train], *states)
 
 
-def _split(model: nnx.Module) -> tuple[Any, PyTree, PyTree, PyTree]:
-    """Structure, parameters, random streams, and the rest without intermediates."""
+def _split(model: nnx.Module) -> _Parts:
+    """Takes a model apart, and leaves intermediates out."""
     graph, *states = nnx.split(model, nnx.Param, nnx.RngState, nnx.Intermediate, ...)
     params, streams, _, rest = states
     return graph, params, streams, rest
