@@ -16,11 +16,17 @@ from typer.testing import CliRunner
 
 from apalu_jax import experiments
 from apalu_jax.cli import app
-from apalu_jax.experiments.results import read
+from apalu_jax.experiments import comparison
+from apalu_jax.experiments.own import activations, declaration
+from apalu_jax.experiments.own.datasets import prepare
+from apalu_jax.experiments.own.network import NNXNetwork, build
+from apalu_jax.experiments.own.table import short_table
+from apalu_jax.experiments.results import Results, read
+from apalu_jax.experiments.runner.timing import StepTime
+from apalu_jax.experiments.specs import LRSearch
 
-from . import own_models
-from .helpers import values
-from .own_models import SPLITS, load, make_linen, make_nnx, maker, numbers
+from .helpers import SETUP, make_runs, results_of, tiny, values
+from .own_models import SPLITS, load, make_nnx, maker, numbers
 
 ARMS = ["relu", "prelu", "apalu"]
 
@@ -36,6 +42,13 @@ def compare(make_model=make_nnx, data=SPLITS, activations=ARMS, **changes):
         **changes,
     }
     return experiments.compare(make_model, data, activations, **settings)
+
+
+def resplit(seed):
+    x, y = numbers()
+    order = np.random.default_rng(seed).permutation(len(x))
+    cut = {"train": order[:57], "validation": order[57:77], "test": order[77:]}
+    return {name: (x[i], y[i]) for name, i in cut.items()}
 
 
 def of(found, arm, name):
@@ -111,9 +124,6 @@ def test_a_run_is_that_of_a_loop_by_hand(vmapped):
 
 @pytest.mark.parametrize("library", ["nnx", "linen"])
 def test_arms_start_from_the_same_weights_and_drop_the_same(library):
-    from apalu_jax.experiments.own import activations
-    from apalu_jax.experiments.own.network import NNXNetwork, build
-
     x = numbers(11)[0].astype("f4")
     networks = []
     for name in ("relu", "prelu", "apalu"):
@@ -148,8 +158,6 @@ def test_arms_start_from_the_same_weights_and_drop_the_same(library):
 
 
 def test_masks_of_dropout_are_those_of_every_arm():
-    from apalu_jax.experiments.own.network import build
-
     class Masked(nnx.Module):
         def __init__(self, activation, rngs):
             self.first = nnx.Linear(5, 3, rngs=rngs)
@@ -236,7 +244,7 @@ def test_a_search_is_made_of_runs_that_see_no_test_example():
     found = compare(
         data=numbers(),
         activations=["relu", "apalu"],
-        lr_search=experiments.specs.LRSearch(multipliers=(1e-6, 30.0), seeds=1),
+        lr_search=LRSearch(multipliers=(1e-6, 30.0), seeds=1),
     )
     records = found.results.records
     searched = [r for r in records if r.kind == "search"]
@@ -245,37 +253,34 @@ def test_a_search_is_made_of_runs_that_see_no_test_example():
     ]
     assert {r.lr_multiplier for r in records if r.kind == "evaluation"} == {30.0}
     with pytest.raises(experiments.ExperimentError, match="hold out one test"):
-        x, y = numbers()
         compare(data=resplit, lr_search=[0.5, 1.0])
 
 
-def resplit(seed):
-    x, y = numbers()
-    order = np.random.default_rng(seed).permutation(len(x))
-    cut = {"train": order[:57], "validation": order[57:77], "test": order[77:]}
-    return {name: (x[i], y[i]) for name, i in cut.items()}
+@pytest.mark.parametrize(
+    ("data", "ratio"),
+    [(numbers(), 0.3065), (resplit, 0.3509), (load, 0), (SPLITS, 0)],
+    ids=["arrays", "resplit", "fresh", "fixed"],
+)
+def test_overlapping_test_splits_are_told_to_the_statistics(data, ratio):
+    assert prepare(data, "numbers", False, 2).test_train_ratio == ratio
+    assert prepare(data, "numbers", False, 1).test_train_ratio == 0
 
 
-def test_overlapping_test_splits_are_told_to_the_statistics():
-    ratios = {
-        name: compare(data=data, activations=["relu", "gelu"]).results.spec
-        for name, data in {
-            "arrays": numbers(),
-            "resplit": resplit,
-            "fresh": load,
-            "fixed": SPLITS,
-        }.items()
-    }
-    got = {name: spec.test_train_ratio for name, spec in ratios.items()}
-    assert got == {"arrays": 0.3065, "resplit": 0.3509, "fresh": 0, "fixed": 0}
+@pytest.fixture
+def untrained(monkeypatch):
+    """Comparisons end before the first run."""
+    monkeypatch.setattr(
+        comparison.runner, "run", lambda spec, folder, **_: Results(spec, folder=folder)
+    )
 
 
-def test_number_of_vmapped_seeds_is_measured(monkeypatch, tmp_path):
-    from apalu_jax.experiments.own import declaration
-    from apalu_jax.experiments.runner.timing import StepTime
+def test_number_of_vmapped_seeds_is_measured(monkeypatch, tmp_path, untrained):
+    def measured(data=SPLITS, **changes):
+        arms = ["relu", "gelu"]
+        found = compare(data=data, vmapped_seeds=None, activations=arms, **changes)
+        return found.results.spec.vmapped_seeds
 
-    found = compare(vmapped_seeds=None, activations=["relu", "gelu"])
-    assert found.results.spec.vmapped_seeds in (1, 2)
+    assert measured() in (1, 2)
     for slow, expected in ((1.0, 2), (3.0, 1)):
         monkeypatch.setattr(
             declaration,
@@ -284,24 +289,20 @@ def test_number_of_vmapped_seeds_is_measured(monkeypatch, tmp_path):
                 slow if len(trial.seeds) > 1 else 1.0, 0, 1
             ),
         )
-        out = tmp_path / str(slow)
-        found = compare(vmapped_seeds=None, activations=["relu", "gelu"], out=out)
-        assert found.results.spec.vmapped_seeds == expected
+        assert measured() == expected
     # A folder keeps what it was begun with.
-    again = compare(
-        vmapped_seeds=None, activations=["relu", "gelu"], out=tmp_path / "1.0"
-    )
-    assert again.results.spec.vmapped_seeds == 2
-
-    def uneven(seed):
-        return {**SPLITS, "train": numbers(60 + seed)}
-
-    found = compare(data=uneven, vmapped_seeds=None, activations=["relu", "gelu"])
-    assert found.results.spec.vmapped_seeds == 1
+    out = tmp_path / "out"
+    out.mkdir()
+    spec = compare(activations=["relu", "gelu"]).results.spec
+    Results(spec, folder=out).setup_index(SETUP)
+    assert measured(out=out) == 2
+    assert measured(lambda seed: {**SPLITS, "train": numbers(60 + seed)}) == 1
 
 
 def test_table_report_and_figure(tmp_path):
-    found = compare(seeds=6, vmapped_seeds=6, activations=["relu", "gelu", "apalu"])
+    found = compare(
+        seeds=6, vmapped_seeds=6, epochs=1, activations=["relu", "gelu", "apalu"]
+    )
     lines = str(found.table).splitlines()
     assert max(map(len, lines)) <= 79
     assert [row[0] for row in found.table.rows] != []
@@ -319,12 +320,17 @@ def test_table_report_and_figure(tmp_path):
 
 
 def test_few_pairs_have_no_p_value():
-    rows = compare(seeds=3, vmapped_seeds=3).table.rows
-    assert {row[4] for row in rows} == {"-", ""}
-    assert {row[5] for row in rows} == {"too few pairs", ""}
+    column = [0.5, 0.6, 0.7, 0.4, 0.3]
+    runs = {"relu": column, "apalu": [value + value**2 for value in column]}
+    spec = tiny(ablations=(), seeds=5)
+    table = short_table(results_of(spec, make_runs(runs)))
+    assert [row[4:] for row in table.rows] == [("", ""), ("-", "too few pairs")]
+    runs = {arm: [*values, 0.2] for arm, values in runs.items()}
+    table = short_table(results_of(tiny(ablations=(), seeds=6), make_runs(runs)))
+    assert [row[4:] for row in table.rows] == [("", ""), ("0.062", "not resolved")]
 
 
-def test_steps_are_rounded_to_epochs():
+def test_steps_are_rounded_to_epochs(untrained):
     found = compare(epochs=None, steps=11, activations=["relu", "gelu"])
     assert found.results.spec.epochs == 3  # of 4 steps
 
@@ -355,5 +361,4 @@ def low_apalu():
 
 
 def test_public_names():
-    assert experiments.compare.__module__ == "apalu_jax.experiments.comparison"
-    assert own_models.make_linen is make_linen
+    assert experiments.compare is comparison.compare

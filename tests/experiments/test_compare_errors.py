@@ -8,7 +8,8 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from apalu_jax.experiments import ExperimentError
+from apalu_jax import optim
+from apalu_jax.experiments import ExperimentError, comparison
 
 from .own_models import SPLITS, make_nnx, maker, numbers
 from .test_compare import compare
@@ -194,14 +195,18 @@ def test_folders(tmp_path):
     check("must be empty or hold a comparison", out=tmp_path)
 
 
-def test_one_instance_in_two_places_is_told():
+@pytest.fixture
+def untrained(monkeypatch):
+    """Comparisons end before the first run."""
+    monkeypatch.setattr(comparison.runner, "run", lambda spec, folder, **_: None)
+
+
+def test_one_instance_in_two_places_is_told(untrained):
     with pytest.warns(UserWarning, match="calls one activation 2 times"):
         compare(Shared, activations=["relu", "apalu"], epochs=1)
 
 
-def test_decay_of_an_activation_is_told():
-    from apalu_jax import optim
-
+def test_decay_of_an_activation_is_told(untrained):
     decay = {"weight_decay": 0.1, "learning_rate": 0.01}
     with pytest.warns(UserWarning, match="decays the parameters of apalu"):
         compare(activations=["relu", "apalu"], optimizer=optax.adamw(**decay), epochs=1)
