@@ -26,40 +26,44 @@ def cautions(results: Results) -> list[str]:
     Args:
       results: The experiment and its runs so far.
     """
-    spec, found = results.spec, list[str]()
-    at_chance = []
-    for arm in spec.all_arms:
+    found = at_chance(results)
+    for arm in results.spec.all_arms:
         runs = select(results.records, arm=arm)
-        done = [run for run in runs if run.status != "failed"]
-        if _is_at_chance(results, done):
-            at_chance.append(arm)
         for status in ("diverged", "failed"):
             if number := sum(run.status == status for run in runs):
                 found.append(f"{number} of {len(runs)} runs of {arm} {status}.")
-        found += _floors(results, arm, done)
-    if at_chance:
-        found.insert(
-            0,
-            f"No better than a constant prediction: {', '.join(at_chance)}. Train "
-            "longer or otherwise before reading anything into the differences.",
-        )
+        found += _floors(results, arm, [run for run in runs if run.status != "failed"])
     return found
+
+
+def at_chance(results: Results) -> list[str]:
+    """A sentence if an arm is no better than a constant prediction, by the margin."""
+    arms = [
+        arm
+        for arm in results.spec.all_arms
+        if _is_at_chance(results, select(results.records, arm=arm))
+    ]
+    if not arms:
+        return []
+    return [
+        f"No better than a constant prediction: {', '.join(arms)}. Train longer or "
+        "otherwise before reading anything into the differences."
+    ]
 
 
 def _is_at_chance(results: Results, runs: Sequence[Record]) -> bool:
     """True if the mean lead over a constant prediction is within the margin."""
     metric = results.spec.metric
-    leads = []
-    for run in runs:
-        level = run.history.test.get(CHANCE)
-        if level is None or run.value is None:
-            return False
-        leads.append(run.value - level)
-    if not leads:
+    pairs = [
+        (run.value, level)
+        for run in runs
+        if run.value is not None and (level := run.history.test.get(CHANCE)) is not None
+    ]
+    if not pairs:
         return False
-    level = fmean(abs(run.history.test[CHANCE] or 0.0) for run in runs)
-    margin = metric.margin * level if metric.relative else metric.margin
-    return fmean(leads) * (1 if metric.higher_is_better else -1) <= margin
+    lead = fmean(value - level for value, level in pairs)
+    scale = fmean(abs(level) for _, level in pairs) if metric.relative else 1.0
+    return lead * (1 if metric.higher_is_better else -1) <= metric.margin * scale
 
 
 def _floors(results: Results, arm: str, runs: Sequence[Record]) -> Iterator[str]:

@@ -256,6 +256,27 @@ def test_a_search_is_made_of_runs_that_see_no_test_example():
         compare(data=resplit, lr_search=[0.5, 1.0])
 
 
+@pytest.mark.parametrize("classes", [0, 3])
+def test_the_search_and_every_seed_share_one_test_split(classes):
+    data = numbers(classes=classes)
+    searched = prepare(data, "classes" if classes else "numbers", True, 4)
+    alone = prepare(data, "classes" if classes else "numbers", False, 4)
+
+    def rows(split):
+        return {row.tobytes() for row in split["inputs"]}
+
+    folds = {seed: searched.dataset.splits(seed) for seed in (0, 1, 1000, 1001)}
+    (tested,) = {frozenset(rows(fold.test)) for fold in folds.values()}
+    for fold in folds.values():
+        parts = [rows(split) for split in fold]
+        assert [len(part) for part in parts] == [62, 16, 19]
+        assert not tested & (parts[0] | parts[1])
+        assert not parts[0] & parts[1]
+    assert len({frozenset(rows(fold.train)) for fold in folds.values()}) == 4
+    others = {frozenset(rows(alone.dataset.splits(seed).test)) for seed in (0, 1)}
+    assert len(others) == 2
+
+
 @pytest.mark.parametrize(
     ("data", "ratio"),
     [(numbers(), 0.3065), (resplit, 0.3509), (load, 0), (SPLITS, 0)],
