@@ -230,6 +230,24 @@ def test_a_folder_of_another_comparison_is_refused(tmp_path):
     assert read(found.folder).spec.all_arms == tuple(ARMS)
 
 
+def test_another_metric_of_the_same_name_is_refused(tmp_path):
+    def with_metric(power):
+        def metric(outputs, targets):
+            return np.mean(np.abs(outputs - targets) ** power)
+
+        return {"metric": metric, "higher_is_better": False, "margin": 0.01}
+
+    arms = {"activations": ["relu", "gelu"], "epochs": 1, "out": tmp_path / "a"}
+    found = compare(**arms, **with_metric(2))
+    np.testing.assert_allclose(
+        of(found, "gelu", "metric"),
+        np.square(of(compare(**{**arms, "out": None}), "gelu", "rmse")),
+        rtol=1e-4,
+    )
+    with pytest.raises(experiments.ExperimentError, match="another configuration"):
+        compare(**arms, **with_metric(3))
+
+
 def test_another_activation_of_the_same_name_is_refused(tmp_path):
     mine = ("mine", lambda: lambda x: jnp.sin(x))
     found = compare(activations=["relu", mine], out=tmp_path / "a")

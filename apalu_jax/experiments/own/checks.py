@@ -17,12 +17,11 @@ from jax import Array
 from apalu_jax._trees import PyTree, join_keys
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ARMS, Activation, Arm
-from apalu_jax.experiments.cautions import CHANCE
 from apalu_jax.experiments.data.splits import Batch, Dataset
 from apalu_jax.experiments.formatting import first_line
 from apalu_jax.experiments.own.datasets import Kind
 from apalu_jax.experiments.own.network import NNXNetwork
-from apalu_jax.experiments.own.task import OwnTask
+from apalu_jax.experiments.own.task import OwnTask, constant_prediction
 
 # Addresses in the text of a jaxpr differ from process to process.
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
@@ -150,14 +149,20 @@ def check_arm(
     return variables["params"], digest(traced)
 
 
-def check_metric(task: OwnTask, test: Batch) -> None:
+def check_metric(task: OwnTask, test: Batch) -> str:
     """Checks that the metric of a constant prediction is a finite number.
+
+    Gives that number and the one of a random prediction, by which a metric that has
+    been changed is found.
 
     Raises:
       ExperimentError: It is not, or the function fails.
     """
+    targets = test["targets"]
+    constant = constant_prediction(targets)
+    noise = np.random.default_rng(0).normal(size=constant.shape)
     try:
-        value = task.chance_levels(test)[CHANCE]
+        values = [task.scores(each, targets) for each in (constant, constant + noise)]
     except ExperimentError:
         raise
     except Exception as error:
@@ -165,11 +170,13 @@ def check_metric(task: OwnTask, test: Batch) -> None:
             f"`metric`: {task.primary} fails with a constant prediction for the test "
             f"split: {first_line(error)}."
         ) from error
-    if not np.isfinite(value):
+    first, second = (found[task.primary] for found in values)
+    if not np.isfinite(first):
         raise ExperimentError(
-            f"`metric`: {task.primary} must be finite, got {value} with a constant "
+            f"`metric`: {task.primary} must be finite, got {first} with a constant "
             "prediction for the test split."
         )
+    return f"{first:.6g} {second:.6g}"
 
 
 def check_optimizer(

@@ -105,6 +105,8 @@ def settle(declaration: Declaration, folder: Path) -> tuple[Spec, Parts]:
       ExperimentError: An activation of that name is another one in the folder.
     """
     spec, parts, is_open = declaration
+    if not is_open and not spec.descriptions:
+        return spec, parts
     if (folder / results.SPEC).exists():
         stored = results.read(folder).spec
         for name in spec.all_arms:
@@ -176,9 +178,10 @@ def _check(
     calls = checks.Calls()
     probed: OwnTask = parts.task_with(calls.make, place.model)
     batch = {key: array[: place.batch_size] for key, array in fold.train.items()}
-    program = checks.check_use(probed, calls, batch)
-    checks.check_metric(probed, fold.test)
-    programs = [program]
+    programs = [
+        checks.check_use(probed, calls, batch),
+        checks.check_metric(probed, fold.test),
+    ]
     for name in spec.all_arms:
         arm = parts.arm(name, place.model)
         task = parts.task_with(arm.activation, place.model)
