@@ -187,6 +187,7 @@ def _check(
         task = parts.task_with(arm.activation, place.model)
         params, traced = checks.check_arm(name, arm, task, dataset, kind)
         own[name].append(traced)
+        parts.optimizer(place.optimizer, name)(params, 1, 1.0)  # checks its options
         given = parts.objects.optimizer
         if given is not None and name == spec.reference:
             programs.append(checks.check_optimizer(name, arm, params, given))

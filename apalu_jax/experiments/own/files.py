@@ -53,30 +53,12 @@ def load(
       ExperimentError: The file is missing or invalid, or something that it names; the
         message has the file, the key, what was given and what is expected.
     """
-    raw = _read(path)
-    if "presets" in raw:
-        presets = raw["presets"]
-        if not (isinstance(presets, dict) and presets):
-            raise ExperimentError(
-                f"{path}: `presets` must be a table of tables, got {presets!r}."
-            )
-        names = list(presets)
-        preset = preset or ("reduced" if "reduced" in names else names[0])
-        raw = specs.choose(raw, str(path), preset, units)
-    elif preset is not None:
-        raise ExperimentError(f"{path} has no table `presets`, got preset {preset!r}.")
-    for key in ("model", "data"):
-        if isinstance(raw.get(key), str):
-            raw[key] = {"name": raw[key]}
-    own = [key for key in ("model", "data") if ":" in _name(raw, key)]
-    if not own:
-        return Declaration(convert({"preset": OWN, **raw}, Spec, str(path)), DECLARED)
-    if own != ["model", "data"]:
-        raise ExperimentError(
-            f"{path}: `model` and `data` must both name a function, as in "
-            f"'my_module:load', got {_name(raw, 'model')!r} and {_name(raw, 'data')!r}."
-        )
-    return _declare(path, raw)
+    try:
+        return _load(path, preset, units)
+    except ExperimentError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ExperimentError(f"{path}: {error}") from error
 
 
 def write_new(name: str, folder: Path) -> list[Path]:
@@ -101,6 +83,32 @@ def write_new(name: str, folder: Path) -> list[Path]:
             path, text.replace("NAME", name).replace("MODULE", module).encode()
         )
     return paths
+
+
+def _load(path: Path, preset: str | None, units: Sequence[str] | None) -> Declaration:
+    raw = _read(path)
+    if "presets" in raw:
+        presets = raw["presets"]
+        if not (isinstance(presets, dict) and presets):
+            raise ExperimentError(
+                f"{path}: `presets` must be a table of tables, got {presets!r}."
+            )
+        preset = preset or ("reduced" if "reduced" in presets else next(iter(presets)))
+        raw = specs.choose(raw, str(path), preset, units)
+    elif preset is not None:
+        raise ExperimentError(f"{path} has no table `presets`, got preset {preset!r}.")
+    for key in ("model", "data"):
+        if isinstance(raw.get(key), str):
+            raw[key] = {"name": raw[key]}
+    own = [key for key in ("model", "data") if ":" in _name(raw, key)]
+    if not own:
+        return Declaration(convert({"preset": OWN, **raw}, Spec, str(path)), DECLARED)
+    if own != ["model", "data"]:
+        raise ExperimentError(
+            f"{path}: `model` and `data` must both name a function, as in "
+            f"'my_module:load', got {_name(raw, 'model')!r} and {_name(raw, 'data')!r}."
+        )
+    return _declare(path, raw)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -150,13 +158,10 @@ def _declare(path: Path, raw: dict[str, Any]) -> Declaration:
     name = table.get("name")
     own = isinstance(name, str) and ":" in name
     function = _function(path, "metric", name) if own else None
-    try:
-        chosen = activations.choose(choices)
-        if function is None:
-            measured = task.choose_metric(loss_function or loss, name, None, None)
-            table = {**asdict(measured), **table, "name": measured.name}
-    except ExperimentError as error:
-        raise ExperimentError(f"{path}: {error}") from error
+    chosen = activations.choose(choices)
+    if function is None:
+        measured = task.choose_metric(loss_function or loss, name, None, None)
+        table = {**asdict(measured), **table, "name": measured.name}
     objects = Objects(
         make_model=_function(path, "model", raw["model"]["name"]),
         data=_function(path, "data", raw["data"]["name"]),
