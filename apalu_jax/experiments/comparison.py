@@ -141,9 +141,9 @@ def compare(
       steps: Training steps, instead of ``epochs``; rounded to whole epochs.
       batch_size: Examples in a step; an incomplete last batch of an epoch is dropped.
       optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"`` with a learning rate of 1e-3 that
-        falls to zero along a cosine; a dict of the fields of
-        :class:`~apalu_jax.experiments.training.optimizers.Optimizer`; or an optimizer
-        of optax. ``a`` and ``b`` of APALU are kept positive.
+        falls to zero along a cosine, AdamW with a decay of 1e-4; a dict of the fields
+        of :class:`~apalu_jax.experiments.training.optimizers.Optimizer`; or an
+        optimizer of optax. ``a`` and ``b`` of APALU are kept positive.
       lr_search: Multipliers of the learning rate, of which the best by the validation
         split is taken for each activation, with three seeds that no evaluated run has.
         Arrays then have one test split for all seeds, which the search does not see.
@@ -235,11 +235,12 @@ def _folder(out: str | Path | None) -> Path:
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise ExperimentError(f"`out` must be a folder, got the file {folder}.")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / results.SPEC).exists():
-            raise ExperimentError(
-                f"`out` must be empty or hold a comparison, got {folder}."
-            )
+    # A kill may leave a hidden temporary file before the first complete one.
+    held = [path.name for path in folder.glob("[!.]*")]
+    if held and results.SPEC not in held:
+        raise ExperimentError(
+            f"`out` must be empty or hold a comparison, got {folder} with {held[0]}."
+        )
     return folder
 
 
@@ -268,9 +269,11 @@ def _options(optimizer: object) -> dict[str, Any]:
     if optimizer is None:
         return {"name": "optax", "activation_floor": 1e-3}
     if isinstance(optimizer, str):
-        return {**defaults, "name": optimizer}
+        optimizer = {"name": optimizer}
     if isinstance(optimizer, Mapping) and "name" in optimizer:
-        return {**defaults, **optimizer}
+        # Without a decay, AdamW would be Adam; this is the decay of optax.adamw.
+        decay = {"weight_decay": 1e-4} if optimizer["name"] == "adamw" else {}
+        return {**defaults, **decay, **optimizer}
     raise ExperimentError(
         "`optimizer` must be adam, adamw or sgd, a dict with a `name`, or an optimizer "
         f"of optax, got {optimizer!r}."
