@@ -102,6 +102,7 @@ def compare(
     batch_size: int = 64,
     optimizer: str | Mapping[str, Any] | optax.GradientTransformation = "adam",
     lr_search: Sequence[float] | LRSearch | None = None,
+    test_train_ratio: float | None = None,
     vmapped_seeds: int | None = None,
     name: str = "compare",
     out: str | Path | None = None,
@@ -147,6 +148,10 @@ def compare(
       lr_search: Multipliers of the learning rate, of which the best by the validation
         split is taken for each activation, with three seeds that no evaluated run has.
         Arrays then have one test split for all seeds, which the search does not see.
+      test_train_ratio: Size of the test split over that of the training split if the
+        seeds are overlapping random splits of one data set: the corrected resampled t
+        test then decides. None: so for arrays, and for a function whose test targets
+        differ between seeds. 0 for a function that gives every seed new examples.
       vmapped_seeds: Seeds trained at once; measured in the first seconds if None.
       name: Name of the comparison, for the report.
       out: Folder for the records; a call that is stopped goes on from them. None for a
@@ -204,10 +209,12 @@ def compare(
         "epochs": 1 if epochs is None else epochs,
         "batch_size": batch_size,
     }
-    if vmapped_seeds is not None:
-        raw["vmapped_seeds"] = vmapped_seeds
-    if lr_search is not None:
-        raw["lr_search"] = _search(lr_search)
+    optional = {
+        "vmapped_seeds": vmapped_seeds,
+        "lr_search": None if lr_search is None else _search(lr_search),
+        "test_train_ratio": test_train_ratio,
+    }
+    raw |= {key: value for key, value in optional.items() if value is not None}
     objects = Objects(
         make_model=make_model,
         data=data,

@@ -270,7 +270,9 @@ def test_a_search_is_made_of_runs_that_see_no_test_example():
         (arm, m) for arm in ("relu", "apalu") for m in (1e-6, 30.0)
     ]
     assert {r.lr_multiplier for r in records if r.kind == "evaluation"} == {30.0}
-    with pytest.raises(experiments.ExperimentError, match="hold out one test"):
+    with pytest.raises(
+        experiments.ExperimentError, match="hold out one test split for all"
+    ):
         compare(data=resplit, lr_search=[0.5, 1.0])
 
 
@@ -295,14 +297,33 @@ def test_the_search_and_every_seed_share_one_test_split(classes):
     assert len(others) == 2
 
 
+def scaled(seed):
+    """Random splits of one data set, each scaled in its own way."""
+    found = resplit(seed)
+    mean, sd = found["train"][1].mean(), found["train"][1].std()
+    return {name: (x * (1 + seed), (y - mean) / sd) for name, (x, y) in found.items()}
+
+
 @pytest.mark.parametrize(
     ("data", "ratio"),
-    [(numbers(), 0.3065), (resplit, 0.3509), (load, 0), (SPLITS, 0)],
-    ids=["arrays", "resplit", "fresh", "fixed"],
+    [
+        (numbers(), 0.3065),
+        (resplit, 0.3509),
+        (scaled, 0.3509),
+        (load, 0.3115),
+        (SPLITS, 0),
+        (lambda seed: {**load(seed), "test": SPLITS["test"]}, 0),
+    ],
 )
 def test_overlapping_test_splits_are_told_to_the_statistics(data, ratio):
     assert prepare(data, "numbers", False, 2).test_train_ratio == ratio
     assert prepare(data, "numbers", False, 1).test_train_ratio == 0
+
+
+def test_new_examples_for_every_seed(untrained):
+    arms = ["relu", "gelu"]
+    found = compare(data=load, activations=arms, test_train_ratio=0, lr_search=[1.0])
+    assert found.results.spec.test_train_ratio == 0
 
 
 @pytest.fixture

@@ -36,8 +36,6 @@ Data: TypeAlias = Tables | Callable[..., Tables]
 _TEST_SHARE = 0.2
 _VALIDATION_SHARE = 0.2  # of what is left
 
-_DOUBLES = 0.05
-
 # Seed of the test split where a search for a learning rate must not see it.
 _FIXED = 0
 
@@ -46,8 +44,8 @@ class OwnData(NamedTuple):
     """Data, and what a spec says of them.
 
     ``summary`` is the table ``data``: sizes, shapes and a digest of the values.
-    ``test_train_ratio`` is 0 unless the test examples of a seed are trained on under
-    another one.
+    ``test_train_ratio`` is 0 unless the test splits are taken for random ones of one
+    data set, whose examples are trained on under other seeds.
     """
 
     dataset: Dataset
@@ -55,7 +53,9 @@ class OwnData(NamedTuple):
     test_train_ratio: float
 
 
-def prepare(data: Data, kind: Kind, searched: bool, seeds: int) -> OwnData:
+def prepare(
+    data: Data, kind: Kind, searched: bool, seeds: int, *, independent: bool = False
+) -> OwnData:
     """Checks data, and splits them where that is left to this package.
 
     Args:
@@ -64,6 +64,7 @@ def prepare(data: Data, kind: Kind, searched: bool, seeds: int) -> OwnData:
       searched: Whether a learning rate is searched for. Arrays then have one test split
         for all seeds.
       seeds: Number of evaluated seeds.
+      independent: Whether every seed of a function has examples of its own.
 
     Raises:
       ExperimentError: Something is missing, or has the wrong shape or type.
@@ -75,7 +76,8 @@ def prepare(data: Data, kind: Kind, searched: bool, seeds: int) -> OwnData:
             fold = functools.lru_cache(maxsize=2)(
                 lambda seed: _complete(_splits(_call(data, seed), kind), seed)
             )
-            return _described(fold, _is_resampled(fold, searched, seeds))
+            resampled = not independent and _is_resampled(fold, searched, seeds)
+            return _described(fold, resampled)
         given = _call(data)
     if isinstance(given, Mapping):
         table = _splits(given, kind)
@@ -227,31 +229,24 @@ def _batch(inputs: Numbers, targets: Numbers) -> Batch:
 
 
 def _is_resampled(fold: Callable[[int], Splits], searched: bool, seeds: int) -> bool:
-    """True if a seed trains on test examples of another one.
+    """True if the test split is not the same for all seeds.
 
-    A search for a learning rate must not.
+    Inputs are not compared, as each seed may scale them in its own way. A search for a
+    learning rate needs one test split, which it must not see.
     """
-    tested = _rows(fold(0).test)
-    if searched:
-        search = fold(FIRST_SEARCH_SEED)
-        if _overlap(tested, _rows(search.train) | _rows(search.validation)):
-            raise ExperimentError(
-                "`data` gives test examples of seed 0 to the search for a learning "
-                f"rate, whose seeds begin with {FIRST_SEARCH_SEED}: hold out one test "
-                "split for all seeds."
-            )
-    return seeds > 1 and _overlap(tested, _rows(fold(1).train))
+    tested = fold(0).test["targets"]
 
+    def differs(seed: int) -> bool:
+        return not np.array_equal(tested, fold(seed).test["targets"])
 
-def _overlap(tested: set[bytes], trained: set[bytes]) -> bool:
-    """True for more than the few examples that a data set may hold twice."""
-    return len(tested & trained) > _DOUBLES * len(tested)
-
-
-def _rows(split: Batch) -> set[bytes]:
-    """Digests of the examples."""
-    pairs = zip(split["inputs"], split["targets"], strict=True)
-    return {hashlib.md5(x.tobytes() + y.tobytes()).digest() for x, y in pairs}
+    if searched and differs(FIRST_SEARCH_SEED):
+        raise ExperimentError(
+            "`data` must hold out one test split for all seeds where a learning rate "
+            "is searched for, got others for seed 0 and for the search, seed "
+            f"{FIRST_SEARCH_SEED}. If every seed has new examples, give "
+            "test_train_ratio=0."
+        )
+    return seeds > 1 and differs(1)
 
 
 def _digest(splits: Splits) -> str:

@@ -65,7 +65,8 @@ def declare(
     """
     plain = {"preset": OWN, "vmapped_seeds": 1, **raw}
     spec = convert(plain, Spec, where)
-    parts = OwnParts(objects, spec.lr_search is not None, spec.seeds)
+    independent = raw.get("test_train_ratio") == 0
+    parts = OwnParts(objects, spec.lr_search is not None, spec.seeds, independent)
     with pinned_numerics():
         places = [spec.at(v, u) for v in spec.variant_names for u in spec.unit_names]
         units = [u for _ in spec.variant_names for u in spec.unit_names]

@@ -55,10 +55,18 @@ class Objects(NamedTuple):
 class OwnParts(Parts):
     """A user's model, data, loss, metric and activations."""
 
-    def __init__(self, objects: Objects, searched: bool, seeds: int) -> None:
+    def __init__(
+        self, objects: Objects, searched: bool, seeds: int, independent: bool
+    ) -> None:
         """Takes the objects; nothing is called yet."""
         self.objects = objects
-        self._searched, self._seeds = searched, seeds
+        self._prepare = partial(
+            prepare,
+            kind=objects.kind,
+            searched=searched,
+            seeds=seeds,
+            independent=independent,
+        )
         self._data: dict[str, OwnData] = {}
         self._arm = cache(self._make_arm)
 
@@ -70,8 +78,7 @@ class OwnParts(Parts):
             given = self.objects.data
             if callable(given) and chosen:
                 given = partial(given, **chosen)
-            kind = self.objects.kind
-            self._data[key] = prepare(given, kind, self._searched, self._seeds)
+            self._data[key] = self._prepare(given)
         return self._data[key]
 
     def dataset(self, options: Options, data_dir: Path | None, unit: str) -> Dataset:
