@@ -90,12 +90,14 @@ def check_use(task: OwnTask, calls: Calls, batch: Batch) -> str:
     key = jax.random.key(0)
     with _one_line(batch):
         variables = jax.eval_shape(task.init, key, batch)
+        if not jax.tree.leaves(variables.get("params")):
+            raise ExperimentError(
+                "The model of `make_model` has no parameters to train."
+            )
         made = calls.reset()
         traced = jax.make_jaxpr(task.loss)(variables, _shapes(batch), key)
         most, after = calls.most, calls.places
         predicted = jax.make_jaxpr(task.predict)(variables, _shapes(batch))
-    if not jax.tree.leaves(variables["params"]):
-        raise ExperimentError("The model of `make_model` has no parameters to train.")
     if isinstance(task.network, NNXNetwork) and after > made:
         raise ExperimentError(
             "The model of `make_model` makes an activation in each call, which is "
