@@ -47,9 +47,14 @@ def list_experiments() -> None:
 @experiments_app.command()
 @one_line_errors(ExperimentError)
 def run(
-    name: Annotated[str, typer.Argument(help="An experiment of `apalu list`.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="An experiment of `apalu list`, or a file NAME.toml."),
+    ],
     *,
-    preset: Annotated[str, typer.Option(help="smoke, reduced or full.")] = "reduced",
+    preset: Annotated[
+        str | None, typer.Option(help="smoke, reduced or full.  [default: reduced]")
+    ] = None,
     arms: Annotated[
         str | None, typer.Option(help="Some of the declared arms: relu,gelu,apalu.")
     ] = None,
@@ -68,27 +73,46 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from what the folder holds.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run, and how long.")
+    ] = False,
 ) -> None:
     """Run an experiment; write its records and the report."""
     with exit_at_once():
-        from apalu_jax.experiments import report, runner, specs
+        from apalu_jax.experiments import report, runner
+        from apalu_jax.experiments.own import declaration, files
         from apalu_jax.experiments.runner import runtime
 
         runtime.use_compilation_cache()
         runtime.keep_freed()
-        spec = specs.load(name, preset, None if units is None else units.split(","))
-    folder = out or Path("runs") / f"{name}-{preset}"
+        some = None if units is None else units.split(",")
+        declared = files.find(name, preset, some)
+    folder = out or Path("runs") / declared.folder
+    spec, parts = declaration.settle(declared, folder)
     chosen_seeds = None if seeds is None else _parse_seeds(seeds, spec.seeds)
+    chosen_arms = None if arms is None else arms.split(",")
+    if dry_run:
+        for line in runner.forecast(
+            spec,
+            folder,
+            arm_names=chosen_arms,
+            seeds=chosen_seeds,
+            data_dir=data_dir,
+            parts=parts,
+        ):
+            say(line)
+        return
     with progress_bar() as progress:
         task = progress.add_task("preparing", total=1.0)
         try:
             results = runner.run(
                 spec,
                 folder,
-                arm_names=None if arms is None else arms.split(","),
+                arm_names=chosen_arms,
                 seeds=chosen_seeds,
                 data_dir=data_dir,
                 resume=resume,
+                parts=parts,
                 progress=lambda trial, share: progress.update(
                     task, completed=share, description=printable(trial.name)
                 ),
@@ -101,6 +125,19 @@ def run(
     _print_report(built)
     for path in written:
         say(f"wrote {path}")
+
+
+@experiments_app.command()
+@one_line_errors(ExperimentError)
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the experiment.")],
+) -> None:
+    """Write an experiment of your own to start from: NAME.toml and a module."""
+    from apalu_jax.experiments.own import files
+
+    for path in files.write_new(name, Path()):
+        say(f"wrote {path}")
+    say(f"next: apalu run {name}.toml --dry-run")
 
 
 @experiments_app.command("report")

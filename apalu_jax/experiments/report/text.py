@@ -95,7 +95,10 @@ def declaration(results: Results) -> list[tuple[str, str]]:
         search = f"multipliers {tried}, {grid.seeds} seeds each"
     environments = sorted({_environment(results, run) for run in results.evaluated})
     return [
-        *((f"arm {name}", arms.get(name).description) for name in spec.all_arms),
+        *(
+            (f"arm {name}", spec.descriptions.get(name) or arms.get(name).description)
+            for name in spec.all_arms
+        ),
         ("stopping rule", spec.stopping_rule),
         *(
             (f"margin of {metric.name}", f"±{metric.margin_text}")
