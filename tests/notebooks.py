@@ -3,6 +3,7 @@
 A name is the beginning of a file's name, such as 03; without one all are executed.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -34,7 +35,10 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     )
-    return client.execute()
+    # Without the tests' cache of programs: JAX warns where two processes write to it.
+    cache = "JAX_COMPILATION_CACHE_DIR"
+    env = {name: value for name, value in os.environ.items() if name != cache}
+    return client.execute(env=env)
 
 
 def problems(notebook: NotebookNode) -> list[str]:
