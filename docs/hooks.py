@@ -10,6 +10,11 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = "https://github.com/apalu-jax/apalu-jax"
+PICTURES = (
+    "learned_shape.png",
+    "experiments/googlenet-cifar10/figures/evolution_apalu.png",
+    "experiments/googlenet-cifar10/figures/intervals.png",
+)
 INVENTORIES = (
     "https://docs.kidger.site/equinox/objects.inv",
     "https://docs.jax.dev/en/latest/objects.inv",
@@ -29,10 +34,10 @@ def on_config(config):
 
 
 def on_files(files, *, config):
-    """Add the pictures of the repository that pages show."""
-    picture = ROOT / "notebooks" / "results" / "learned_shape.png"
-    path = f"assets/{picture.name}"
-    files.append(File.generated(config, path, abs_src_path=str(picture)))
+    """Add the pictures of the repository that pages show, below ``pictures/``."""
+    for path in PICTURES:
+        source = str(ROOT / "notebooks" / "results" / path)
+        files.append(File.generated(config, f"pictures/{path}", abs_src_path=source))
 
 
 def on_page_markdown(markdown, *, page, config, files):

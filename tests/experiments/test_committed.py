@@ -89,3 +89,41 @@ def test_links_of_the_page_lead_somewhere():
     links = re.findall(r"\]\(([^)]+)\)", page.read_text())
     assert {f"{folder.parent.name}/report.md" for folder in REPORTS} <= {*links}
     assert all((page.parent / link).exists() for link in links)
+
+
+# Differences between apalu and an arm that the pages tell in words.
+TOLD = {
+    "cnn-mnist": {"elu": "+0.26"},
+    "deep-svdd-mnist": {"elu": "-2.06", "apalu-frozen": "-0.11"},
+    "googlenet-cifar10": {
+        "relu": "+1.40",
+        "leaky_relu": "+1.41",
+        "elu": "-4.84",
+        "prelu": "-1.56",
+        "apalu-frozen": "+1.81",
+        "apalu-smooth": "-3.96",
+        "apalu-channel": "+2.18",
+    },
+    "mobilenet-cifar10": {
+        "elu": "-3.82",
+        "apalu-frozen": "+7.22",
+        "apalu-smooth": "-4.15",
+        "apalu-channel": "+9.19",
+    },
+    "sign-language": {"apalu": "87.80"},
+}
+
+
+@pytest.mark.parametrize("page", ["does-it-help.md", "choosing.md"])
+def test_numbers_in_words_are_those_of_the_reports(page):
+    for experiment, told in TOLD.items():
+        report_text = (RESULTS / "experiments" / experiment / "report.md").read_text()
+        for arm, number in told.items():
+            assert re.search(
+                rf"^\| {arm} \| \d+ \| .*{re.escape(number)} [|±]", report_text, re.M
+            )
+    text = (ROOT / "docs" / "pages" / page).read_text()
+    text = re.sub(r"<!-- table.*?<!-- end|```.*?```|`.*?`", "", text, flags=re.DOTALL)
+    numbers = set(re.findall(r"(?<![\d.])\d+\.\d\d(?![\d.])", text))
+    known = {number.strip("+-") for told in TOLD.values() for number in told.values()}
+    assert numbers and numbers <= known
