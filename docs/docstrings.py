@@ -47,13 +47,13 @@ def translate(text, scope):
 
 
 def _reference(text, short, name, scope):
+    shown = text or (name.rpartition(".")[2] if short else name)
     target = name
     if not name.startswith(("apalu_jax", *LINKED)):
         try:
             target = scope.resolve(name)
         except griffe.NameResolutionError:
-            return f"`{name}`"
-    shown = text or (name.rpartition(".")[2] if short else name)
+            return f"`{shown}`"
     return f'<autoref identifier="{target}" optional><code>{shown}</code></autoref>'
 
 
