@@ -1,6 +1,7 @@
 """Arguments of several functions and modules: what they may be, what errors say."""
 
 import operator
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
@@ -9,6 +10,41 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+
+def check_instance(
+    name: str, value: object, kinds: type | tuple[type, ...], expected: str
+) -> None:
+    """Check the type of an argument.
+
+    Raises:
+      TypeError: If it is of none of ``kinds``; the message says what is ``expected``.
+    """
+    if not isinstance(value, kinds):
+        raise TypeError(f"`{name}` must be {expected}, got {describe(value)}.")
+
+
+def check_callable(name: str, value: object, expected: str) -> None:
+    """Check that an argument can be called.
+
+    Raises:
+      TypeError: If it cannot; the message says what is ``expected``.
+    """
+    if not callable(value) or isinstance(value, type):
+        raise TypeError(f"`{name}` must be {expected}, got {describe(value)}.")
+
+
+def check_values(
+    name: str, mapping: Mapping[str, object], kind: type, expected: str
+) -> None:
+    """Check a mapping and the type of its values.
+
+    Raises:
+      TypeError: If it is none, or a value is of another type.
+    """
+    check_instance(name, mapping, Mapping, f"a mapping from paths to {expected}")
+    for path, value in mapping.items():
+        check_instance(f"{name}[{path!r}]", value, kind, expected)
 
 
 def integers(name: str, value: int | Sequence[int], hint: str = "") -> tuple[int, ...]:
@@ -100,6 +136,25 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return len(shape) <= len(to) and all(
         n in (1, m) for n, m in zip(reversed(shape), reversed(to), strict=False)
     )
+
+
+def refuse_linen(module: str, remedy: str) -> None:
+    """Refuse to run a module of another library inside of one of Flax Linen.
+
+    Raises:
+      RuntimeError: If a Linen module is running that bridges none of them.
+    """
+    if "flax.linen" not in sys.modules:
+        return
+    from flax.nnx.bridge.wrappers import current_linen_module
+
+    around = current_linen_module()
+    # A bridge, Flax's own or another's, keeps the class that it bridges.
+    if around is not None and not hasattr(around, "nnx_class"):
+        raise RuntimeError(
+            f"{module} is called inside of the Linen module {type(around).__name__}, "
+            f"which does not train its parameters: use {remedy}."
+        )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """Initial values of a module: what a user may give, checked, as two initializers."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -104,6 +105,8 @@ def freeze_init(params_init: ParamsInit) -> APALUParams:
 
 def _freeze_value(name: str, value: Any) -> Any:
     value = unwrapped(value)
+    if callable(value):
+        _check_signature(name, value)
     if callable(value) or isinstance(value, Tracer | FrozenArray):
         return value
     if not is_real(value):
@@ -113,6 +116,18 @@ def _freeze_value(name: str, value: Any) -> Any:
         )
     array = np.asarray(jax.device_get(value))
     return FrozenArray(array) if array.ndim else array.item()
+
+
+def _check_signature(name: str, initializer: Callable[..., Any]) -> None:
+    try:
+        inspect.signature(initializer).bind(None, (), jnp.float32)
+    except ValueError:  # some builtins have no signature
+        return
+    except TypeError as error:
+        raise TypeError(
+            "`params_init` must hold initializers that are called as (key, shape, "
+            f"dtype), got {name} as {describe(initializer)}: {error}."
+        ) from None
 
 
 def resolve_params(
@@ -163,7 +178,7 @@ def resolve_params(
         if not callable(value):
             check(value)
             value = _constant(name, value)
-        return _stored_initializer(value, constraint, check)
+        return _stored_initializer(name, value, constraint, check)
 
     return initializer("a", pair.a), initializer("b", pair.b)
 
@@ -182,12 +197,22 @@ def _constant(name: str, value: ArrayLike | FrozenArray) -> Initializer:
 
 
 def _stored_initializer(
-    init: Initializer, constraint: Constraint, check: Callable[[Array], None]
+    name: str, init: Initializer, constraint: Constraint, check: Callable[[Array], None]
 ) -> Initializer:
     """An initializer of what is stored for the effective value that ``init`` gives."""
 
     def stored_init(key: Array, shape: Sequence[int], dtype: DTypeLike) -> Any:
         def stored(value: Array) -> Array:
+            if not is_real(value):
+                raise TypeError(
+                    "`params_init` must hold initializers that return a real array, "
+                    f"got {describe(value)} from that of {name}."
+                )
+            if np.shape(value) != tuple(shape):
+                raise ValueError(
+                    "`params_init` must hold initializers that return the shape asked "
+                    f"for, {tuple(shape)}, got {np.shape(value)} from that of {name}."
+                )
             check(value)
             if constraint is None:
                 return value
@@ -197,6 +222,12 @@ def _stored_initializer(
         given: Any = init(key, shape, at_least_float32(dtype) if constraint else dtype)
         if hasattr(given, "raw_value"):  # the box of flax.nnx.with_partitioning
             return dataclasses.replace(given, raw_value=stored(given.raw_value))
+        count = len(jax.tree.leaves(given))
+        if count != 1:
+            raise TypeError(
+                "`params_init` must hold initializers that return one array, got "
+                f"{count} of them from that of {name}."
+            )
         # One array, or the box of flax.linen.with_partitioning, which is a tree.
         return jax.tree.map(stored, given)
 
@@ -220,6 +251,7 @@ def draw(
     except TypeError as error:
         if key is not None:
             raise
+        init(jax.random.key(0), shape, dtype)  # raises where no key would help
         raise TypeError(
             f"`{argument}` must be given where an initializer in `params_init` is "
             "random, got None."

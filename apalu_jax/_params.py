@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from apalu_jax._arguments import integers
+from apalu_jax._arguments import did_you_mean, integers
 from apalu_jax.functional import APALUParams, Residual, apalu
 from apalu_jax.initializers import at_least_float32
 
@@ -28,7 +28,10 @@ def parameter_names(constraint: Constraint) -> tuple[str, str]:
         return "apalu_a", "apalu_b"
     if constraint == "softplus":
         return "apalu_a_raw", "apalu_b_raw"
-    raise ValueError(f"`constraint` must be None or 'softplus', got {constraint!r}.")
+    close = did_you_mean(str(constraint), ["softplus"])
+    raise ValueError(
+        f"`constraint` must be None or 'softplus', got {constraint!r}{close}."
+    )
 
 
 def check_dtypes(dtype: DTypeLike | None, param_dtype: DTypeLike) -> None:

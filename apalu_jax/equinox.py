@@ -32,7 +32,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from apalu_jax import _params
-from apalu_jax._arguments import checked_arrays
+from apalu_jax._arguments import checked_arrays, refuse_linen
 from apalu_jax._initial_values import ParamsInit, draw, resolve_params
 from apalu_jax._params import Constraint
 from apalu_jax.functional import Residual
@@ -45,6 +45,10 @@ except ImportError as error:
     ) from error
 
 __all__ = ("APALU",)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 class APALU(_params.EffectiveParams, eqx.Module):
@@ -149,9 +153,12 @@ class APALU(_params.EffectiveParams, eqx.Module):
           Array of the shape of ``x``.
 
         Raises:
+          RuntimeError: If it is called inside of a Linen module: its parameters are not
+            among the module's, and would not be trained.
           ValueError: If a feature axis is out of range or repeated, its size is not
             that given by ``features``, or a parameter of another shape was loaded.
         """
+        refuse_linen("equinox.APALU", "apalu_jax.linen.APALU")
         if self.dtype is not None:
             (x,) = checked_arrays(x=x)
             x = jnp.asarray(x, self.dtype)

@@ -29,6 +29,10 @@ from apalu_jax.functional import APALUParams, ParamsLike
 __all__ = ("PRESETS", "init_like", "variance_gain")
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 PRESETS: Mapping[str, APALUParams] = MappingProxyType(
     {
         "paper": APALUParams(0.55, 0.065),

@@ -41,6 +41,10 @@ from apalu_jax.functional import Residual
 __all__ = ("APALU",)
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 class APALU(_params.EffectiveParams, nn.Module):
     """APALU with trainable parameters.
 

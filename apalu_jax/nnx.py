@@ -29,19 +29,22 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
-from flax.nnx.bridge.wrappers import current_linen_module
 from flax.nnx.nn.dtypes import promote_dtype as default_promote_dtype
 from flax.typing import PromoteDtypeFn
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from apalu_jax import _params
-from apalu_jax._arguments import checked_arrays
+from apalu_jax._arguments import checked_arrays, refuse_linen
 from apalu_jax._initial_values import ParamsInit, draw, freeze_init, resolve_params
 from apalu_jax._params import Constraint
 from apalu_jax.functional import Residual
 
 __all__ = ("APALU",)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 class APALU(_params.EffectiveParams, nnx.Module):
@@ -158,7 +161,11 @@ class APALU(_params.EffectiveParams, nnx.Module):
           ValueError: If a feature axis is out of range or repeated, its size is not
             that given by ``features``, or a parameter of another shape was loaded.
         """
-        _refuse_linen()
+        refuse_linen(
+            "nnx.APALU",
+            "apalu_jax.linen.APALU, or flax.nnx.bridge.to_linen(apalu_jax.nnx.APALU, "
+            "...)",
+        )
         with jax.named_scope(type(self).__name__):
             if self.dtype is not None:
                 (x,) = self.promote_dtype(tuple(checked_arrays(x=x)), dtype=self.dtype)
@@ -169,17 +176,6 @@ class APALU(_params.EffectiveParams, nnx.Module):
     def _stored(self) -> dict[str, Array]:
         names = _params.parameter_names(self.constraint)
         return {name: getattr(self, name)[...] for name in names}
-
-
-def _refuse_linen() -> None:
-    module = current_linen_module()
-    # A bridge, Flax's own or another's, keeps the class that it bridges.
-    if module is not None and not hasattr(module, "nnx_class"):
-        raise RuntimeError(
-            f"nnx.APALU is called inside of the Linen module {type(module).__name__}, "
-            "which does not train its parameters: use apalu_jax.linen.APALU, or "
-            "flax.nnx.bridge.to_linen(apalu_jax.nnx.APALU, ...)."
-        )
 
 
 def _warn_inside_a_call() -> None:

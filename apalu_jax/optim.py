@@ -61,6 +61,10 @@ __all__ = (
 )
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def label_params(tree: PyTree, predicate: Predicate | None = None) -> PyTree:
     """Label every leaf as a parameter of an activation or as a weight.
 

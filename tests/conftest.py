@@ -37,6 +37,13 @@ def pytest_configure():
     Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Compile quickly what modules of tests compute when they are imported."""
+    with quick_code_generation():
+        return (yield)
+
+
 @pytest.fixture
 def x64():
     """64-bit types for one test."""

@@ -1,6 +1,8 @@
 """The command `apalu run | report | list | data`."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 
 import apalu_jax
 from apalu_jax.cli import app
+from tests.helpers import QUICK_ENVIRONMENT
 
 RUN = ("run", "digits", "--preset", "smoke")
 AMONG = "`seeds` must be among 0:3, such as 0:3 or 0,2,"
@@ -27,7 +30,10 @@ def invoke(*args):
 def in_a_process(*args):
     program = "from apalu_jax.cli import main; main()"
     command = [sys.executable, "-c", program, *args]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **QUICK_ENVIRONMENT}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,7 @@ def test_run_in_a_process(first_run):
     assert (out / "report.md").exists()
 
 
-@pytest.mark.usefixtures("optax_promotion")
+@pytest.mark.usefixtures("optax_promotion", "quick_compilation")
 def test_second_run_needs_to_resume(first_run, tmp_path):
     shutil.copytree(first_run[0], tmp_path / "runs" / "digits-smoke")
     records = tmp_path / "runs" / "digits-smoke" / "records.jsonl"
@@ -142,6 +148,9 @@ def test_report_of_a_folder(first_run, tmp_path):
         result = invoke("report", "run", "--format", format)
         assert result.stdout == f"wrote run/{name}\n"
         assert (tmp_path / "run" / name).exists()
+    drawn = invoke("report", "run", "--figures", "drawn")
+    assert re.fullmatch(r"wrote \d+ files to drawn\n", drawn.stdout)
+    assert {p.suffix for p in (tmp_path / "drawn").iterdir()} == {".pdf", ".svg"}
     overview = invoke("report", ".")
     assert overview.exit_code == 0
     assert "Verdicts" in overview.stdout

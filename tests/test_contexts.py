@@ -1,8 +1,9 @@
 """One table: wherever a gradient is taken, it is that of one device.
 
 The table is the product of functions, contexts, shapes of the parameters, residuals and
-dtypes. By default a part runs in which every pair of values meets, or every pair of
-places where x and the parameters lie; all of it with ``-m slow``.
+dtypes. By default a part runs: on one device every pair of values meets; on a mesh
+every context and every pair of places where x and the parameters lie is there once, the
+other values in turn. All of it runs with ``-m slow``.
 """
 
 from functools import partial
@@ -50,7 +51,9 @@ def test_gradients_in_every_context_of_one_device(name, door, kind, residual, dt
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("name", "axis_types", "door", "kind", "residual"),
-    table(tuple(ON_MESH), tuple(MESHES), tuple(DOORS), tuple(KINDS), RESIDUALS),
+    table(
+        tuple(ON_MESH), tuple(MESHES), tuple(DOORS), tuple(KINDS), RESIDUALS, strength=1
+    ),
 )
 def test_gradients_in_every_context_of_a_mesh(name, axis_types, door, kind, residual):
     context = partial(ON_MESH[name], mesh_contexts.make_mesh(axis_types))
@@ -92,6 +95,14 @@ def test_gradients_wherever_arrays_lie(
         fails_for_any_function(context, shape)
     else:
         check(context, kind, residual, "float32", shape)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("params", ["never placed", "replicated"])
+def test_cotangents_are_resharded_on_explicit_axes(params):
+    """They are computed as x lies there, and have the type of the parameters."""
+    placement = mesh_contexts.Placement("sharded", params, set_mesh=True, compiled=True)
+    check(partial(placement, "explicit"), "channel", "input", "float32", (12, 6))
 
 
 def fails_for_any_function(context, shape):

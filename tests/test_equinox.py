@@ -15,6 +15,8 @@ from apalu_jax.equinox import APALU
 from apalu_jax.initializers import PRESETS
 from tests.helpers import MODULE_DTYPES, run_python
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (2, 3, 4, 5)) * 3
 
@@ -168,10 +170,11 @@ def test_random_initializers_use_the_key():
 def test_dtypes_of_results_parameters_and_gradients(
     x_dtype, dtype, param_dtype, constraint
 ):
-    x = X.astype(x_dtype)
+    x = jax.ShapeDtypeStruct(X.shape, x_dtype)
     module = APALU(5, constraint=constraint, dtype=dtype, param_dtype=param_dtype)
-    y = module(x)
-    grads = eqx.filter_grad(lambda m: m(x).astype(float).sum())(module)
+    y = eqx.filter_eval_shape(module, x)
+    gradient = eqx.filter_grad(lambda m, x: m(x).astype(float).sum())
+    grads = eqx.filter_eval_shape(gradient, module, x)
     assert y.shape == x.shape
     wanted = dtype or ("float32" if x_dtype == "int32" else x_dtype)
     assert y.dtype == wanted

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from apalu_jax import APALUParams, init_like
+from apalu_jax import APALUParams, equinox, init_like, linen
+from apalu_jax import nnx as apalu_nnx
 from apalu_jax._initial_values import FrozenArray, freeze_init, resolve_params
 from apalu_jax._params import effective_params, parameter_names
 from apalu_jax.initializers import PRESETS
@@ -211,3 +212,54 @@ def test_raw_values_in_half_precision_are_rounded_once():
     np.testing.assert_array_equal(
         init(KEY, (200,), jnp.bfloat16), raw.astype(jnp.bfloat16)
     )
+
+
+def made(door, params_init):
+    """A module of one pair for each of three channels, with its parameters made."""
+    if door == "linen":
+        return linen.APALU(params_init=params_init, feature_axes=-1).init(
+            jax.random.key(0), jnp.ones(3)
+        )
+    module = {"nnx": apalu_nnx.APALU, "equinox": equinox.APALU}[door]
+    return module(3, params_init=params_init)
+
+
+WRONG_INITIALIZERS = {
+    "initializers that are called as .key, shape, dtype., got a": (
+        TypeError, lambda key: jnp.ones(3),
+    ),
+    "initializers that return the shape asked for, .3,., got .2,. from that of a": (
+        ValueError, lambda key, shape, dtype: jnp.ones(2, dtype),
+    ),
+    "initializers that return one array, got 2 of them from that of a": (
+        TypeError, lambda key, shape, dtype: (jnp.ones(shape), jnp.ones(shape)),
+    ),
+    "one array, got 2": (
+        TypeError,
+        lambda key, shape, dtype: nn.Partitioned((jnp.ones(shape),) * 2, names=("x",)),
+    ),
+    "return a real array, got 'x' from that of a": (
+        TypeError, lambda key, shape, dtype: "x",
+    ),
+    "cannot add": (TypeError, lambda key, shape, dtype: fails()),
+}  # fmt: skip
+
+
+def fails():
+    raise TypeError("cannot add")
+
+
+@pytest.mark.parametrize("door", ["linen", "nnx", "equinox"])
+@pytest.mark.parametrize("message", WRONG_INITIALIZERS)
+def test_initializer_that_is_wrong_is_said(message, door):
+    """Not that a key is missing."""
+    error, initializer = WRONG_INITIALIZERS[message]
+    with pytest.raises(error, match=message):
+        made(door, (initializer, 0.5))
+
+
+@pytest.mark.parametrize("door", ["nnx", "equinox"])
+def test_random_initializer_without_a_key(door):
+    name = {"nnx": "rngs", "equinox": "key"}[door]
+    with pytest.raises(TypeError, match=f"`{name}` must be given"):
+        made(door, (jax.nn.initializers.uniform(), 0.5))

@@ -75,6 +75,7 @@ def test_fit_to_a_normal_input(name, moments):
         np.testing.assert_allclose(PRESETS[name], (a, b), rtol=3e-16)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", ["relu", "gelu", "silu", "elu", "mish"])
 def test_presets_are_the_fits_to_the_functions_of_jax(name):
     options = {"approximate": False} if name == "gelu" else {}
@@ -83,6 +84,7 @@ def test_presets_are_the_fits_to_the_functions_of_jax(name):
     assert all(type(p) is float for p in params)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", _FUNCTIONS)
 def test_fit_by_name(name):
     try:
@@ -122,6 +124,7 @@ def test_published_presets():
         PRESETS["paper"] = APALUParams(1.0, 1.0)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @settings(derandomize=True, max_examples=15, deadline=None)
 @given(
     st.floats(-3, 3).map(lambda e: 10**e),
@@ -135,6 +138,7 @@ def test_fit_finds_apalu_itself(a, ratio, sampled):
     assert error < 1e-6 * max(a, a * ratio)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_fit_to_a_sample_is_least_squares():
     x = np.random.default_rng(0).normal(0.3, 2, (50, 4)).astype(np.float32)
     params, error = init_like(jnp.arctan, x)
@@ -160,6 +164,7 @@ def test_sample_of_any_real_dtype(dtype):
     assert init_like(jax.nn.silu, sample.astype(dtype)) == expected
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_fit_inside_a_traced_function():
     expected, _ = init_like(jax.nn.mish)
 
@@ -170,6 +175,7 @@ def test_fit_inside_a_traced_function():
     np.testing.assert_array_equal(traced(1.0), apalu(1.0, expected))
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("fn", "sample", "message"),
     [
@@ -210,6 +216,7 @@ def test_gain_of_arrays_under_jit(dtype):
     np.testing.assert_allclose(gain, expected, rtol=3e-7)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("a", "b"),
     [

@@ -14,6 +14,8 @@ from apalu_jax import APALUParams
 from apalu_jax.linen import APALU
 from tests.helpers import table
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (2, 3, 4, 5)) * 3
 

@@ -129,6 +129,7 @@ def test_wrong_arguments_are_rejected(arguments, error, message):
     assert len(str(info.value)) < 250
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("transform", [lambda f: f, nnx.jit])
 def test_a_class_given_for_an_instance_is_rejected(transform):
     model = nnx.Sequential(nnx.Linear(5, 4, rngs=nnx.Rngs(0)), APALU)
@@ -155,6 +156,7 @@ def test_loaded_parameters_of_another_shape_are_rejected(into, source):
         into(jnp.ones((8, 4)))
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("features", [None, 4])
 def test_stacked_parameters(features):
     """Made by nnx.vmap and applied by nnx.scan, one slice at a time."""
@@ -181,10 +183,11 @@ def test_stacked_parameters(features):
 def test_dtypes_of_results_parameters_and_gradients(
     x_dtype, dtype, param_dtype, constraint
 ):
-    x = X.astype(x_dtype)
+    x = jax.ShapeDtypeStruct(X.shape, x_dtype)
     module = APALU(constraint=constraint, dtype=dtype, param_dtype=param_dtype)
-    y = module(x)
-    grads = nnx.grad(lambda m: m(x).astype(float).sum())(module)
+    y = nnx.eval_shape(lambda m, x: m(x), module, x)
+    gradient = nnx.grad(lambda m, x: m(x).astype(float).sum())
+    grads = nnx.eval_shape(gradient, module, x)
     assert y.shape == x.shape
     assert y.dtype == dtype or dtype is None
     if dtype is None:

@@ -12,7 +12,10 @@ from flax import linen as nn
 from flax import nnx
 
 from apalu_jax import linen
+from apalu_jax.equinox import APALU as EquinoxAPALU
 from apalu_jax.nnx import APALU
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 X = jax.random.normal(jax.random.key(1), (2, 3, 4, 5)) * 3
 
@@ -174,9 +177,10 @@ class CallsNnx(nn.Module):
         return self.act(nn.Dense(5)(x))
 
 
+@pytest.mark.parametrize("make", [APALU, EquinoxAPALU], ids=["nnx", "equinox"])
 @pytest.mark.parametrize("wrap", [lambda f: f, nn.jit, nn.remat])
-def test_a_call_in_a_linen_module_is_rejected(wrap):
-    activation = APALU()  # an instance is no valid attribute of a Linen module
+def test_a_call_in_a_linen_module_is_rejected(wrap, make):
+    activation = make()  # an instance is no valid attribute of a Linen module
     model = wrap(CallsNnx)(lambda x: activation(x))
     with pytest.raises(RuntimeError, match="CallsNnx.*linen.APALU"):
         model.init(jax.random.key(0), X)
@@ -214,3 +218,23 @@ def test_made_in_a_method_that_call_calls_warns():
         model = Helper()
     with pytest.warns(UserWarning, match="Helper.__call__"):
         model(jnp.ones(3))
+
+
+class Stack(nnx.Module):
+    def __init__(self):
+        self.linear = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+        self.first, self.second = APALU(4), APALU(constraint="softplus")
+
+    def __call__(self, x):
+        return self.second(self.first(self.linear(x)))
+
+
+def test_tabulate_has_one_row_for_each_module():
+    table = nnx.tabulate(
+        Stack(), X[0, 0, :, :3], console_kwargs={"force_terminal": False}
+    )
+    rows = [line for line in table.splitlines() if "│" in line]
+    paths = [row.split("│")[1].strip() for row in rows]
+    assert [path for path in paths if path] == ["linear", "first", "second"]
+    assert table.count("apalu_a: float32[4]") == 1
+    assert table.count("apalu_a_raw: float32[]") == 1

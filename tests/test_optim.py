@@ -16,10 +16,10 @@ from apalu_jax.optim import (
     scale_activation_updates,
     weight_decay_mask,
 )
-from tests.helpers import table
+from tests.helpers import quick_code_generation, table
 from tests.trees import PARAMS, PATHS, activations, nnx_model, train
 
-pytestmark = pytest.mark.usefixtures("optax_promotion")
+pytestmark = pytest.mark.usefixtures("optax_promotion", "quick_compilation")
 
 
 def muon(lr, mask):
@@ -121,7 +121,7 @@ def test_keep_positive_under_nnx_optimizer(name):
 @pytest.fixture(scope="module")
 def plain():
     """Parameters after two steps with one learning rate for all."""
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), quick_code_generation():
         return train(optax.adam(1.0), PARAMS, jax.tree.map(jnp.ones_like, PARAMS), 2)
 
 

@@ -33,6 +33,7 @@ def test_softplus_of_half_precision_is_float32():
     np.testing.assert_allclose(a, np.log1p(np.exp([-9.0, 1.0])), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("axes", [(), (3,), (1, 3), (3, 1), (2, 0, 3)])
 def test_broadcast_params(axes):
     shape = (2, 3, 4, 5)

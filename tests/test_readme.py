@@ -16,7 +16,7 @@ def test_examples_are_of_nnx_and_linen():
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=["nnx", "linen"])
-def test_example_runs(block, capsys, optax_promotion):
+def test_example_runs(block, capsys, optax_promotion, quick_compilation):
     exec(compile(block, "README.md", "exec"), {})
     assert "0.5" in capsys.readouterr().out
 

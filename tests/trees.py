@@ -51,7 +51,7 @@ class Model(nn.Module):
 
 
 def linen_variables(constraint=None):
-    return Model(constraint).init(jax.random.key(0), X)
+    return jax.jit(Model(constraint).init)(jax.random.key(0), X)
 
 
 PARAMS = linen_variables()["params"]

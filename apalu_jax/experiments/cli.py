@@ -20,7 +20,7 @@ from apalu_jax.experiments import ExperimentError
 
 # Modules that import jax are imported by the commands, so that --help is quick.
 if TYPE_CHECKING:
-    from apalu_jax.experiments import report
+    from apalu_jax.experiments import report, results
 
 experiments_app = typer.Typer()
 data_app = typer.Typer(help="Data sets of the experiments.", no_args_is_help=True)
@@ -47,9 +47,14 @@ def list_experiments() -> None:
 @experiments_app.command()
 @one_line_errors(ExperimentError)
 def run(
-    name: Annotated[str, typer.Argument(help="An experiment of `apalu list`.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="An experiment of `apalu list`, or a file NAME.toml."),
+    ],
     *,
-    preset: Annotated[str, typer.Option(help="smoke, reduced or full.")] = "reduced",
+    preset: Annotated[
+        str | None, typer.Option(help="smoke, reduced or full.  [default: reduced]")
+    ] = None,
     arms: Annotated[
         str | None, typer.Option(help="Some of the declared arms: relu,gelu,apalu.")
     ] = None,
@@ -68,27 +73,46 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from what the folder holds.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run, and how long.")
+    ] = False,
 ) -> None:
     """Run an experiment; write its records and the report."""
     with exit_at_once():
-        from apalu_jax.experiments import report, runner, specs
+        from apalu_jax.experiments import report, runner
+        from apalu_jax.experiments.own import declaration, files
         from apalu_jax.experiments.runner import runtime
 
         runtime.use_compilation_cache()
         runtime.keep_freed()
-        spec = specs.load(name, preset, None if units is None else units.split(","))
-    folder = out or Path("runs") / f"{name}-{preset}"
+        some = None if units is None else units.split(",")
+        declared = files.find(name, preset, some)
+    folder = out or Path("runs") / declared.folder
+    spec, parts = declaration.settle(declared, folder)
     chosen_seeds = None if seeds is None else _parse_seeds(seeds, spec.seeds)
+    chosen_arms = None if arms is None else arms.split(",")
+    if dry_run:
+        for line in runner.forecast(
+            spec,
+            folder,
+            arm_names=chosen_arms,
+            seeds=chosen_seeds,
+            data_dir=data_dir,
+            parts=parts,
+        ):
+            say(line)
+        return
     with progress_bar() as progress:
         task = progress.add_task("preparing", total=1.0)
         try:
             results = runner.run(
                 spec,
                 folder,
-                arm_names=None if arms is None else arms.split(","),
+                arm_names=chosen_arms,
                 seeds=chosen_seeds,
                 data_dir=data_dir,
                 resume=resume,
+                parts=parts,
                 progress=lambda trial, share: progress.update(
                     task, completed=share, description=printable(trial.name)
                 ),
@@ -103,6 +127,19 @@ def run(
         say(f"wrote {path}")
 
 
+@experiments_app.command()
+@one_line_errors(ExperimentError)
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the experiment.")],
+) -> None:
+    """Write an experiment of your own to start from: NAME.toml and a module."""
+    from apalu_jax.experiments.own import files
+
+    for path in files.write_new(name, Path()):
+        say(f"wrote {path}")
+    say(f"next: apalu run {name}.toml --dry-run")
+
+
 @experiments_app.command("report")
 @one_line_errors(ExperimentError)
 def report_results(
@@ -115,6 +152,9 @@ def report_results(
     format: Annotated[
         str, typer.Option(help="text, to the terminal; markdown or html, into DIR.")
     ] = "text",
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder for the figures as PDF and SVG.")
+    ] = None,
     readme: Annotated[
         Path | None, typer.Option(help="A file to put the tables of verdicts into.")
     ] = None,
@@ -134,12 +174,16 @@ def report_results(
     if pack:
         for each in found:
             results.pack(each)
+    if figures is not None:
+        _write_figures(found, figures)
     if readme is not None:
         differs = report.update_readme(readme, report.overview(found))
         say(f"wrote {readme}" if differs else f"{readme} is up to date")
     elif format != "text":
         for each in found:
             say(f"wrote {writers[format](report.build(each), each.folder or Path())}")
+    elif figures is not None:
+        return
     elif [each.folder for each in found] == folders[:1]:
         _print_report(report.build(found[0]))
     else:
@@ -148,6 +192,16 @@ def report_results(
         tables = overview.section.tables if wide else [overview.short]
         _print_section(overview.section._replace(tables=tables))
         print_notes(to_console(), overview.reasons)
+
+
+def _write_figures(found: "list[results.Results]", folder: Path) -> None:
+    """Writes the figures of each result, of several into a folder of its own name."""
+    from apalu_jax.experiments import report
+
+    for each in found:
+        name = each.folder.name if each.folder and len(found) > 1 else ""
+        written = report.write_figures(report.build(each), folder / name)
+        say(f"wrote {len(written)} files to {folder / name}")
 
 
 @data_app.command("list")

@@ -6,10 +6,11 @@ Everything is a pure function of trees and arrays. All but :func:`check_params` 
 """
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apalu_jax.introspection.capture_in_linen import capture_linen
 from apalu_jax.introspection.capture_in_nnx import capture_nnx
+from apalu_jax.introspection.checks import ParamIssue, check_params
 from apalu_jax.introspection.histograms import (
     Histogram,
     histogram_init,
@@ -19,8 +20,6 @@ from apalu_jax.introspection.histograms import (
 from apalu_jax.introspection.monitoring import monitor
 from apalu_jax.introspection.parameters import (
     Description,
-    ParamIssue,
-    check_params,
     collect,
     describe,
     format_descriptions,
@@ -51,8 +50,16 @@ __all__ = (
 )
 
 
-def __getattr__(name: str) -> Any:
-    if name == "alarms":
+if not TYPE_CHECKING:  # a checker would take any name for one of them
+
+    def __getattr__(name: str) -> Any:
+        if name != "alarms":
+            raise AttributeError(
+                f"module 'apalu_jax.introspection' has no attribute {name!r}"
+            )
         warnings.warn("alarms is now check_params", DeprecationWarning, stacklevel=2)
         return check_params
-    raise AttributeError(f"module 'apalu_jax.introspection' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

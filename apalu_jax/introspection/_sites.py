@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 from typing import TypeAlias
 
+from apalu_jax._arguments import check_instance
 from apalu_jax._trees import PyTree
 from apalu_jax.introspection.histograms import Histogram, histogram_init
 from apalu_jax.introspection.parameters import collect
@@ -18,7 +19,17 @@ NAME = "input_histogram"
 def bins_of(empty: Histogram | None) -> Bins:
     """Give the bins of a histogram, those of :func:`histogram_init` if it is None."""
     histogram = histogram_init() if empty is None else empty
+    check_instance("empty", histogram, Histogram, "None or a Histogram")
     return histogram.low, histogram.high, histogram.bins
+
+
+def check_classes(sites: Sites) -> None:
+    """Check the classes of modules that are counted."""
+    classes = sites if isinstance(sites, tuple) else (sites,)
+    if sites is not None and not all(isinstance(one, type) for one in classes):
+        raise TypeError(
+            f"`sites` must be None, a class or a tuple of classes, got {sites!r}."
+        )
 
 
 def first_argument(args: tuple[PyTree, ...], kwargs: dict[str, PyTree]) -> PyTree:

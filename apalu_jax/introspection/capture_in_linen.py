@@ -1,10 +1,11 @@
 """Count the inputs of a Linen model's activations while the model runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import jax
 
+from apalu_jax._arguments import check_instance
 from apalu_jax._trees import PyTree, join_keys
 from apalu_jax.introspection._sites import (
     COLLECTION,
@@ -14,6 +15,7 @@ from apalu_jax.introspection._sites import (
     bins_of,
     check_bridged,
     check_called,
+    check_classes,
     first_argument,
     lost_error,
 )
@@ -68,6 +70,7 @@ def capture_linen(
       Its ``calls`` are the module's calls; more than one tell that places share it.
 
     Raises:
+      TypeError: If ``model`` is no Linen module, or another argument is something else.
       ValueError: If no module of these classes is called, or the counts of one are lost
         in a transformation.
 
@@ -92,6 +95,9 @@ def capture_linen(
     from apalu_jax.linen import APALU
     from apalu_jax.nnx import APALU as NnxAPALU
 
+    check_instance("model", model, nn.Module, "a Linen module")
+    check_instance("variables", variables, Mapping, "the variables of the model")
+    check_classes(sites)
     classes: Classes = (APALU, NnxAPALU) if sites is None else sites
     bins = bins_of(empty)
     called: list[str] = []

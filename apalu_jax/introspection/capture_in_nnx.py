@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from apalu_jax._arguments import check_instance
 from apalu_jax._trees import PyTree
 from apalu_jax.introspection._sites import (
     COLLECTION,
@@ -18,6 +19,7 @@ from apalu_jax.introspection._sites import (
     bins_of,
     check_bridged,
     check_called,
+    check_classes,
     first_argument,
     lost_error,
 )
@@ -76,6 +78,7 @@ def capture_nnx(
       loop calls it, none where it is not called, as in a branch not taken.
 
     Raises:
+      TypeError: If ``model`` is no NNX module, or another argument is something else.
       ValueError: If no module of these classes is called, or the counts of one are lost
         in a transformation.
 
@@ -93,6 +96,8 @@ def capture_nnx(
     from apalu_jax.linen import APALU as LinenAPALU
     from apalu_jax.nnx import APALU
 
+    check_instance("model", model, nnx.Module, "an NNX module")
+    check_classes(sites)
     classes: Classes = (APALU, LinenAPALU) if sites is None else sites
     copy = nnx.clone(model)
     found = _prepare_sites(copy, classes, bins_of(empty))

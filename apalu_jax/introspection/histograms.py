@@ -13,6 +13,7 @@ from jax import Array, lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
+from apalu_jax._arguments import check_instance, checked_arrays
 from apalu_jax._numbers import round_up
 from apalu_jax.initializers import at_least_float32
 
@@ -105,8 +106,12 @@ def histogram_init(low: float = -8.0, high: float = 8.0, bins: int = 128) -> His
     """Create an empty histogram of ``bins`` bins over ``[low, high)``.
 
     Raises:
+      TypeError: If an end is no number, or ``bins`` no integer.
       ValueError: If the range is empty or not finite, or ``bins`` is below 1.
     """
+    for name, end in (("low", low), ("high", high)):
+        check_instance(name, end, (int, float, np.number), "a number")
+    check_instance("bins", bins, (int, np.integer), "an integer")
     if not (np.isfinite([low, high]).all() and low < high):
         raise ValueError(f"`low` must be below `high`, both finite, got {low}, {high}.")
     if bins < 1:
@@ -134,6 +139,9 @@ def histogram_update(
     Returns:
       The counts with those of ``x`` added.
 
+    Raises:
+      TypeError: If ``histogram`` is no Histogram, or ``x`` is not real.
+
     Examples:
       >>> import jax.numpy as jnp
       >>> h = histogram_init(low=-1, high=1, bins=4)
@@ -141,8 +149,9 @@ def histogram_update(
       >>> print(h.counts, h.underflow, h.overflow, h.nan)
       [0 1 2 0] 1 1 1
     """
+    check_instance("histogram", histogram, Histogram, "a Histogram")
     bins = histogram.bins
-    x = jnp.asarray(x)
+    (x,) = map(jnp.asarray, checked_arrays(x=x))
     x = x.astype(at_least_float32(x.dtype))
     position = (x - histogram.low) * (bins / (histogram.high - histogram.low))
     slot = 1 + jnp.clip(position, 0, bins - 1).astype(jnp.int32)
@@ -176,6 +185,7 @@ def histogram_merge(first: Histogram, second: Histogram) -> Histogram:
       The sum, exactly.
 
     Raises:
+      TypeError: If one is no Histogram.
       ValueError: If the bins differ.
 
     Examples:
@@ -186,6 +196,8 @@ def histogram_merge(first: Histogram, second: Histogram) -> Histogram:
             new = capture_linen(model, variables, batch)
             total = {path: histogram_merge(total[path], new[path]) for path in new}
     """
+    check_instance("first", first, Histogram, "a Histogram")
+    check_instance("second", second, Histogram, "a Histogram")
     _check_same_bins("`first` and `second`", first, second)
     return _add(first, second.words, second.carries, second.calls)
 

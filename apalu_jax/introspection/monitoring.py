@@ -1,7 +1,6 @@
 """Write the activations of a model while it trains."""
 
 import io
-import operator
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -11,10 +10,13 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from apalu_jax._arguments import check_callable, check_instance, check_values
 from apalu_jax._trees import PyTree
 from apalu_jax.functional import APALUParams
+from apalu_jax.introspection.checks import check_params
 from apalu_jax.introspection.histograms import Histogram
-from apalu_jax.introspection.parameters import check_params, collect, describe
+from apalu_jax.introspection.parameters import collect, describe
+from apalu_jax.introspection.snapshots import checked_step
 from apalu_jax.introspection.writers import Sink, Writer, as_writer
 
 if TYPE_CHECKING:
@@ -60,12 +62,13 @@ def monitor(writer: Sink, every: int = 1, *, plot: Plot | None = None) -> Monito
         image.
 
     Returns:
-      ``watch(step, tree, histograms=None)``: the tree is a model's parameters, as
-      :func:`collect` takes it; the histograms are by path, as :func:`capture_linen` and
-      :func:`capture_nnx` return them.
+      ``watch(step, tree, histograms=None)``: the step is an integer, the tree is a
+      model's parameters, as :func:`collect` takes it; the histograms are by path, as
+      :func:`capture_linen` and :func:`capture_nnx` return them.
 
     Raises:
-      TypeError: If the writer is none of these, or ``every`` no integer.
+      TypeError: If the writer is none of these, ``every`` no integer, or ``plot`` no
+        function.
       ValueError: If ``every`` is not positive.
 
     Examples:
@@ -79,7 +82,10 @@ def monitor(writer: Sink, every: int = 1, *, plot: Plot | None = None) -> Monito
       0 act/a act/b act/smoothness issues
       2 act/a act/b act/smoothness issues
     """
-    if operator.index(every) < 1:
+    check_instance("every", every, (int, np.integer), "an integer")
+    if plot is not None:
+        check_callable("plot", plot, "None or a function (params, histograms=)")
+    if every < 1:
         raise ValueError(f"`every` must be positive, got {every!r}.")
     sink = as_writer(writer)
 
@@ -91,6 +97,9 @@ def monitor(writer: Sink, every: int = 1, *, plot: Plot | None = None) -> Monito
     def watch(
         step: ArrayLike, tree: PyTree, histograms: Histograms | None = None
     ) -> None:
+        step = checked_step(step)
+        if histograms is not None:
+            check_values("histograms", histograms, Histogram, "Histogram")
         values = (step, collect(tree), dict(histograms or {}))
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values)):
             jax.lax.cond(
@@ -117,7 +126,8 @@ def _write(
     for path, description in describe(tree).items():
         for name in ("a", "b", "smoothness"):
             values = np.asarray(getattr(description, name), np.float64)
-            scalars[_join(path, name)] = float(values.mean())
+            if values.size:
+                scalars[_join(path, name)] = float(values.mean())
     for path, histogram in histograms.items():
         scalars[_join(path, "negative")] = _share_below_zero(histogram)
     writer.scalars(step, scalars)

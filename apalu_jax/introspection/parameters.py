@@ -1,7 +1,7 @@
 """The activation parameters of a model: values, meaning and checks."""
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,23 +9,24 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from apalu_jax._arguments import check_callable, check_instance, check_values, is_real
+from apalu_jax._arguments import describe as describe_value
 from apalu_jax._params import effective_params
 from apalu_jax._tables import align_columns
-from apalu_jax._trees import Predicate, PyTree, is_nnx_module, leaves_with_paths
+from apalu_jax._trees import Predicate, PyTree, is_nnx_module, leaves_with_paths, loaded
 from apalu_jax.functional import APALUParams
 from apalu_jax.initializers import variance_gain
 
 __all__ = (
     "Description",
-    "ParamIssue",
-    "check_params",
     "collect",
+    "collect_values",
     "describe",
     "format_descriptions",
+    "in_float64",
     "split_layers",
 )
 
-IssueKind: TypeAlias = Literal["negative", "near zero", "non-finite"]
 T = TypeVar("T")
 
 
@@ -45,6 +46,8 @@ def collect(tree: PyTree) -> dict[str, APALUParams]:
       optax) is left out. Empty where the model has no APALU.
 
     Raises:
+      TypeError: If ``tree`` is neither a tree nor a model with parameters (a Linen
+        module has none), or a parameter is no real array.
       ValueError: If two activations have the same path.
 
     Examples:
@@ -52,6 +55,7 @@ def collect(tree: PyTree) -> dict[str, APALUParams]:
       >>> collect({"params": {"act": act, "dense": {"kernel": 1.0}}})
       {'act': APALUParams(a=Array(0.5, dtype=float32), b=Array(0.1, dtype=float32))}
     """
+    _check_tree(tree)
     found: dict[str, dict[str, Array]] = {}
     for leaf in leaves_with_paths(_with_states(tree))[0]:
         if leaf.module is not None and jax.tree.leaves(leaf.value):
@@ -64,6 +68,12 @@ def collect(tree: PyTree) -> dict[str, APALUParams]:
                 )
             stored[leaf.name] = leaf.value
     for path, stored in found.items():
+        for name, value in stored.items():
+            if not isinstance(value, jax.ShapeDtypeStruct) and not is_real(value):
+                raise TypeError(
+                    f"`tree` must hold real arrays, got {describe_value(value)} as "
+                    f"{name!r} of {path!r}."
+                )
         if len(stored) > 2 or len({name.endswith("_raw") for name in stored}) > 1:
             raise ValueError(
                 "`tree` must not hold two activations of one path, got "
@@ -72,6 +82,19 @@ def collect(tree: PyTree) -> dict[str, APALUParams]:
     return {
         path: _effective(stored) for path, stored in found.items() if len(stored) == 2
     }
+
+
+def _check_tree(tree: PyTree) -> None:
+    if isinstance(tree, loaded("flax.linen", "Module")):
+        raise TypeError(
+            "`tree` must hold parameters; a Linen module holds none: give its "
+            f"variables, got {describe_value(tree)}."
+        )
+    if not is_nnx_module(tree) and jax.tree_util.all_leaves([tree]):
+        raise TypeError(
+            "`tree` must be a model or a tree of its parameters, got "
+            f"{describe_value(tree)}."
+        )
 
 
 def _with_states(tree: PyTree) -> PyTree:
@@ -114,6 +137,7 @@ def split_layers(by_path: Mapping[str, T], stacked: Predicate) -> dict[str, T]:
       place of each entry ``"stack/act"`` of stacked layers.
 
     Raises:
+      TypeError: If ``by_path`` is no mapping, or ``stacked`` no function.
       ValueError: If an entry of stacked layers has no leading axis.
 
     Examples:
@@ -123,6 +147,8 @@ def split_layers(by_path: Mapping[str, T], stacked: Predicate) -> dict[str, T]:
       >>> {path: float(pair.a) for path, pair in layers.items()}
       {'stack/act[0]': 0.5, 'stack/act[1]': 0.6000000238418579}
     """
+    check_instance("by_path", by_path, Mapping, "a mapping by path")
+    check_callable("stacked", stacked, "a function of (path, value)")
     split = {}
     for path, value in by_path.items():
         if not stacked(path, value):
@@ -178,10 +204,11 @@ def describe(tree: PyTree) -> dict[str, Description]:
       >>> describe({"act": {"apalu_a": 0.5, "apalu_b": 0.75}})["act"].smoothness
       Array(1., dtype=float32)
     """
-    return {path: _describe(pair) for path, pair in _collect_values(tree).items()}
+    return {path: _describe(pair) for path, pair in collect_values(tree).items()}
 
 
-def _collect_values(tree: PyTree) -> dict[str, APALUParams]:
+def collect_values(tree: PyTree) -> dict[str, APALUParams]:
+    """Collect as :func:`collect`, and refuse abstract trees with TypeError."""
     found = collect(tree)
     for path, pair in found.items():
         if isinstance(pair.a, jax.ShapeDtypeStruct):
@@ -205,80 +232,31 @@ def format_descriptions(descriptions: Mapping[str, Description]) -> str:
 
     Returns:
       One line for each module. Where it holds several pairs: the mean, and in brackets
-      the smallest and the largest value.
+      the smallest and the largest value; a hyphen where it holds none.
+
+    Raises:
+      TypeError: If it is something else.
 
     Examples:
       >>> print(format_descriptions(describe({"act": APALUParams(0.5, 0.75)})))
       path  a      b      smoothness  left_slope  right_slope  asymptotic_slope  gain
       act   0.500  0.750  1.000       0.750       0.750        1.000             1.365
     """
+    check_values("descriptions", descriptions, Description, "Description")
     header = ["path", *Description._fields]
     rows = [[path, *map(_format, values)] for path, values in descriptions.items()]
     return align_columns([header, *rows])
 
 
 def _format(array: ArrayLike) -> str:
-    values = _float64(array)
+    values = in_float64(array)
     if values.ndim == 0:
         return f"{values:.3f}"
+    if not values.size:
+        return "-"
     return f"{values.mean():.3f} [{values.min():.3f}, {values.max():.3f}]"
 
 
-class ParamIssue(NamedTuple):
-    """A finding of :func:`check_params`.
-
-    Attributes:
-      path: Path of the module.
-      name: ``"a"`` or ``"b"``.
-      value: The value; of several, the one furthest off.
-      kind: ``"negative"``, ``"near zero"`` or ``"non-finite"``.
-    """
-
-    path: str
-    name: str
-    value: float
-    kind: IssueKind
-
-
-def check_params(tree: PyTree, near_zero: float = 1e-2) -> list[ParamIssue]:
-    """Check that all activation parameters are finite and clearly positive.
-
-    With ``a`` or ``b`` negative the function is no longer monotonic, and has no
-    gradient under ``residual="output"``; near zero the branch passes no signal.
-
-    Args:
-      tree: As for :func:`collect`, with concrete values.
-      near_zero: Values from 0 up to and including this one are near zero.
-
-    Returns:
-      At most one issue of each kind for each parameter, in the order of the paths.
-
-    Raises:
-      TypeError: If the tree is abstract.
-
-    Examples:
-      >>> check_params({"act": {"apalu_a": 0.5, "apalu_b": -0.25}})
-      [ParamIssue(path='act', name='b', value=-0.25, kind='negative')]
-    """
-    return [
-        ParamIssue(path, name, float(values[where].min()), kind)
-        for path, pair in _collect_values(tree).items()
-        for name, values in zip("ab", map(_float64, pair), strict=True)
-        for kind, where in _conditions(values, near_zero)
-        if where.any()
-    ]
-
-
-def _conditions(
-    values: np.ndarray, near_zero: float
-) -> list[tuple[IssueKind, np.ndarray]]:
-    finite = np.isfinite(values)
-    return [
-        ("negative", finite & (values < 0)),
-        ("near zero", (values >= 0) & (values <= near_zero)),
-        ("non-finite", ~finite),
-    ]
-
-
-def _float64(array: ArrayLike) -> np.ndarray:
+def in_float64(array: ArrayLike) -> np.ndarray:
+    """Copy an array to the host, in float64."""
     return np.asarray(array, np.float64)

@@ -10,7 +10,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from apalu_jax._arguments import unwrapped
+from apalu_jax._arguments import check_instance, unwrapped
 from apalu_jax._trees import PyTree
 from apalu_jax.functional import APALUParams
 from apalu_jax.introspection.parameters import collect
@@ -52,10 +52,11 @@ def snapshot(tree: PyTree, step: ArrayLike) -> Snapshot:
       >>> history.params["act"].a
       Array([0.5, 1.5, 2.5], dtype=float32)
     """
-    return Snapshot(_integer(step), collect(tree))
+    return Snapshot(checked_step(step), collect(tree))
 
 
-def _integer(step: ArrayLike) -> Array:
+def checked_step(step: ArrayLike) -> Array:
+    """The training step as an integer that JAX can hold."""
     step = unwrapped(step)
     exact = step if isinstance(step, Tracer) else np.asarray(step)
     if not jnp.issubdtype(exact.dtype, jnp.integer):
@@ -77,8 +78,18 @@ def stack_snapshots(snapshots: Sequence[Snapshot]) -> Snapshot:
     """Stack snapshots of one model along a new leading axis.
 
     Raises:
-      ValueError: If there are none.
+      TypeError: If one is no Snapshot.
+      ValueError: If there are none, or they are not of one model.
     """
+    check_instance("snapshots", snapshots, Sequence, "a sequence of Snapshot")
+    for one in snapshots:
+        check_instance("snapshots", one, Snapshot, "a sequence of Snapshot")
+        kinds = [jax.tree.map(jnp.shape, s.params) for s in (snapshots[0], one)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                "`snapshots` must be of one model, with the same paths and shapes, got "
+                f"{kinds[0]} and {kinds[1]}."
+            )
     if not snapshots:
         raise ValueError("`snapshots` must hold one snapshot at least, got none.")
     stacked: Snapshot = jax.tree.map(lambda *leaves: jnp.stack(leaves), *snapshots)

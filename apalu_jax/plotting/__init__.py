@@ -4,6 +4,8 @@ Every function returns a ``matplotlib.figure.Figure`` of its own, without pyplot
 global state: ``figure.savefig("curve.png")`` writes it, ``figure.axes`` changes it. The
 colors are those of Okabe and Ito, and line styles tell apart what colors do not.
 
+With ``with paper_style():`` around them they are vector graphics of a column's width.
+
 References:
   M. Okabe, K. Ito, `Color Universal Design <https://jfly.uni-koeln.de/color/>`_, 2008
 """
@@ -15,12 +17,26 @@ except ImportError as error:
         'apalu_jax.plotting needs matplotlib: pip install "matplotlib>=3.9".'
     ) from error
 
-from apalu_jax.plotting.animation import animate_evolution as animate_evolution
-from apalu_jax.plotting.intervals import Interval as Interval
-from apalu_jax.plotting.intervals import plot_intervals as plot_intervals
-from apalu_jax.plotting.maps import plot_maps as plot_maps
-from apalu_jax.plotting.shapes import plot_curve as plot_curve
-from apalu_jax.plotting.shapes import plot_layers as plot_layers
-from apalu_jax.plotting.style import COLORS as COLORS
-from apalu_jax.plotting.training import plot_evolution as plot_evolution
-from apalu_jax.plotting.training import plot_learning_curves as plot_learning_curves
+from apalu_jax.plotting.animation import animate_evolution
+from apalu_jax.plotting.intervals import Interval, plot_intervals
+from apalu_jax.plotting.maps import plot_maps
+from apalu_jax.plotting.shapes import plot_curve, plot_layers
+from apalu_jax.plotting.style import COLORS, paper_style
+from apalu_jax.plotting.training import plot_evolution, plot_learning_curves
+
+__all__ = (
+    "COLORS",
+    "Interval",
+    "animate_evolution",
+    "paper_style",
+    "plot_curve",
+    "plot_evolution",
+    "plot_intervals",
+    "plot_layers",
+    "plot_learning_curves",
+    "plot_maps",
+)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

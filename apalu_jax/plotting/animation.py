@@ -1,18 +1,17 @@
 """The learned functions over training, as an animation."""
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.animation import FuncAnimation
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from apalu_jax._arguments import describe
 from apalu_jax.functional import APALUParams, apalu
 from apalu_jax.introspection import Snapshot
-from apalu_jax.plotting.shapes import shorten
-from apalu_jax.plotting.style import GRAY, draw_legend, line_style
+from apalu_jax.plotting.pairs import check_stacked, in_words
+from apalu_jax.plotting.style import GRAY, draw_legend, line_style, make_panels, shorten
 
 __all__ = ("animate_evolution",)
 
@@ -24,7 +23,8 @@ def animate_evolution(
 ) -> FuncAnimation:
     """Animate the functions of all layers over training, one panel each.
 
-    A gray dashed line stays where the function was at the first snapshot.
+    A gray dashed line stays where the function was at the first snapshot. Titles have
+    the values of ``a`` and ``b``; of several pairs their means.
 
     Args:
       snapshots: Stacked, as :func:`apalu_jax.introspection.stack_snapshots` returns
@@ -39,7 +39,9 @@ def animate_evolution(
       ffmpeg), or ``.to_jshtml()`` in a notebook.
 
     Raises:
-      ValueError: If the snapshots are not stacked or hold no parameters.
+      TypeError: If ``snapshots`` is no Snapshot.
+      ValueError: If the snapshots are not stacked or hold no parameters, or ``frames``
+        or ``columns`` is not positive.
 
     Examples:
       >>> from apalu_jax.introspection import snapshot, stack_snapshots
@@ -49,50 +51,47 @@ def animate_evolution(
       >>> animation = animate_evolution(stack_snapshots(history))
       >>> html = animation.to_jshtml()  # or animation.save("learned.gif")
     """
-    steps = np.asarray(snapshots.step)
-    if steps.ndim != 1 or not snapshots.params:
+    steps = check_stacked(snapshots)
+    if not isinstance(frames, int) or frames < 1:
         raise ValueError(
-            "`snapshots` must be stacked along one axis and hold parameters, got steps "
-            f"of shape {steps.shape} and {len(snapshots.params)} layers."
+            f"`frames` must be a positive integer, got {describe(frames)}."
         )
     chosen = np.unique(np.linspace(0, len(steps) - 1, frames).round().astype(int))
-    curves = {
-        path: _mean_curves(APALUParams(*(np.asarray(v)[chosen] for v in pair)))
+    params = {
+        path: [np.asarray(v)[chosen] for v in pair]
         for path, pair in snapshots.params.items()
     }
-    columns = min(columns, len(curves))
-    rows = math.ceil(len(curves) / columns)
-    size = (2.2 + 2.4 * columns, 1.3 + 2.1 * rows)
-    figure = Figure(figsize=size, layout="constrained")
+    curves = {path: _mean_curves(*pair) for path, pair in params.items()}
+    figure, panels = make_panels(len(curves), columns)
     FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     lines = []
-    for axes, (path, values) in zip(grid.flat, curves.items(), strict=False):
+    for axes, values in zip(panels, curves.values(), strict=True):
         axes.plot(_X, values[0], color=GRAY, linestyle="--", label="first step")
         lines += axes.plot(_X, values[0], label="APALU", **line_style(0, 0))
-        axes.set_title(shorten(path), fontsize=8)
     every = np.concatenate(list(curves.values()))
+    every = every[np.isfinite(every)] if np.isfinite(every).any() else np.zeros(1)
     margin = 0.05 * float(np.ptp(every) or 1)
-    grid.flat[0].set_ylim(every.min() - margin, every.max() + margin)
-    for axes in grid.flat[len(curves) :]:
-        axes.remove()
-    title = figure.suptitle(f"step {steps[0]:,}")
-    figure.supxlabel("input x", fontsize="medium")
+    panels[0].set_ylim(every.min() - margin, every.max() + margin)
+    label = figure.supxlabel("input x\n", fontsize="medium")
     figure.supylabel("output f(x)", fontsize="medium")
     draw_legend(figure)
 
     def draw(frame: int) -> Iterable[Artist]:
-        for line, values in zip(lines, curves.values(), strict=True):
+        for axes, line, (path, values) in zip(
+            panels, lines, curves.items(), strict=True
+        ):
             line.set_ydata(values[frame])
-        title.set_text(f"step {steps[chosen[frame]]:,}")
-        return (*lines, title)
+            pair = APALUParams(*(v[frame] for v in params[path]))
+            axes.set_title(f"{shorten(path)}\n{in_words(pair)}", fontsize="small")
+        label.set_text(f"input x\nstep {steps[chosen[frame]]:,}")
+        return (*lines, label)
 
     return FuncAnimation(figure, draw, frames=len(chosen), interval=interval)
 
 
-def _mean_curves(params: APALUParams) -> np.ndarray:
+def _mean_curves(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Mean curve of the pairs of each snapshot, of shape (snapshots, points)."""
-    a, b = (np.reshape(v, (len(v), -1)) for v in np.broadcast_arrays(*params))
+    a, b = (np.reshape(v, (len(v), -1)) for v in np.broadcast_arrays(a, b))
     x = np.broadcast_to(_X[:, None, None], (len(_X), *a.shape)).astype(np.float32)
     pairs = APALUParams(a[None].astype(np.float32), b[None].astype(np.float32))
     return np.asarray(apalu(x, pairs), np.float64).mean(-1).T

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from apalu_jax.plotting.style import COLORS
+from apalu_jax._arguments import check_instance, describe
+from apalu_jax.plotting.style import COLORS, make_figure
 
 __all__ = ("plot_maps",)
 
@@ -26,6 +27,7 @@ def plot_maps(
       The figure.
 
     Raises:
+      TypeError: If ``maps`` is no mapping.
       ValueError: If there is nothing to draw, or shapes differ.
 
     Examples:
@@ -34,10 +36,15 @@ def plot_maps(
       >>> figure.axes[0].get_ylabel()
       'relu'
     """
+    check_instance("maps", maps, Mapping, "a mapping from names to arrays")
     outlines = np.asarray(masks)
     rows = {name: np.asarray(row) for name, row in maps.items()}
     if not rows or not outlines.size:
         raise ValueError("`maps` and `masks` must hold one map at least.")
+    if outlines.ndim != 3:
+        raise ValueError(
+            f"`masks` must have the axes [n, height, width], got {describe(outlines)}."
+        )
     for name, row in rows.items():
         if row.shape != outlines.shape:
             raise ValueError(
@@ -45,9 +52,7 @@ def plot_maps(
                 f"got {row.shape}."
             )
     count = len(outlines)
-    figure = Figure(
-        figsize=(1.5 * count + 0.6, 1.5 * len(rows) + 0.3), layout="constrained"
-    )
+    figure = make_figure(1.5 * count + 0.6, 1.5 * len(rows) + 0.3, least=0)
     grid = figure.subplots(len(rows), count, squeeze=False)
     for axes, (name, row) in zip(grid, rows.items(), strict=True):
         axes[0].set_ylabel(name)

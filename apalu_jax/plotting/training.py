@@ -1,6 +1,5 @@
 """Figures over training: parameters of activations, and metrics."""
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,8 +12,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from apalu_jax._arguments import check_instance, did_you_mean
 from apalu_jax.functional import APALUParams
 from apalu_jax.introspection import Snapshot
+from apalu_jax.plotting.pairs import check_stacked
 from apalu_jax.plotting.style import (
     DEPTH_SCALE,
     GRAY,
@@ -23,6 +24,8 @@ from apalu_jax.plotting.style import (
     draw_band,
     draw_legend,
     line_style,
+    make_figure,
+    make_panels,
     spread,
 )
 
@@ -41,6 +44,7 @@ def plot_evolution(snapshots: Snapshot) -> Figure:
       A figure with ``a`` on the left and ``b`` on the right.
 
     Raises:
+      TypeError: If ``snapshots`` is no Snapshot.
       ValueError: If the snapshots are not stacked or hold no parameters.
 
     Examples:
@@ -50,13 +54,8 @@ def plot_evolution(snapshots: Snapshot) -> Figure:
       >>> [axes.get_ylabel() for axes in figure.axes]
       ['a', 'b']
     """
-    steps = np.asarray(snapshots.step)
-    if steps.ndim != 1 or not snapshots.params:
-        raise ValueError(
-            "`snapshots` must be stacked along one axis and hold parameters, got steps "
-            f"of shape {steps.shape} and {len(snapshots.params)} layers."
-        )
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    steps = check_stacked(snapshots)
+    figure = make_figure(9, 3.6)
     panels = figure.subplots(1, 2)
     for axes, name in zip(panels, APALUParams._fields, strict=True):
         axes.set(xlabel="step", ylabel=name)
@@ -70,7 +69,7 @@ def plot_evolution(snapshots: Snapshot) -> Figure:
             style = line_style(index, len(snapshots.params))
             draw_band(axes, steps, low, middle, high, label=path, **style)
     if len(snapshots.params) <= LEGEND_LIMIT:
-        draw_legend(figure)
+        draw_legend(figure, "lowest to highest pair")
     else:
         _draw_depth_scale(figure, panels, list(snapshots.params))
     return figure
@@ -102,6 +101,7 @@ def plot_learning_curves(
       The figure.
 
     Raises:
+      TypeError: If ``curves`` is no mapping.
       ValueError: If the arrays are not ``[seeds, steps]`` with one number of steps, or
         ``against`` is not among them.
 
@@ -111,10 +111,12 @@ def plot_learning_curves(
       >>> [line.get_label() for line in figure.axes[0].lines]
       ['relu', 'apalu']
     """
+    check_instance("curves", curves, Mapping, "a mapping from arms to arrays")
     arrays = {arm: np.asarray(values, np.float64) for arm, values in curves.items()}
     shapes = {arm: values.shape for arm, values in arrays.items()}
     if any(len(shape) != 2 for shape in shapes.values()) or (
         len({shape[1] for shape in shapes.values()}) != 1
+        or any(0 in shape for shape in shapes.values())
     ):
         raise ValueError(
             "`curves` must hold arrays [seeds, steps] with one number of steps, got "
@@ -122,41 +124,49 @@ def plot_learning_curves(
         )
     if against is not None and against not in arrays:
         raise ValueError(
-            f"`against` must be one of {', '.join(arrays)}, got {against!r}."
+            f"`against` must be one of {', '.join(arrays)}, got {against!r}"
+            f"{did_you_mean(str(against), arrays)}."
         )
+    band = _band(quantiles)
     count = next(iter(shapes.values()))[1]
     x = np.arange(count) + 1 if steps is None else np.asarray(steps)
+    if x.shape != (count,):
+        raise ValueError(
+            f"`steps` must have one value for each of the {count} steps of `curves`, "
+            f"got shape {x.shape}."
+        )
     others = [arm for arm in arrays if arm != against]
     if against is None or not others:
-        figure = Figure(figsize=(7, 4), layout="constrained")
+        figure = make_figure(7, 4)
         axes = figure.subplots()
         axes.set(xlabel=xlabel, ylabel=ylabel)
         for index, (arm, values) in enumerate(arrays.items()):
             _draw_runs(axes, x, arm, values, quantiles, line_style(index, 0))
-        draw_legend(figure)
+        draw_legend(figure, band)
         return figure
-    figure, panels = _panels(len(others))
+    figure, panels = make_panels(len(others), 4)
     for axes, arm in zip(panels, others, strict=True):
         _draw_runs(axes, x, against, arrays[against], quantiles, line_style(0, 0))
         label = _draw_runs(axes, x, arm, arrays[arm], quantiles, line_style(1, 0))
-        axes.set_title(label, fontsize=8)
+        axes.set_title(label, fontsize="small")
     figure.supxlabel(xlabel, fontsize="medium")
     figure.supylabel(ylabel, fontsize="medium")
     behind, own = panels[0].lines
-    add_legend(figure, {str(behind.get_label()): behind, "named above": own})
+    add_legend(figure, {str(behind.get_label()): behind, "named above": own}, band)
     return figure
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A grid on common axes."""
-    columns = min(4, count)
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(1.6 + 2 * columns, 1 + 1.6 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for index in range(count, rows * columns):
-        grid.flat[index].remove()
-        grid.flat[index - columns].tick_params(labelbottom=True)
-    return figure, list(grid.flat[:count])
+def _band(quantiles: tuple[float, float]) -> str:
+    """The band between two quantiles, in words."""
+    if np.shape(quantiles) != (2,) or not 0 <= quantiles[0] <= quantiles[1] <= 1:
+        raise ValueError(
+            "`quantiles` must be two numbers between 0 and 1 in their order, got "
+            f"{quantiles!r}."
+        )
+    if tuple(quantiles) == (0.25, 0.75):
+        return "middle half of the runs"
+    low, high = (100 * quantile for quantile in quantiles)
+    return f"{low:g} % to {high:g} % of the runs"
 
 
 def _draw_runs(

@@ -6,3 +6,7 @@ from apalu_jax.surgery._recognize import KNOWN
 from apalu_jax.surgery._report import Replacement, Report
 
 __all__ = ("KNOWN", "Lifted", "Replacement", "Report", "lift", "replace_activations")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,6 +1,6 @@
 """Replace the activations of any JAX function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from jax.extend.core import Jaxpr
 from jax.typing import ArrayLike
 
 from apalu_jax._arguments import describe
 from apalu_jax._trees import PyTree
 from apalu_jax.functional import APALUParams, Residual, apalu, check_residual
 from apalu_jax.surgery._choice import (
+    Calls,
     Choice,
     Make,
     check_match,
@@ -23,9 +25,9 @@ from apalu_jax.surgery._choice import (
     to_left,
 )
 from apalu_jax.surgery._interpret import Interpreter, Plan, Values, Visit, make_plan
-from apalu_jax.surgery._recognize import KNOWN, Activation, prelu
+from apalu_jax.surgery._recognize import KNOWN, prelu
 from apalu_jax.surgery._report import Initial, Report, to_rows
-from apalu_jax.surgery._sites import shaped
+from apalu_jax.surgery._sites import inner_jaxprs, shaped
 
 __all__ = ("Lifted", "lift")
 
@@ -124,12 +126,12 @@ def lift(
         call = partial(_evaluate, values_of=replaced, residual=residual)
         return _run(fn, args, found, Interpreter(call, per_step), values)
 
-    inputs, slopes = _record(fn, example_args, found) if concrete else ({}, {})
+    calls, slopes = _record(fn, example_args, found) if concrete else (None, {})
     activations = {
-        name: _with_slope(places[name].site.activation, slopes.get(name))
+        name: prelu(slopes[name]) if name in slopes else places[name].site.activation
         for name in replaced
     }
-    initial = to_initial(activations, make, inputs)
+    initial = to_initial(activations, make, calls)
     steps = {name: places[name].steps if per_step else () for name in replaced}
     params = {way: _to_params(values, steps) for way, values in initial.items()}
     way = match or next(iter(initial))
@@ -191,32 +193,26 @@ def _values(params: Params, names: list[str]) -> Values:
 
 def _record(
     fn: Callable[..., PyTree], args: tuple[PyTree, ...], found: dict[str, str]
-) -> tuple[dict[str, list[np.ndarray]], dict[str, float]]:
-    """Inputs of each place when `fn` is evaluated, and the mean slopes of PReLU."""
-    inputs: dict[str, list[np.ndarray]] = {}
-    slopes: dict[str, float] = {}
-
-    def store(name: str, x: np.ndarray) -> None:
-        inputs.setdefault(name, []).append(np.ravel(np.asarray(x, np.float32)))
+) -> tuple[Calls, dict[str, float]]:
+    """Calls of each place when `fn` is evaluated, and the mean slopes of PReLU."""
+    calls = Calls()
+    slopes: dict[str, list[np.ndarray]] = {}
 
     def store_slope(name: str, slope: np.ndarray) -> None:
-        slopes[name] = float(np.mean(slope))
+        slopes.setdefault(name, []).append(np.asarray(slope, np.float32))
 
     def call(visit: Visit) -> Array:
-        name = visit.place.name
+        name, site = visit.place.name, visit.place.site
+        (result,) = visit.bind()
         # Out of scans and branches too, whose results could not hold them.
-        jax.debug.callback(partial(store, name), visit.x)
+        jax.debug.callback(partial(calls.add, name), visit.x, result)
         if visit.slope is not None:
-            jax.debug.callback(partial(store_slope, name), visit.slope)
-        return visit.bind()[0]
+            jax.debug.callback(partial(store_slope, name), site.factor * visit.slope)
+        return result
 
     jax.block_until_ready(_run(fn, args, found, Interpreter(call), {}))
     jax.effects_barrier()
-    return inputs, slopes
-
-
-def _with_slope(activation: Activation, slope: float | None) -> Activation:
-    return activation if slope is None else prelu(slope)
+    return calls, {name: float(np.mean(parts)) for name, parts in slopes.items()}
 
 
 def _to_params(initial: Initial, steps: dict[str, tuple[int, ...]]) -> Params:
@@ -224,6 +220,11 @@ def _to_params(initial: Initial, steps: dict[str, tuple[int, ...]]) -> Params:
         array = jnp.asarray(value, jnp.float32)
         return jnp.broadcast_to(array, (*steps[name], *array.shape))
 
+    for name, pair in initial.items():
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(
+                f"`make` must return a pair (a, b), got {describe(pair)} for {name!r}."
+            )
     return {
         name: {"apalu_a": stack(name, a), "apalu_b": stack(name, b)}
         for name, (a, b) in initial.items()
@@ -236,6 +237,12 @@ def _is_concrete(args: tuple[PyTree, ...]) -> bool:
 
 
 def _operations(fn: Callable[..., PyTree], args: tuple[PyTree, ...]) -> str:
-    eqns = _trace(fn, args).plan.jaxpr.eqns
-    names = sorted({eqn.primitive.name for eqn in eqns})
-    return f"the operations are {', '.join(names[:20])}"
+    def names(jaxpr: Jaxpr) -> Iterator[str]:
+        for eqn in jaxpr.eqns:
+            inner = list(inner_jaxprs(eqn))
+            yield from [] if inner else [eqn.primitive.name]
+            for closed in inner:
+                yield from names(closed.jaxpr)
+
+    seen = sorted(set(names(_trace(fn, args).plan.jaxpr)))
+    return f"the operations are {', '.join(seen[:20]) or 'none'}"

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from apalu_jax._arguments import describe, unwrapped
+from apalu_jax._arguments import check_instance, describe, unwrapped
 from apalu_jax._trees import PyTree, is_nnx_module, loaded
 from apalu_jax.functional import APALUParams
 from apalu_jax.surgery._choice import (
+    Calls,
     Choice,
     Make,
     check_match,
@@ -98,6 +99,9 @@ def replace_activations(
       (2, 8)
     """
     construct = _constructor(model)
+    check_instance(
+        "example_args", example_args, tuple, "a tuple of the model's arguments"
+    )
     check_match(match, bool(example_args))
     places = {_name(place.path): place for place in _places(model, (), set())}
     found = {name: place.activation.name for name, place in places.items()}
@@ -109,9 +113,9 @@ def replace_activations(
             "`model` must hold an activation that is known and chosen, got none: "
             f"{seen or 'it holds none'}."
         )
-    inputs = _record(model, replaced, example_args) if example_args else {}
+    calls = _record(model, replaced, example_args) if example_args else None
     activations = {name: place.activation for name, place in replaced.items()}
-    initial = to_initial(activations, make, inputs)
+    initial = to_initial(activations, make, calls)
     models = {
         way: _with(
             model,
@@ -210,24 +214,30 @@ def _activation(value: Container) -> Activation | None:
 
 def _record(
     model: Model, places: Mapping[str, _Place], args: tuple[PyTree, ...]
-) -> dict[str, list[np.ndarray]]:
-    """Inputs of each place when the model is called."""
-    inputs: dict[str, list[np.ndarray]] = {}
+) -> Calls:
+    """Calls of each place when the model is called."""
+    calls = Calls()
 
     def recording(name: str, former: Callable[..., Array]) -> Callable[..., Array]:
-        def store(x: np.ndarray) -> None:
-            inputs.setdefault(name, []).append(np.ravel(np.asarray(x, np.float32)))
-
         def call(x: Array, **kwargs: PyTree) -> Array:
-            jax.debug.callback(store, x)
-            return former(x, **kwargs)
+            y = former(x, **kwargs)
+            jax.debug.callback(functools.partial(calls.add, name), x, y)
+            return y
 
-        return call
+        if not is_nnx_module(former):
+            return call
+        # Models split and merge what they hold: a module must stay one.
+        module: Callable[..., Array] = copy.copy(former)
+        cls = type(former)
+        module.__class__ = type(
+            cls.__name__, (cls,), {"__call__": lambda self, x, **kw: call(x, **kw)}
+        )
+        return module
 
     recorders = {p.path: recording(name, p.former) for name, p in places.items()}
     jax.block_until_ready(_with(model, recorders)(*args))
     jax.effects_barrier()
-    return inputs
+    return calls
 
 
 def _with(model: Model, values: dict[Path, Container]) -> Model:

@@ -17,6 +17,7 @@ __all__ = (
     "KNOWN",
     "Activation",
     "Values",
+    "negative_slope",
     "prelu",
     "recognize",
     "recognize_function",
@@ -114,6 +115,13 @@ def recognize(values: Values) -> Activation | None:
         if 0 > below[0] > z[0] * (1 - _TOLERANCE) and _same(below, branch(z)):
             return Activation(name, _negative_side(branch))
     return None
+
+
+def negative_slope(values: Values) -> float:
+    """The slope below 0 of a PReLU that has these values on :data:`GRID`; 0 if none."""
+    values, z = np.asarray(values, np.float64), GRID.astype(np.float64)
+    slope = float(values[0] / z[0]) if values.shape == z.shape else 0.0
+    return slope if _same(values, np.where(z >= 0, z, slope * z)) else 0.0
 
 
 def _celu_alpha(below: Values) -> float:

@@ -12,7 +12,14 @@ from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.typing import ArrayLike
 
-from apalu_jax.surgery._recognize import GRID, Activation, Values, recognize
+from apalu_jax.surgery._recognize import (
+    GRID,
+    Activation,
+    Values,
+    negative_slope,
+    prelu,
+    recognize,
+)
 
 __all__ = ("Site", "find", "inner_jaxprs", "shaped")
 
@@ -40,10 +47,11 @@ class Site(NamedTuple):
       activation: The function.
       source: Its argument.
       result: Its result.
-      slope: Of PReLU, the variable of its slope; else None.
+      slope: Of PReLU, the variable whose product is the negative side; else None.
       last: Index of the equation that gives the result.
       between: Indices of the equations that compute it from the argument.
       left: Why it is no activation of a network although its values are; else empty.
+      factor: Of PReLU, its slope is the variable times this.
     """
 
     activation: Activation
@@ -53,6 +61,7 @@ class Site(NamedTuple):
     last: int
     between: frozenset[int]
     left: str = ""
+    factor: float = 1.0
 
 
 def inner_jaxprs(eqn: JaxprEqn) -> Iterator[ClosedJaxpr]:
@@ -163,7 +172,7 @@ def _of_source(
         eqn = jaxpr.eqns[index]
         read = [var for var in eqn.invars if isinstance(var, Var) and var in images]
         between = frozenset((index,)).union(*(behind[var] for var in read))
-        slope = _slope(eqn, source, images, constants) or next(
+        slope = _slope(eqn, images, constants) or next(
             (slopes[var] for var in read if var in slopes), None
         )
         if any(shaped(var).shape != shaped(source).shape for var in eqn.outvars):
@@ -177,29 +186,38 @@ def _of_source(
                 slopes[var] = slope
             for later in consumers.get(var, []):
                 heapq.heappush(waiting, later)
-            found = recognize(np.asarray(image)) if _is_floating(var) else None
-            if found is not None and (slope is None or found.name == "leaky_relu"):
-                if slope is not None:
-                    found = found._replace(name="prelu")
-                yield Site(found, source, var, slope, index, between)
+            found = _recognized(var, np.asarray(image), slope)
+            if found is not None:
+                known, factor = found
+                yield Site(known, source, var, slope, index, between, factor=factor)
 
 
 # The slope that stands for every trained one while values are recognized.
 _SLOPE = np.float32(0.28)
 
 
+def _recognized(
+    var: Var, image: Values, slope: Var | None
+) -> tuple[Activation, float] | None:
+    """The activation that has these values, and the factor of its slope, if any."""
+    if not _is_floating(var):
+        return None
+    if slope is None:
+        known = recognize(image)
+        return None if known is None else (known, 1.0)
+    below = negative_slope(image)
+    return (prelu(below), below / float(_SLOPE)) if below else None
+
+
 def _slope(
-    eqn: JaxprEqn,
-    source: Var,
-    images: dict[Var, Image],
-    constants: dict[Var, Image],
+    eqn: JaxprEqn, images: dict[Var, Image], constants: dict[Var, Image]
 ) -> Var | None:
-    """The slope of PReLU, if the equation multiplies the source by another variable."""
+    """The slope of PReLU, if another variable multiplies the source or its one side."""
     if eqn.primitive.name != "mul":
         return None
     others = [v for v in eqn.invars if isinstance(v, Var) and v not in images]
     others = [v for v in others if v not in constants]
-    known = [v for v in eqn.invars if isinstance(v, Var) and images.get(v) is GRID]
+    known = [v for v in eqn.invars if isinstance(v, Var) and v in images]
     return others[0] if len(others) == 1 and known else None
 
 

@@ -7,6 +7,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from apalu_jax.benchmarks import BenchmarkError, compile, tables
 from apalu_jax.benchmarks.functions import FUNCTIONS
+from tests.helpers import quick_code_generation
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KEYS = ("lines", "trace", "lower", "compile")
 
@@ -14,7 +17,10 @@ KEYS = ("lines", "trace", "lower", "compile")
 @pytest.fixture(scope="module")
 def result():
     said = []
-    result = compile.measure((1,), 2, ["apalu"], repetitions=2, progress=said.append)
+    with quick_code_generation():
+        result = compile.measure(
+            (1,), 2, ["apalu"], repetitions=2, progress=said.append
+        )
     assert said == [
         f"{program}, {name}, {i} of 2"
         for program in ("chain of 1", "scan over 2")

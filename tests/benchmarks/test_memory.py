@@ -5,6 +5,7 @@ import pytest
 
 from apalu_jax.benchmarks import memory, tables
 from apalu_jax.benchmarks.functions import FUNCTIONS, Function
+from tests.helpers import quick_code_generation
 
 
 def plain(function):
@@ -58,7 +59,8 @@ def result():
     """Two blocks of one activation beside the references, in one order."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "ORDERS", {"before": memory.ORDERS["before"]})
-        return memory.measure(64, 16, 2, ["textbook APALU"])
+        with quick_code_generation():
+            return memory.measure(64, 16, 2, ["textbook APALU"])
 
 
 def test_there_is_a_row_per_activation_with_ratios(result):

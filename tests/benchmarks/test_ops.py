@@ -34,6 +34,7 @@ def assert_close(got, want, **tolerance):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), got, want)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_row_per_function_and_mode(monkeypatch):
     without_torch(monkeypatch)
     lines = []
@@ -49,6 +50,7 @@ def test_a_row_per_function_and_mode(monkeypatch):
     assert result["setting"]["threads"] >= 1
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_loops_of_an_accelerator(monkeypatch, on_device):
     without_torch(monkeypatch)
     result = ops.measure((1024,), ("float32",), CHOSEN[:2], ("both",), budget=0)
@@ -70,6 +72,7 @@ def test_the_copy_reads_and_writes_exactly_once():
     assert " dynamic-slice(" in body and " negate(" in body
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("mode", ops.MODES)
 @pytest.mark.parametrize(
     "name",
@@ -90,6 +93,7 @@ def test_a_loop_gives_what_single_calls_give(pairs, name, mode):
         assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     "name",
     [

@@ -33,6 +33,7 @@ def trained(title, function="apalu", dtype="float32", steps=20):
     return start, state, losses
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     "title",
     ["mlp", "transformer", pytest.param("transformer, remat", marks=pytest.mark.slow)],
@@ -50,6 +51,7 @@ def test_every_parameter_is_trained_and_the_loss_falls(title):
     assert all("['key']['bias']" in path for path in still), still
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_network_is_run_with_the_function_given():
     names = ("relu", "apalu", "apalu_reference")
     relu, apalu, reference = (trained("mlp", name)[2] for name in names)
@@ -64,10 +66,11 @@ def test_remat_changes_nothing():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), kept, again)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_remat_saves_memory():
     temporary = []
     for remat in (False, True):
-        module = partial(Transformer, depth=8, heads=2, remat=remat)
+        module = partial(Transformer, depth=4, heads=2, remat=remat)
         network = Network(module, (8, 64, 16))
         run, first = training_step(network, FUNCTIONS["gelu"], "float32")
         compiled = run.lower(*jax.eval_shape(first)).compile()
@@ -75,6 +78,7 @@ def test_remat_saves_memory():
     assert temporary[1] < 0.6 * temporary[0]
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_blocks_of_the_transformer_have_parameters_of_their_own():
     _, state, _ = trained("transformer")
     (a, b) = (leaf for path, leaf in paths(state["params"]) if "Activation" in path)
@@ -88,6 +92,7 @@ def paths(tree):
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_half_precision_keeps_float32_parameters():
     start, state, losses = trained("mlp", dtype="bfloat16")
     for leaf in jax.tree.leaves((start, state)):
@@ -110,6 +115,7 @@ def test_large_and_small_networks_are_the_same_ones():
         assert names[0] == names[1]
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_rows_are_ratios_to_relu():
     said = []
     nets = {"mlp": TINY["mlp"]}

@@ -10,7 +10,7 @@ from apalu_jax.experiments import runner
 from apalu_jax.experiments.arms import ARMS
 from apalu_jax.experiments.runner import execute
 from apalu_jax.experiments.tasks.base import init_variables
-from tests.helpers import CODE_GENERATION, quick_code_generation
+from tests.helpers import QUICK_ENVIRONMENT, quick_code_generation
 
 from .helpers import mlp, tiny
 
@@ -22,12 +22,9 @@ def quick_compilation():
     The networks here run for milliseconds, and compiling them was three quarters of the
     time. Programs made so are dropped at the end, for no other test to run them.
     """
-    flags = [
-        f"--{name}={str(value).lower()}" for name, value in CODE_GENERATION.items()
-    ]
     with pytest.MonkeyPatch.context() as patch, quick_code_generation():
-        patch.setenv("XLA_FLAGS", " ".join(flags))
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        for item in QUICK_ENVIRONMENT.items():
+            patch.setenv(*item)
         yield
     jax.clear_caches()
 

@@ -30,6 +30,11 @@ def committed():
     return read("experiments")
 
 
+@pytest.fixture(scope="module")
+def overview(committed):
+    return report.overview(committed)
+
+
 def check(found, declared):
     """The records are of what is declared now, and nothing is left to be shown."""
     assert found.spec.run_hash == declared.run_hash
@@ -51,9 +56,10 @@ def test_every_declared_run_is_recorded_once(committed):
         assert plan(found, wanted_keys(found.spec, None, None)) == []
 
 
-def test_spec_files_tell_the_time_and_the_numbers_of_the_records(committed):
-    for found in committed:
-        spec, row = found.spec, report.overview([found]).section.tables[0].rows[0]
+def test_spec_files_tell_the_time_and_the_numbers_of_the_records(committed, overview):
+    rows = overview.section.tables[0].rows
+    for found, row in zip(committed, rows, strict=True):
+        spec = found.spec
         head = (Path(specs.__file__).with_name(f"{spec.name}.toml")).read_text()
         assert f"# Command: apalu run {spec.name} --preset {spec.preset}\n" in head
         minutes = sum(record.wall_s for record in found.records) / 60
@@ -80,8 +86,8 @@ def test_committed_results_are_slim():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=["main", "experiments", "site"])
-def test_verdicts_on_a_page_agree_with_the_records(committed, page):
-    assert not report.update_readme(page, report.overview(committed), check=True)
+def test_verdicts_on_a_page_agree_with_the_records(overview, page):
+    assert not report.update_readme(page, overview, check=True)
 
 
 def test_links_of_the_page_lead_somewhere():

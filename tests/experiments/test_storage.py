@@ -1,23 +1,20 @@
 """Files that survive kills, full disks and several writers."""
 
 import os
+import resource
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-from apalu_jax import _files
-from apalu_jax.experiments import ExperimentError, storage
+from apalu_jax import _files, _readme
+from apalu_jax.experiments import ExperimentError, report, storage
+from apalu_jax.experiments.report.page.parts import Card, Page
 
 from .helpers import ROOT
-
-
-def run_python(program, *args):
-    return subprocess.run(
-        [sys.executable, "-Bc", program, *map(str, args)], cwd=ROOT, check=False
-    )
 
 
 def test_a_file_is_replaced_and_leftovers_go(tmp_path):
@@ -35,52 +32,38 @@ def test_a_file_is_replaced_and_leftovers_go(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o666 & ~_files._umask()
 
 
-FULL = """
-import pathlib, resource, signal, sys
-from apalu_jax import _files
-from apalu_jax.experiments import storage
-path = pathlib.Path(sys.argv[1])
-IMPORT
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, ROOM))
-try:
-    WRITE
-except OSError as error:
-    sys.exit(7 if error.filename == sys.argv[1] else 8)
-"""
+@contextmanager
+def full_disk(path, room):
+    """A limit on the size of files, which Python reports as an error of writing."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(path)
 
 
-def on_full_disk(path, limit, write, imported=""):
-    """A limit on the size of files stands for the full disk."""
-    program = FULL.replace("ROOM", str(limit)).replace("WRITE", write)
-    program = program.replace("IMPORT", imported)
-    return run_python(program, path).returncode
-
-
-REPORT = """
-from apalu_jax.experiments import report
-empty = report.Report("title", "question", [], [], [], [], [], {})
-"""
+PAGE = Page(Card("answer", [], [], ""), [], [])
+EMPTY = report.Report("title", "question", [], [], [], [], [], {}, PAGE)
 
 
 @pytest.mark.parametrize(
-    ("name", "imported", "write"),
+    ("name", "write"),
     [
-        ("file", "", "_files.write_atomic(path, bytes(100))"),
-        (
-            "README.md",
-            "from apalu_jax import _readme",
-            "_readme.fill(path, lambda *mark: 100 * 'x')",
-        ),
-        ("report.md", REPORT, "report.write_markdown(empty, path.parent)"),
-        ("report.html", REPORT, "report.write_html(empty, path.parent)"),
+        ("file", lambda path: _files.write_atomic(path, bytes(100))),
+        ("README.md", lambda path: _readme.fill(path, lambda *mark: 100 * "x")),
+        ("report.md", lambda path: report.write_markdown(EMPTY, path.parent)),
+        ("report.html", lambda path: report.write_html(EMPTY, path.parent)),
     ],
 )
-def test_full_disk_leaves_the_old_file_and_is_named(tmp_path, name, imported, write):
+def test_full_disk_leaves_the_old_file_and_is_named(tmp_path, name, write):
     path = tmp_path / name
     old = b"<!-- table: a -->\n<!-- end -->\n"
     _files.write_atomic(path, old)
-    assert on_full_disk(path, 40, write, imported) == 7
+    with full_disk(path, 40):
+        write(path)
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
 
@@ -89,8 +72,8 @@ def test_full_disk_leaves_the_old_file_and_is_named(tmp_path, name, imported, wr
 def test_full_disk_leaves_the_finished_lines(tmp_path, room):
     path = tmp_path / "lines"
     storage.append_lines(path, [b"one\n"])
-    write = "storage.append_lines(path, [b'a line of 12\\n'])"
-    assert on_full_disk(path, 4 + room, write) == 7
+    with full_disk(path, 4 + room):
+        storage.append_lines(path, [b"a line of 12\n"])
     assert path.read_bytes() == b"one\n"
 
 

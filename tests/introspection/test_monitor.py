@@ -156,7 +156,7 @@ def test_clu_and_wandb(monkeypatch):
 @pytest.mark.parametrize(
     ("writer", "every", "error", "name"),
     [(3, 1, TypeError, "`writer`"), (print, 0, ValueError, "`every`"),
-     (print, 1.5, TypeError, "float")],
+     (print, 1.5, TypeError, "`every` must be an integer, got 1.5")],
 )  # fmt: skip
 def test_errors(writer, every, error, name):
     with pytest.raises(error, match=name):

@@ -10,7 +10,8 @@ from apalu_jax.introspection import Snapshot
 
 
 def lines(axes):
-    return {line.get_label(): line for line in axes.lines}
+    """Lines by the first line of their label, the values of a and b cut off."""
+    return {line.get_label().split("\n")[0]: line for line in axes.lines}
 
 
 def legend(figure):

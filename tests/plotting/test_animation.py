@@ -39,10 +39,10 @@ def test_mp4(tmp_path):
 
 def test_last_frame_shows_the_last_snapshot():
     animation = animate_evolution(HISTORY, frames=100)
-    _, line, title = animation._func(6)  # channels, first
+    _, line, label = animation._func(6)  # channels, first
     x, y = line.get_data()
     np.testing.assert_allclose(y, apalu(x, APALUParams(1.1, 0.1)), rtol=1e-5, atol=1e-6)
-    assert title.get_text() == "step 60,000"
+    assert label.get_text() == "input x\nstep 60,000"
     animation._draw_was_started = True  # it is not drawn
 
 

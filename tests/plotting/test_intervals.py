@@ -6,6 +6,8 @@ import pytest
 from apalu_jax.plotting import Interval, plot_intervals
 from tests.plotting.helpers import draw, legend
 
+LINES = [Interval("relu", 0.3, 0.1, 0.6, "arm")]
+
 
 def test_intervals():
     lines = [
@@ -29,8 +31,29 @@ def test_intervals():
     segment = arms.lines[2][0].get_segments()[0]
     np.testing.assert_allclose(segment[:, 0], [0.1, 0.6])
     assert control.lines[0].get_color() != arms.lines[0].get_color()
-    with pytest.raises(ValueError, match="`intervals`"):
-        plot_intervals([])
+
+
+ERRORS = {
+    "`intervals` must hold one": (ValueError, ([],), {}),
+    "`intervals` must hold objects Interval": (TypeError, ([("relu", 0.3)],), {}),
+    "`margin` must be None or two": (ValueError, (LINES,), {"margin": 0.2}),
+}
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_errors(message):
+    error, args, options = ERRORS[message]
+    with pytest.raises(error, match=message):
+        plot_intervals(*args, **options)
+
+
+def test_values_that_are_not_finite_are_said():
+    lines = [Interval("a", np.nan, np.nan, np.nan, "g"),
+             Interval("b", np.inf, -np.inf, np.inf, "g"), LINES[0]]  # fmt: skip
+    figure = plot_intervals(lines)
+    draw(figure)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["a (nan)", "b (inf)", "relu"]
 
 
 def test_every_group_is_drawn():

@@ -38,6 +38,7 @@ def test_evolution_of_several_pairs_has_bands():
         lines(left)["layer_1"].get_ydata(), np.mean(taken.params["layer_1"].a, axis=1)
     )
     assert len(left.collections) == 2
+    assert legend(plot_evolution(taken))[-1] == "lowest to highest pair"
 
 
 def test_evolution_of_many_layers_has_a_scale_of_depth():
@@ -65,7 +66,13 @@ def test_learning_curves():
     (axes,) = figure.axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "accuracy (%)")
     drawn = lines(axes)
-    assert list(drawn) == legend(figure) == list(curves)
+    assert list(drawn) == list(curves)
+    assert legend(figure) == [*curves, "middle half of the runs"]
+    wide = plot_learning_curves(curves, quantiles=(0.05, 0.9))
+    assert legend(wide)[-1] == "5 % to 90 % of the runs"
+    for quantiles in ((0.9, 0.1), (5, 95), (0.5,)):
+        with pytest.raises(ValueError, match="`quantiles` must be two numbers between"):
+            plot_learning_curves(curves, quantiles=quantiles)
     for (arm, values), band in zip(curves.items(), axes.collections, strict=True):
         x, y = drawn[arm].get_data()
         np.testing.assert_array_equal(x, [1, 2, 3, 4])
@@ -117,7 +124,7 @@ def test_learning_curves_against_one_arm():
         np.testing.assert_allclose(own.get_ydata(), np.nanmedian(curves[arm], axis=0))
         assert behind.get_linestyle() != own.get_linestyle()
         assert axes.get_ylim() == figure.axes[0].get_ylim()
-    assert legend(figure) == ["arm_4", "named above"]
+    assert legend(figure) == ["arm_4", "named above", "middle half of the runs"]
     with pytest.raises(ValueError, match="`against`.* a, got 'b'"):
         plot_learning_curves({"a": np.ones((2, 3))}, against="b")
     (axes,) = plot_learning_curves({"a": np.ones((2, 3))}, against="a").axes

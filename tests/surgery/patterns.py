@@ -115,7 +115,7 @@ class NnxMlp(nnx.Module):
 
 def of_linen(model, shape):
     x = jax.random.normal(KEY, shape)
-    return model.apply, model.init(jax.random.key(1), x), x
+    return model.apply, jax.jit(model.init)(jax.random.key(1), x), x
 
 
 def of_nnx(model, shape):

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from flax import nnx
+from flax import nnx, serialization
 
 from apalu_jax import introspection
 from apalu_jax.nnx import APALU
@@ -67,6 +67,17 @@ def test_nnx_model_trains_splits_and_is_a_copy(optax_promotion):
         assert pair.a != old[path].a, path
     graph, state = nnx.split(model)
     np.testing.assert_array_equal(nnx.merge(graph, state)(X), model(X))
+    # A checkpoint, read into a model that is made and replaced anew.
+    saved = serialization.msgpack_serialize(
+        jax.tree.map(np.asarray, serialization.to_state_dict(nnx.to_pure_dict(state)))
+    )
+    other, _ = replace_activations(network())
+    target = nnx.to_pure_dict(nnx.state(other))
+    restored = serialization.from_bytes(target, saved)
+    state = nnx.state(other)
+    nnx.replace_by_pure_dict(state, restored)
+    nnx.update(other, state)
+    np.testing.assert_array_equal(other(X), model(X))
 
 
 def test_choices_and_initial_values():
@@ -91,6 +102,7 @@ ERRORS = {
     "`which` must hold names": (ValueError, Calls(), {"which": {"rleu"}}),
     "`match`": (ValueError, Calls(), {"match": "x"}),
     "`example_args`": (ValueError, Calls(), {"match": "inputs"}),
+    "`example_args` must be a tuple": (TypeError, network(), {"example_args": X}),
 }
 
 

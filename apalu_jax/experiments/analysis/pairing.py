@@ -55,12 +55,24 @@ def differences(
     reference: Mapping[UnitSeed, float], arm: Mapping[UnitSeed, float], pair_by: str
 ) -> NDArray[np.float64]:
     """Differences reference - arm, [n]: one for each seed or unit that both have."""
+    return np.asarray(list(paired(reference, arm, pair_by).values()))
+
+
+def paired(
+    reference: Mapping[UnitSeed, float], arm: Mapping[UnitSeed, float], pair_by: str
+) -> dict[str | int, float]:
+    """The same differences by seed or unit."""
     places = sorted(reference.keys() & arm.keys())
-    paired = {place: reference[place] - arm[place] for place in places}
-    found = np.asarray(list(observations(paired, pair_by).values()))
+    by_place = {place: reference[place] - arm[place] for place in places}
+    found = observations(by_place, pair_by)
     # Rounding errors of the subtraction must not look like a variance.
     scale = max((abs(reference[place]) for place in places), default=0.0)
-    return np.round(found / scale, _ROUNDING) * scale if scale else found
+    if not scale:
+        return found
+    return {
+        key: float(np.round(value / scale, _ROUNDING) * scale)
+        for key, value in found.items()
+    }
 
 
 def gaps(

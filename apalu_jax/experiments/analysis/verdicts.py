@@ -21,6 +21,9 @@ from apalu_jax.experiments.specs import Claim, Metric, Spec
 # baseline further from its published range is of networks trained in another way.
 _REACH = 10
 
+FEWEST_PAIRS = 6
+"""With five pairs the smallest p-value of the sign-flip test is 1/16, above 0.05."""
+
 Status: TypeAlias = Literal[
     "supported", "contradicted", "equivalent within the margin", "not resolved"
 ]
@@ -118,6 +121,29 @@ def sides(table: Table) -> Sides:
         else:
             found.worse.append(summary.arm)
     return found
+
+
+def words(table: Table) -> dict[str, str]:
+    """Better, worse, equivalent, or open: the reference against each arm, by arm.
+
+    Equivalent: not significantly different, and the two one-sided tests, adjusted after
+    Holm over the family, are below 0.05. Nothing is decided by fewer pairs than
+    :data:`FEWEST_PAIRS` or differences without spread; ablations are left out.
+    """
+    found, outcome = sides(table), {}
+    family = [s for s in table.arms if s.comparison and s.comparison.p_holm is not None]
+    p = holm([s.comparison.p_equivalent for s in family if s.comparison])
+    for summary, value in zip(family, p, strict=True):
+        arm, same = summary.arm, value < LEVEL
+        if summary.comparison and summary.comparison.n < FEWEST_PAIRS:
+            outcome[arm] = "too few pairs"
+        elif summary.comparison and summary.comparison.interval is None:
+            outcome[arm] = "no spread"
+        elif arm in found.better or arm in found.worse:
+            outcome[arm] = "better" if arm in found.better else "worse"
+        else:
+            outcome[arm] = "equivalent" if same else "open"
+    return outcome
 
 
 def reached(

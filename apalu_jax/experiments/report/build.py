@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 from apalu_jax.experiments import analysis
 from apalu_jax.experiments.analysis import lr_search, verdicts
-from apalu_jax.experiments.report import checks, figures, tables, text
+from apalu_jax.experiments.report import checks, figures, page, tables, text
 from apalu_jax.experiments.report.figures import Picture
+from apalu_jax.experiments.report.page import Page
 from apalu_jax.experiments.report.tables import Section
 from apalu_jax.experiments.results import Results
 
@@ -15,7 +16,7 @@ class Report(NamedTuple):
 
     ``sections`` has one per variant and metric, the primary ones first; ``others`` the
     sanity checks and the learning-rate search; ``notes`` warns, e.g. of missing runs;
-    ``figures`` is by file name without ending.
+    ``figures`` is by file name without ending; ``page`` is what HTML shows of the same.
     """
 
     title: str
@@ -26,6 +27,7 @@ class Report(NamedTuple):
     notes: list[str]
     declaration: list[tuple[str, str]]
     figures: dict[str, Picture]
+    page: Page
 
 
 def build(results: Results) -> Report:
@@ -53,13 +55,18 @@ def build(results: Results) -> Report:
         checks.monitored(spec, records),
         tables.searched(spec, lr_search.searches(spec, records)),
     )
+    judged = verdicts.judge(spec, records, decisive)
+    tried = [section for section in others if section]
+    drawn = figures.draw(results, list(summaries.values()))
+    notes = text.state(results)
     return Report(
         title=f"{spec.title} ({spec.name}, preset {spec.preset})",
         question=spec.question,
-        verdict=text.verdict(verdicts.judge(spec, records, decisive)),
+        verdict=text.verdict(judged),
         sections=[tables.judged(spec, summary) for summary in summaries.values()],
-        others=[section for section in others if section],
-        notes=text.state(results),
+        others=tried,
+        notes=notes,
         declaration=text.declaration(results),
-        figures=figures.draw(results, list(summaries.values())),
+        figures=drawn,
+        page=page.build(results, [*summaries.values()], judged, notes, tried, drawn),
     )

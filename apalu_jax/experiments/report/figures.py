@@ -1,12 +1,12 @@
 """Figures of a report."""
 
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -15,6 +15,7 @@ from apalu_jax import plotting
 from apalu_jax.experiments.analysis import Table
 from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import InputCounts, Record, select
+from apalu_jax.experiments.report import curves, differences
 from apalu_jax.experiments.results import Inputs, Results
 from apalu_jax.experiments.specs import Spec
 from apalu_jax.functional import APALUParams
@@ -22,6 +23,8 @@ from apalu_jax.introspection import Histogram, Snapshot
 
 _LAYERS = 12
 """Number of activations shown of a larger network."""
+
+_GROUPS = ("arm of the family", "ablation")
 
 # Reports are committed: a page of figures stays below some hundred kB.
 _DPI = 75
@@ -46,6 +49,14 @@ class Picture:
         image.save(buffer, format="png", optimize=True)
         return buffer.getvalue()
 
+    def vector(self, ending: str) -> bytes:
+        """The figure as "pdf" or "svg"; equal figures give equal files."""
+        buffer = io.BytesIO()
+        date = {"pdf": "CreationDate", "svg": "Date"}[ending]
+        with matplotlib.rc_context({"svg.hashsalt": "apalu"}):
+            self.figure.savefig(buffer, format=ending, metadata={date: None})
+        return buffer.getvalue()
+
 
 def draw(results: Results, tables: Sequence[Table]) -> dict[str, Picture]:
     """Draws the figures that the records allow, by the names of their files.
@@ -56,13 +67,12 @@ def draw(results: Results, tables: Sequence[Table]) -> dict[str, Picture]:
     pictures: dict[str, Picture] = {}
     for table in tables:
         if table.metric.name == spec.metric.name:
-            pictures |= _intervals(spec, table)
+            pictures |= _intervals(spec, records, table)
     for variant in spec.variant_names:
         pictures |= _maps(spec, records, variant)
     unit = spec.unit_names[0]
     for variant in spec.variant_names:
-        runs = select(records, variant, unit=unit)
-        runs = [run for run in runs if run.status != "failed"]
+        runs = curves.drawn_runs(spec, records, variant)
         where = f" ({joined(variant, unit)})" if variant or unit else ""
         compact = variant == spec.variant_names[0]
         pictures |= _curves(spec, runs, variant, where, compact)
@@ -73,29 +83,37 @@ def draw(results: Results, tables: Sequence[Table]) -> dict[str, Picture]:
     return pictures
 
 
-def _intervals(spec: Spec, table: Table) -> dict[str, Picture]:
-    metric = table.metric
-    lines = []
-    for summary in table.arms:
-        comparison = summary.comparison
-        if comparison is None:
-            continue
-        ends = comparison.interval or (math.nan, math.nan)
-        mean, low, high = (metric.shown(x) for x in (comparison.mean, *ends))
-        group = "ablation" if summary.arm in spec.ablations else "arm of the family"
-        lines.append(plotting.Interval(summary.arm, mean, low, high, group))
+def _intervals(
+    spec: Spec, records: Sequence[Record], table: Table
+) -> dict[str, Picture]:
+    metric, dots = table.metric, differences.dots(spec, records, table)
+    lines = [
+        plotting.Interval(
+            summary.arm,
+            *differences.ends(metric, summary),
+            _GROUPS[summary.arm in spec.ablations],
+            list(dots[summary.arm].values()),
+        )
+        for summary in differences.best_first(table)
+        if summary.comparison
+    ]
     if not lines:
         return {}
+    sides = ["worse", "better"] if metric.higher_is_better else ["better", "worse"]
+    about = f"test {metric.name}: {spec.reference} - arm{metric.unit(', ')}"
     figure = plotting.plot_intervals(
         lines,
         margin=(metric.shown(-metric.margin), metric.shown(metric.margin)),
-        xlabel=f"test {metric.name}: {spec.reference} - arm{metric.unit(', ')}",
+        groups=_GROUPS,
+        xlabel=f"{spec.reference} {sides[0]}  <  {about}  >  {sides[1]}",
     )
+    figure.axes[0].set_xlim(differences.span(table, dots))
     variant = f", variant {table.variant}" if table.variant else ""
     side = "right" if metric.higher_is_better else "left"
     caption = (
         f"{spec.reference} - arm, test {metric.name}{variant}: mean and 95 % interval; "
-        f"{spec.reference} is the better one on the {side}. Gray: the margin."
+        f"{spec.reference} is the better one on the {side}. Dots: single "
+        f"{spec.pair_by}s, as far as they are near. Gray: the margin."
     )
     compact = table.variant == spec.variant_names[0]
     name = joined("intervals", table.variant, by="_")
@@ -129,9 +147,8 @@ def _maps(spec: Spec, records: Sequence[Record], variant: str) -> dict[str, Pict
 def _curves(
     spec: Spec, runs: Sequence[Record], variant: str, where: str, compact: bool
 ) -> dict[str, Picture]:
-    split, of = "validation", f"validation split{where}"
-    if spec.log_test_curve:
-        split, of = "test_curve", f"test split, logged only{where}"
+    split, words = curves.watched_split(spec)
+    of = f"{words}{where}"
     metric, band = spec.metric.name, "median and middle half of the runs"
     found = {}
     for name, figure, caption in (
@@ -155,22 +172,16 @@ def _learning_curves(
     spec: Spec, runs: Sequence[Record], split: str, name: str
 ) -> Figure | None:
     percent = spec.metric.percent and name == spec.metric.name
-    curves = {}
-    for arm in spec.all_arms:
-        logged = [getattr(run.history, split) for run in runs if run.arm == arm]
-        paths = [by_name[name] for by_name in logged if name in by_name]
-        if paths:
-            curves[arm] = np.asarray(paths, np.float64) * (100 if percent else 1)
-    if not curves:
+    found = curves.by_arm(spec, runs, split, name)
+    if not found:
         return None
     figure = plotting.plot_learning_curves(
-        curves,
+        found,
         steps=np.asarray(runs[0].history.epochs[1:]),
         ylabel=f"{split.removesuffix('_curve')} {name}{', %' if percent else ''}",
-        against=spec.reference if spec.reference in curves else None,
+        against=spec.reference if spec.reference in found else None,
     )
-    falls = name == "loss" or not spec.metric.higher_is_better
-    if falls and not any((values <= 0).any() for values in curves.values()):
+    if curves.is_logarithmic(spec, name, found):
         for axes in figure.axes:
             axes.set_yscale("log")
     return figure
@@ -180,33 +191,26 @@ def _learned(
     spec: Spec, runs: Sequence[Record], arm: str, inputs: Inputs, where: str
 ) -> dict[str, Picture]:
     """Learned functions and parameter curves of an arm with a and b; else empty."""
-    own = [r for r in select(runs, arm=arm) if r.status == "ok"]
-    logged = [run.history.activations for run in own if run.history.activations]
-    # a and b of each activation, [2, run, epoch] or [2, run, epoch, quartile].
-    curves = {
-        site: np.asarray([[run[site][name] for run in logged] for name in "ab"], float)
-        for site in (logged[0] if logged else ())
-    }
-    if not any((ab[:, :, 0] != ab[:, :, -1]).any() for ab in curves.values()):
+    found = curves.parameters(runs, arm)
+    if not found:
         return {}
-    sites = list(curves)
-    positions = np.linspace(0, len(sites) - 1, min(len(sites), _LAYERS))
-    chosen = [sites[round(position)] for position in positions]
+    sites = list(found)
+    chosen = curves.some_sites(sites, _LAYERS)
     some = quartiles = ""
     if len(chosen) < len(sites):
         some = f" {len(chosen)} of {len(sites)} layers, evenly spaced."
-    if curves[sites[0]].ndim > 3:
+    if found[sites[0]].ndim > 3:
         quartiles = " The curves of a layer are the quartiles over its channels."
     compact = arm == spec.reference
     shapes = plotting.plot_layers(
-        {site: APALUParams(*curves[site][:, :, -1]) for site in chosen},
+        {site: APALUParams(*found[site][:, :, -1]) for site in chosen},
         histograms={site: _histogram(inputs[site]) for site in chosen},
     )
     epochs_first = {
-        site: APALUParams(*np.moveaxis(ab, 2, 1)) for site, ab in curves.items()
+        site: APALUParams(*np.moveaxis(ab, 2, 1)) for site, ab in found.items()
     }
     evolution = plotting.plot_evolution(
-        Snapshot(step=jnp.asarray(own[0].history.epochs), params=epochs_first)
+        Snapshot(step=jnp.asarray(runs[0].history.epochs), params=epochs_first)
     )
     for axes in evolution.axes[:2]:
         axes.set_xlabel("epoch")

@@ -1,6 +1,5 @@
-"""Report in Markdown and as one HTML page."""
+"""Report in Markdown and as one HTML page; its figures as files."""
 
-import base64
 from pathlib import Path
 
 import jinja2
@@ -8,6 +7,7 @@ import jinja2
 from apalu_jax._files import write_atomic
 from apalu_jax._tables import markdown_table
 from apalu_jax.experiments.report.build import Report
+from apalu_jax.experiments.report.page.glossary import TERMS, anchor_of
 
 
 def write_markdown(report: Report, folder: Path) -> Path:
@@ -23,6 +23,16 @@ def write_html(report: Report, folder: Path) -> Path:
     return _write(folder / "report.html", "report.html.jinja", report)
 
 
+def write_figures(report: Report, folder: Path) -> list[Path]:
+    """Writes every figure as PDF and as SVG; returns the files."""
+    written = []
+    for name, picture in report.figures.items():
+        for ending in ("pdf", "svg"):
+            written.append(folder / f"{name}.{ending}")
+            write_atomic(written[-1], picture.vector(ending))
+    return written
+
+
 def _write(path: Path, template: str, report: Report) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("apalu_jax.experiments.report"),
@@ -35,7 +45,7 @@ def _write(path: Path, template: str, report: Report) -> Path:
     environment.filters["markdown_table"] = lambda table: markdown_table(
         table.header, table.rows
     )
-    environment.filters["base64"] = lambda png: base64.b64encode(png).decode()
-    text = environment.get_template(template).render(report=report)
+    environment.filters["term"] = anchor_of
+    text = environment.get_template(template).render(report=report, terms=TERMS)
     write_atomic(path, text.encode())
     return path

@@ -69,7 +69,8 @@ def state(results: Results) -> list[str]:
     setups = {record.setup for record in records}
     if len(setups) > 1:
         notes.append(f"The runs were made under {len(setups)} different set-ups.")
-    earlier = sum(r.declaration_hash != spec.declaration_hash for r in records)
+    declared_now = spec.declaration_hash
+    earlier = sum(record.declaration_hash != declared_now for record in records)
     if earlier:
         notes.append(
             f"The declaration was changed after the run: {earlier} of {len(records)} "
@@ -94,7 +95,10 @@ def declaration(results: Results) -> list[tuple[str, str]]:
         search = f"multipliers {tried}, {grid.seeds} seeds each"
     environments = sorted({_environment(results, run) for run in results.evaluated})
     return [
-        *((f"arm {name}", arms.get(name).description) for name in spec.all_arms),
+        *(
+            (f"arm {name}", spec.descriptions.get(name) or arms.get(name).description)
+            for name in spec.all_arms
+        ),
         ("stopping rule", spec.stopping_rule),
         *(
             (f"margin of {metric.name}", f"±{metric.margin_text}")

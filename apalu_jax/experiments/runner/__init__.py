@@ -1,3 +1,4 @@
 """Run of an experiment: planned trials, executed one after another."""
 
+from apalu_jax.experiments.runner.forecast import forecast as forecast
 from apalu_jax.experiments.runner.run import run as run

@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from apalu_jax import introspection
-from apalu_jax.experiments import arms, backbones, data, models, tasks
+from apalu_jax.experiments import backbones
 from apalu_jax.experiments.data.splits import Batch, Dataset, Splits
 from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import History, InputCounts, Record, Trial
 from apalu_jax.experiments.runner import runtime
+from apalu_jax.experiments.runner.parts import DECLARED, Parts
 from apalu_jax.experiments.schema import Options
 from apalu_jax.experiments.specs import Spec
 from apalu_jax.experiments.tasks.base import Task
-from apalu_jax.experiments.training import loop, optimizers
+from apalu_jax.experiments.training import loop
 from apalu_jax.experiments.training.checkpoint import Checkpoint
 from apalu_jax.experiments.training.compiled import Compiled, Stage, compile_training
 from apalu_jax.experiments.training.loop import Row, Trained, Training
@@ -51,9 +52,10 @@ class Executor:
         checkpoints: Path,
         checkpoint_every_s: float,
         setup: int,
+        parts: Parts = DECLARED,
     ) -> None:
         """Prepares the caches; ``setup`` is the index of the set-up in the results."""
-        self._spec, self._data_dir = spec, data_dir
+        self._spec, self._data_dir, self._parts = spec, data_dir, parts
         self._checkpoints, self._every_s = checkpoints, checkpoint_every_s
         self._setup = setup
         self._dataset = functools.lru_cache(maxsize=1)(self._load_dataset)
@@ -119,7 +121,9 @@ class Executor:
         dataset = self._dataset(trial.variant, trial.unit)
         # A hashable form of the settings that the compiled functions depend on.
         settings = json.dumps(msgspec.to_builtins(config) | _NOT_COMPILED)
-        task, compiled = self._compiled(trial.arm, dataset.outputs, settings)
+        task, compiled = self._compiled(
+            self._parts, trial.arm, dataset.outputs, settings
+        )
         training = Training(
             compiled,
             task,
@@ -131,7 +135,7 @@ class Executor:
 
     def _load_dataset(self, variant: str, unit: str) -> Dataset:
         config = self._spec.at(variant, unit)
-        loaded = data.load(config.data, self._data_dir, unit)
+        loaded = self._parts.dataset(config.data, self._data_dir, unit)
         if config.backbone is None:
             return loaded
         backbone = backbones.label(config.backbone, self._data_dir)
@@ -205,17 +209,19 @@ class Executor:
         )
 
 
-def _compile(arm_name: str, outputs: int, settings: str) -> tuple[Task, Compiled]:
+def _compile(
+    parts: Parts, arm_name: str, outputs: int, settings: str
+) -> tuple[Task, Compiled]:
     """The task and the compiled functions of an arm, pretraining included."""
-    arm, config = arms.get(arm_name), json.loads(settings)
+    config = json.loads(settings)
 
     def build(
         stage: Options, pretraining: Stage | None = None
     ) -> tuple[Task, Compiled]:
-        task = tasks.build(stage["task"], models.build(stage["model"], arm, outputs))
+        task = parts.task(stage, arm_name, outputs)
         compiled = compile_training(
             task,
-            functools.partial(optimizers.build, stage["optimizer"], arm),
+            parts.optimizer(stage["optimizer"], arm_name),
             batch_size=stage["batch_size"],
             epochs=stage["epochs"],
             vmapped=config["vmapped_seeds"] > 1,

@@ -7,6 +7,7 @@ from pathlib import Path
 from apalu_jax.experiments.records import Key, Record, Trial
 from apalu_jax.experiments.results import Results, open_folder
 from apalu_jax.experiments.runner.execute import Executor
+from apalu_jax.experiments.runner.parts import DECLARED, Parts
 from apalu_jax.experiments.runner.plan import plan, wanted_keys, with_multipliers
 from apalu_jax.experiments.runner.runtime import current_setup, pinned_numerics
 from apalu_jax.experiments.specs import Spec
@@ -21,6 +22,7 @@ def run(
     data_dir: Path | None = None,
     resume: bool = False,
     checkpoint_every_s: float = 60.0,
+    parts: Parts = DECLARED,
     progress: Callable[[Trial, float], None] = lambda trial, share: None,
 ) -> Results:
     """Runs the trials of an experiment that are not recorded yet.
@@ -33,6 +35,7 @@ def run(
       data_dir: Folder to look for data in first.
       resume: Whether ``out`` may hold results already; they stay.
       checkpoint_every_s: Seconds between the checkpoints of a trial under way.
+      parts: Objects that the names in the spec refer to.
       progress: Called after each epoch with the trial and the share of the work done.
 
     Returns:
@@ -50,7 +53,9 @@ def run(
         checkpoints = out / "checkpoints"
         _remove_all_but(checkpoints, {trial.name for trial in trials})
         setup = results.setup_index(current_setup()) if trials else 0
-        execute = Executor(spec, data_dir, checkpoints, checkpoint_every_s, setup)
+        execute = Executor(
+            spec, data_dir, checkpoints, checkpoint_every_s, setup, parts
+        )
         for done, planned in enumerate(trials):
             trial = with_multipliers(results, planned)
             if trial is None:

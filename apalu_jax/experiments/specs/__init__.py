@@ -52,7 +52,17 @@ def load(
       >>> spec.metric.name, spec.seeds
       ('accuracy', 3)
     """
-    raw = _read(name)
+    return convert(choose(_read(name), name, preset, units), Spec, name)
+
+
+def choose(
+    raw: dict[str, Any], name: str, preset: str, units: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """A declaration under one of its presets, as plain data; ``raw`` is used up.
+
+    Raises:
+      ExperimentError: The preset or a unit is unknown.
+    """
     choices = raw.pop("presets")
     if preset not in choices:
         raise ExperimentError(
@@ -79,7 +89,7 @@ def load(
                 f"{', '.join(unknown) or 'none'}."
             )
         merged[key] = {name: declared[name] for name in some}
-    return convert(merged, Spec, name)
+    return merged
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
       log_test_curve: Whether test metrics are logged as well, to show the result of
         choosing the best epoch by them. Nothing is decided by them.
       monitors: Test metrics that the report shows for every arm without judging them.
+      descriptions: Settings of arms that the package does not bring along, by name.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     num_log_points: Count = 20
     log_test_curve: bool = False
     monitors: tuple[str, ...] = ()
+    descriptions: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         """Checks the names that refer to each other."""

@@ -88,13 +88,16 @@ def build(
     steps = makers[chosen.name]()
     if chosen.clip_norm is not None:
         steps.insert(0, optax.clip_by_global_norm(chosen.clip_norm))
+    return optax.chain(*steps, *treatment(arm, chosen.activation_floor))
+
+
+def treatment(arm: Arm, floor: float) -> list[optax.GradientTransformation]:
+    """The last steps of an optimizer, which an arm's own parameters need."""
     if arm.frozen:
-        steps.append(optim.freeze(arm.owns))
-    elif arm.bounds:
-        steps.append(_keep_within(arm.bounds, arm))
-    elif arm.positive:
-        steps.append(optim.keep_positive(chosen.activation_floor, arm.owns))
-    return optax.chain(*steps)
+        return [optim.freeze(arm.owns)]
+    if arm.bounds:
+        return [_keep_within(arm.bounds, arm)]
+    return [optim.keep_positive(floor, arm.owns)] if arm.positive else []
 
 
 def _schedule(

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 import apalu_jax
-from apalu_jax.experiments import results
+from apalu_jax.experiments import data, results
 from apalu_jax.experiments.records import Trial
 from apalu_jax.experiments.runner import execute
 
@@ -113,8 +113,8 @@ def test_variants_and_units_are_run_apart(tmp_path, monkeypatch):
         asked.append((options["test_share"], unit))
         return real(options, data_dir, "")
 
-    real = execute.data.load
-    monkeypatch.setattr(execute.data, "load", load)
+    real = data.load
+    monkeypatch.setattr(data, "load", load)
     spec = tiny(
         variants={"he": {}, "gain": {"model": {"init": "gain"}}},
         units={"left": {}, "right": {"epochs": 1, "data": {"test_share": 0.1501}}},

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from apalu_jax.cli import app
 from apalu_jax.experiments.runner import runtime
 
-HEAP = """
+PROCESS = """
 import ctypes, resource
+import jax
 from apalu_jax.experiments.runner import runtime
 
 libc = ctypes.CDLL(None)
@@ -33,16 +34,33 @@ SIZE = 64 << 20
 before = [faults(), faults()]
 runtime.keep_freed()
 print(*before, faults(), faults())
+
+runtime.use_compilation_cache()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.jit(lambda x: x + 1)(1.0)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
-def test_a_large_block_is_cleared_once():
-    """The system clears a page when it is first touched, which counts as a fault."""
+@pytest.fixture(scope="module")
+def process(tmp_path_factory):
+    """What a process of its own says, and its cache folder."""
+    cache = tmp_path_factory.mktemp("cache")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    environment.pop("JAX_COMPILATION_CACHE_DIR")
     done = subprocess.run(
-        [sys.executable, "-c", HEAP], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROCESS],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
     )
-    first, second, third, fourth = map(int, done.stdout.split())
+    return done.stdout, cache
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_a_large_block_is_cleared_once(process):
+    """The system clears a page when it is first touched, which counts as a fault."""
+    first, second, third, fourth = map(int, process[0].split())
     assert min(first, second, third) >= 32  # pages of 2 MB, the largest usual ones
     assert fourth < min(first, second, third) / 10
 
@@ -64,20 +82,8 @@ def test_the_run_command_keeps_it(monkeypatch):
     assert kept == [True]
 
 
-CACHE = """
-import jax
-from apalu_jax.experiments.runner import runtime
-runtime.use_compilation_cache()
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.jit(lambda x: x + 1)(1.0)
-"""
-
-
-def test_programs_are_kept_in_the_cache_folder(tmp_path):
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    environment.pop("JAX_COMPILATION_CACHE_DIR")
-    subprocess.run([sys.executable, "-c", CACHE], env=environment, check=True)
-    assert any((tmp_path / "apalu_jax" / "compiled").glob("*-cache"))
+def test_programs_are_kept_in_the_cache_folder(process):
+    assert any((process[1] / "apalu_jax" / "compiled").glob("*-cache"))
 
 
 def test_a_folder_that_was_given_to_jax_stays():

@@ -1,0 +1,423 @@
+"""Comparisons on own models and data: numbers, resumption, output."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from typer.testing import CliRunner
+
+from apalu_jax import experiments
+from apalu_jax.cli import app
+from apalu_jax.experiments import comparison
+from apalu_jax.experiments.own import activations, declaration
+from apalu_jax.experiments.own.datasets import prepare
+from apalu_jax.experiments.own.network import NNXNetwork, build
+from apalu_jax.experiments.own.table import short_table
+from apalu_jax.experiments.results import Results, read
+from apalu_jax.experiments.runner.timing import StepTime
+from apalu_jax.experiments.specs import LRSearch
+
+from .helpers import SETUP, make_runs, results_of, tiny, values
+from .own_models import SPLITS, load, make_nnx, maker, numbers
+
+ARMS = ["relu", "prelu", "apalu"]
+
+
+def compare(make_model=make_nnx, data=SPLITS, activations=ARMS, **changes):
+    settings = {
+        "loss": "mse",
+        "seeds": 2,
+        "vmapped_seeds": 2,
+        "epochs": 2,
+        "batch_size": 13,
+        "progress": False,
+        **changes,
+    }
+    return experiments.compare(make_model, data, activations, **settings)
+
+
+def resplit(seed):
+    x, y = numbers()
+    order = np.random.default_rng(seed).permutation(len(x))
+    cut = {"train": order[:57], "validation": order[57:77], "test": order[77:]}
+    return {name: (x[i], y[i]) for name, i in cut.items()}
+
+
+def of(found, arm, name):
+    return [r.history.test[name] for r in found.results.records if r.arm == arm]
+
+
+@pytest.mark.parametrize("library", ["nnx", "linen"])
+@pytest.mark.parametrize(
+    ("data", "classes", "loss", "names"),
+    [
+        (numbers(), 1, "mse", {"rmse", "mae", "r2", "chance"}),
+        (SPLITS, 1, "mse", {"rmse", "mae", "r2", "chance"}),
+        (load, 1, "mse", {"rmse", "mae", "r2", "chance"}),
+        (numbers(classes=3), 3, "cross_entropy", {"accuracy", "log_loss", "chance"}),
+    ],
+)
+def test_every_kind_of_model_and_data(library, data, classes, loss, names):
+    make_model = maker(library, outputs=classes, drop=0.3)
+    found = compare(make_model, data, loss=loss)
+    records = found.results.records
+    assert [(r.arm, r.seed) for r in records] == [(a, s) for a in ARMS for s in (0, 1)]
+    assert {r.status for r in records} == {"ok"}
+    assert all(set(r.history.test) == names for r in records)
+    ours = [r for r in records if r.arm == "apalu"]
+    assert all(len(r.history.activations) == len(r.inputs) == 2 for r in ours)
+    for record in ours:
+        for curves in record.history.activations.values():
+            assert curves["a"][0] != curves["a"][-1]
+
+
+def train_by_hand(seed, epochs=3, batch=13, rate=0.01):
+    """The same run as a loop: NNX's own optimizer, split into train and eval."""
+    start = jax.random.fold_in(jax.random.key(seed), 0)
+    model = make_nnx(lambda: jax.nn.relu, nnx.Rngs(start))
+    optimizer = nnx.Optimizer(model, optax.adam(rate), wrt=nnx.Param)
+    x, y = (jnp.asarray(a, jnp.float32) for a in SPLITS["train"])
+
+    @nnx.jit
+    def step(model, optimizer, x, y):
+        grads = nnx.grad(lambda m: jnp.mean((m(x)[:, 0] - y) ** 2))(model)
+        optimizer.update(model, grads)
+
+    for epoch in range(1, epochs + 1):
+        key, _ = jax.random.split(jax.random.fold_in(jax.random.key(seed), epoch))
+        order = jax.random.permutation(key, len(x))
+        for i in range(len(x) // batch):
+            chosen = order[i * batch : (i + 1) * batch]
+            step(model, optimizer, x[chosen], y[chosen])
+    model.eval()
+    inputs, targets = SPLITS["test"]
+    errors = model(jnp.asarray(inputs, jnp.float32))[:, 0] - targets
+    return float(np.sqrt(np.mean(np.square(errors, dtype=np.float64))))
+
+
+@pytest.mark.parametrize("vmapped", [1, 2])
+def test_a_run_is_that_of_a_loop_by_hand(vmapped):
+    found = compare(
+        activations=["relu", "gelu"],
+        optimizer={"name": "adam", "learning_rate": 0.01, "schedule": "constant"},
+        epochs=3,
+        vmapped_seeds=vmapped,
+    )
+    by_hand = [train_by_hand(seed) for seed in (0, 1)]
+    np.testing.assert_allclose(of(found, "relu", "rmse"), by_hand, rtol=1e-4)
+    also = compare(
+        activations=["relu", "gelu"],
+        optimizer=optax.adam(0.01),
+        epochs=3,
+        vmapped_seeds=vmapped,
+    )
+    np.testing.assert_allclose(of(also, "relu", "rmse"), by_hand, rtol=1e-4)
+
+
+@pytest.mark.parametrize("library", ["nnx", "linen"])
+def test_arms_start_from_the_same_weights_and_drop_the_same(library):
+    x = numbers(11)[0].astype("f4")
+    networks = []
+    for name in ("relu", "prelu", "apalu"):
+        (arm,) = [a for n, a in activations.choose(ARMS).items() if n == name]
+        arm = activations.for_nnx(name, arm) if library == "nnx" else arm
+        networks.append(build(maker(library, drop=0.5), arm.activation, {}))
+    assert isinstance(networks[0], NNXNetwork) == (library == "nnx")
+    drawn = [network.init(jax.random.key(3), x) for network in networks]
+    common = jax.tree.leaves(drawn[0])
+    for other in drawn[1:]:
+        kept = [leaf for leaf in jax.tree.leaves(other) if leaf.ndim]
+        assert len(kept) == len(common)
+        for a, b in zip(common, kept, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def dropped(network, variables, key):
+        outputs, carried = network.train(variables, x, jax.random.key(key))
+        return np.asarray(outputs), jax.tree.leaves(carried)
+
+    first, carried = dropped(networks[0], drawn[0], 1)
+    again, _ = dropped(networks[0], drawn[0], 1)
+    other, _ = dropped(networks[0], drawn[0], 2)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    before = [
+        leaf for name in drawn[0] if name != "params" for leaf in [drawn[0][name]]
+    ]
+    moved = zip(jax.tree.leaves(before), carried, strict=True)
+    assert all(not np.array_equal(a, b) for a, b in moved)
+    evaluated = [networks[0].evaluate(drawn[0], x) for _ in range(2)]
+    np.testing.assert_array_equal(*evaluated)
+
+
+def test_masks_of_dropout_are_those_of_every_arm():
+    class Masked(nnx.Module):
+        def __init__(self, activation, rngs):
+            self.first = nnx.Linear(5, 3, rngs=rngs)
+            self.act = activation()
+            self.drops = nnx.List([nnx.Dropout(0.5, rngs=rngs) for _ in range(2)])
+
+        def __call__(self, x):
+            ones = jnp.ones_like(self.act(self.first(x)))
+            return jnp.stack([drop(ones) for drop in self.drops])
+
+    x = jnp.ones((17, 5))
+    masks = []
+    for factory in (lambda: jax.nn.relu, nnx.PReLU):
+        network = build(Masked, factory, {})
+        variables = network.init(jax.random.key(0), x)
+        masks.append(network.train(variables, x, jax.random.key(7))[0])
+    np.testing.assert_array_equal(*masks)
+    assert not np.array_equal(*masks[0])  # each layer has its own
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+import jax
+jax.config.update("jax_numpy_rank_promotion", "raise")
+from tests.experiments.test_compare import killed
+killed({out!r})
+"""
+
+
+def killed(out):
+    return compare(out=out, seeds=4, vmapped_seeds=2, epochs=3)
+
+
+def test_a_killed_comparison_goes_on(tmp_path):
+    root, out = Path(__file__).parents[2], tmp_path / "out"
+    script = SCRIPT.format(root=str(root), out=str(out))
+    process = subprocess.Popen([sys.executable, "-c", script])
+    while process.poll() is None:
+        records = out / "records.jsonl"
+        if records.exists() and records.read_bytes().count(b"\n") >= 2:
+            process.kill()
+        time.sleep(0.01)
+    assert process.wait() == -9
+    held = len(read(out).records)
+    assert 2 <= held < 12
+    found = killed(out)
+    assert len(found.results.records) == 12
+    assert found.results.records[:held] == read(out).records[:held]
+    assert values(found.results.records) == values(killed(None).results.records)
+
+
+def test_a_folder_of_another_comparison_is_refused(tmp_path):
+    found = compare(out=tmp_path / "a", activations=["relu", "apalu"])
+    lines = (found.folder / "records.jsonl").read_bytes()
+    for change in (
+        {"make_model": maker("nnx", drop=0.1)},
+        {"data": {**SPLITS, "test": numbers(19, 77)}},
+        {"loss": lambda outputs, targets: jnp.abs(outputs - targets), "metric": "rmse"},
+        {"optimizer": optax.adam(1e-3)},
+        {"epochs": 3},
+    ):
+        with pytest.raises(experiments.ExperimentError, match="another configuration"):
+            compare(**{"out": found.folder, "activations": ["relu", "apalu"]} | change)
+    assert (found.folder / "records.jsonl").read_bytes() == lines
+    # One more activation is trained; the others stay.
+    more = compare(out=found.folder)
+    assert more.results.records[:4] == found.results.records
+    assert len(more.results.records) == 6
+    assert read(found.folder).spec.all_arms == tuple(ARMS)
+
+
+def test_another_metric_of_the_same_name_is_refused(tmp_path):
+    def with_metric(power):
+        def metric(outputs, targets):
+            return np.mean(np.abs(outputs - targets) ** power)
+
+        return {"metric": metric, "higher_is_better": False, "margin": 0.01}
+
+    arms = {"activations": ["relu", "gelu"], "epochs": 1, "out": tmp_path / "a"}
+    found = compare(**arms, **with_metric(2))
+    np.testing.assert_allclose(
+        of(found, "gelu", "metric"),
+        np.square(of(compare(**{**arms, "out": None}), "gelu", "rmse")),
+        rtol=1e-4,
+    )
+    with pytest.raises(experiments.ExperimentError, match="another configuration"):
+        compare(**arms, **with_metric(3))
+
+
+def test_another_activation_of_the_same_name_is_refused(tmp_path):
+    mine = ("mine", lambda: lambda x: jnp.sin(x))
+    found = compare(activations=["relu", mine], out=tmp_path / "a")
+    again = compare(activations=["relu", mine], out=tmp_path / "a")
+    assert again.results.records == found.results.records
+    other = ("mine", lambda: lambda x: jnp.cos(x))
+    with pytest.raises(experiments.ExperimentError, match="'mine' is another one"):
+        compare(activations=["relu", other], out=tmp_path / "a")
+
+
+def test_a_search_is_made_of_runs_that_see_no_test_example():
+    found = compare(
+        data=numbers(),
+        activations=["relu", "apalu"],
+        lr_search=LRSearch(multipliers=(1e-6, 30.0), seeds=1),
+    )
+    records = found.results.records
+    searched = [r for r in records if r.kind == "search"]
+    assert [(r.arm, r.lr_multiplier) for r in searched] == [
+        (arm, m) for arm in ("relu", "apalu") for m in (1e-6, 30.0)
+    ]
+    assert {r.lr_multiplier for r in records if r.kind == "evaluation"} == {30.0}
+    with pytest.raises(
+        experiments.ExperimentError, match="hold out one test split for all"
+    ):
+        compare(data=resplit, lr_search=[0.5, 1.0])
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_the_search_and_every_seed_share_one_test_split(classes):
+    data = numbers(classes=classes)
+    searched = prepare(data, "classes" if classes else "numbers", True, 4)
+    alone = prepare(data, "classes" if classes else "numbers", False, 4)
+
+    def rows(split):
+        return {row.tobytes() for row in split["inputs"]}
+
+    folds = {seed: searched.dataset.splits(seed) for seed in (0, 1, 1000, 1001)}
+    (tested,) = {frozenset(rows(fold.test)) for fold in folds.values()}
+    for fold in folds.values():
+        parts = [rows(split) for split in fold]
+        assert [len(part) for part in parts] == [62, 16, 19]
+        assert not tested & (parts[0] | parts[1])
+        assert not parts[0] & parts[1]
+    assert len({frozenset(rows(fold.train)) for fold in folds.values()}) == 4
+    others = {frozenset(rows(alone.dataset.splits(seed).test)) for seed in (0, 1)}
+    assert len(others) == 2
+
+
+def scaled(seed):
+    """Random splits of one data set, each scaled in its own way."""
+    found = resplit(seed)
+    mean, sd = found["train"][1].mean(), found["train"][1].std()
+    return {name: (x * (1 + seed), (y - mean) / sd) for name, (x, y) in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("data", "ratio"),
+    [
+        (numbers(), 0.3065),
+        (resplit, 0.3509),
+        (scaled, 0.3509),
+        (load, 0.3115),
+        (SPLITS, 0),
+        (lambda seed: {**load(seed), "test": SPLITS["test"]}, 0),
+    ],
+)
+def test_overlapping_test_splits_are_told_to_the_statistics(data, ratio):
+    assert prepare(data, "numbers", False, 2).test_train_ratio == ratio
+    assert prepare(data, "numbers", False, 1).test_train_ratio == 0
+
+
+def test_new_examples_for_every_seed(untrained):
+    arms = ["relu", "gelu"]
+    found = compare(data=load, activations=arms, test_train_ratio=0, lr_search=[1.0])
+    assert found.results.spec.test_train_ratio == 0
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Comparisons end before the first run."""
+    monkeypatch.setattr(
+        comparison.runner, "run", lambda spec, folder, **_: Results(spec, folder=folder)
+    )
+
+
+def test_number_of_vmapped_seeds_is_measured(monkeypatch, tmp_path, untrained):
+    def measured(data=SPLITS, **changes):
+        arms = ["relu", "gelu"]
+        found = compare(data=data, vmapped_seeds=None, activations=arms, **changes)
+        return found.results.spec.vmapped_seeds
+
+    assert measured() in (1, 2)
+    for slow, expected in ((1.0, 2), (3.0, 1)):
+        monkeypatch.setattr(
+            declaration,
+            "time_step",
+            lambda spec, trial, parts, slow=slow: StepTime(
+                slow if len(trial.seeds) > 1 else 1.0, 0, 1
+            ),
+        )
+        assert measured() == expected
+    # A folder keeps what it was begun with.
+    out = tmp_path / "out"
+    out.mkdir()
+    spec = compare(activations=["relu", "gelu"]).results.spec
+    Results(spec, folder=out).setup_index(SETUP)
+    assert measured(out=out) == 2
+    assert measured(lambda seed: {**SPLITS, "train": numbers(60 + seed)}) == 1
+
+
+def test_table_report_and_figure(tmp_path):
+    found = compare(
+        seeds=6, vmapped_seeds=6, epochs=1, activations=["relu", "gelu", "apalu"]
+    )
+    lines = str(found.table).splitlines()
+    assert max(map(len, lines)) <= 79
+    assert {row[0] for row in found.table.rows} == {"relu", "gelu", "apalu"}
+    assert found.table._repr_html_().count("<tr>") == 4
+    shown = [label.get_text() for label in found.plot().axes[0].get_yticklabels()]
+    assert shown == ["relu", "gelu"]
+    page = found.report()
+    assert page == found.folder / "report.html"
+    assert "apalu" in page.read_text()
+    result = CliRunner().invoke(app, ["report", str(found.folder)])
+    assert result.exit_code == 0
+    spec = json.loads((found.folder / "spec.json").read_text())["spec"]
+    assert spec["data"]["summary"]["train"] == 61
+
+
+def test_few_pairs_have_no_p_value():
+    column = [0.5, 0.6, 0.7, 0.4, 0.3]
+    runs = {"relu": column, "apalu": [value + value**2 for value in column]}
+    spec = tiny(ablations=(), seeds=5)
+    table = short_table(results_of(spec, make_runs(runs)))
+    assert [row[4:] for row in table.rows] == [("", ""), ("-", "too few pairs")]
+    runs = {arm: [*values, 0.2] for arm, values in runs.items()}
+    table = short_table(results_of(tiny(ablations=(), seeds=6), make_runs(runs)))
+    assert [row[4:] for row in table.rows] == [("", ""), ("0.062", "not resolved")]
+
+
+def test_steps_are_rounded_to_epochs(untrained):
+    found = compare(epochs=None, steps=11, activations=["relu", "gelu"])
+    assert found.results.spec.epochs == 3  # of 4 steps
+
+
+def test_doubts_come_first():
+    hot = {"name": "sgd", "learning_rate": 1e6}
+    found = compare(activations=["relu", "apalu"], optimizer=hot, loss="mse")
+    assert {r.status for r in found.results.records} == {"diverged"}
+    first = found.table.first
+    assert first[0].startswith("No better than a constant prediction: relu, apalu.")
+    assert first[1] == "2 of 2 runs of relu diverged."
+    level = np.sqrt(np.var(SPLITS["test"][1]))
+    np.testing.assert_allclose(of(found, "relu", "rmse"), level, rtol=1e-5)
+    # One large step up the loss, so that b would be negative.
+    low = compare(
+        maker("linen"),
+        activations=["relu", ("low", low_apalu)],
+        optimizer={"name": "sgd", "learning_rate": 0.05},
+        epochs=6,
+    )
+    assert any("ended at the floor" in line for line in low.table.first)
+
+
+def low_apalu():
+    from apalu_jax.linen import APALU
+
+    return APALU(params_init=(0.5, 1e-3))
+
+
+def test_public_names():
+    assert experiments.compare is comparison.compare
