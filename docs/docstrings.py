@@ -10,7 +10,9 @@ from latex2mathml.converter import convert
 LINKED = ("equinox.", "flax.", "jax.", "numpy.", "optax.")
 # Methods that nobody calls by name.
 SPECIAL = re.compile(r"__(?!call|init).*__")
-ROLE = re.compile(r":(?:func|class|data|meth|mod|attr):`(~?)\.?([^`]+)`")
+ROLE = re.compile(
+    r":(?:func|class|data|meth|mod|attr):`(?:([^`<]+) <)?(~?)\.?([^`>]+)>?`"
+)
 MATH = re.compile(r":math:`([^`]+)`")
 DISPLAYED_MATH = re.compile(r"^( *)\.\. math::\n\s*((?:\1 +.*\n)+)", re.MULTILINE)
 LINK = re.compile(r"`([^`<]+?)\s+<(https?://[^>`]+)>`_")
@@ -37,21 +39,21 @@ def translate(text, scope):
     )
     # In a span, as Markdown takes a line that begins with <math> for a block.
     text = MATH.sub(lambda m: f"<span>{convert(m[1])}</span>", text)
-    text = ROLE.sub(lambda m: _reference(m[1], m[2], scope), text)
+    text = ROLE.sub(lambda m: _reference(*m.groups(), scope), text)
     if scope.is_module:
         # Elsewhere they are in a section that griffe knows.
         text = EXAMPLE.sub(lambda m: _fenced(m[0]), text)
     return text
 
 
-def _reference(short, name, scope):
+def _reference(text, short, name, scope):
+    shown = text or (name.rpartition(".")[2] if short else name)
     target = name
     if not name.startswith(("apalu_jax", *LINKED)):
         try:
             target = scope.resolve(name)
         except griffe.NameResolutionError:
-            return f"`{name}`"
-    shown = name.rpartition(".")[2] if short else name
+            return f"`{shown}`"
     return f'<autoref identifier="{target}" optional><code>{shown}</code></autoref>'
 
 

@@ -113,7 +113,7 @@ def test_blocks_are_known_and_whole(page):
     languages = [block["language"] for block in FENCE.finditer(page.text)]
     assert set(languages) <= set(LANGUAGES)
     assert page.text.count("```") == 2 * len(languages)
-    assert set(page.front) <= {"devices", "hide", "requires", "title"}
+    assert set(page.front) <= {"devices", "hide", "requires", "search", "title"}
     compile(page.program(), str(page.path), "exec")
 
 

@@ -38,6 +38,8 @@ def messages(path):
             name = ast.unparse(node.func).rpartition(".")[2]
             if ERROR.fullmatch(name):
                 text = " ".join(template(node.args[0], constants).split())
+                # A hint, such as the nearest name, may follow.
+                text = text.removesuffix("…") if text.endswith(".…") else text
                 # What is put together from parts alone has no text of its own.
                 if re.search(r"\w\w", text):
                     yield text
