@@ -10,19 +10,27 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-def test_examples_are_of_nnx_and_linen():
-    assert len(BLOCKS) == 2
-    assert "nnx" in BLOCKS[0] and "linen" in BLOCKS[1]
+def test_examples_are_of_nnx_linen_and_a_comparison():
+    assert len(BLOCKS) == 3
+    for word, block in zip(("nnx", "linen", "compare"), BLOCKS, strict=True):
+        assert word in block
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["nnx", "linen"])
+@pytest.mark.parametrize("block", BLOCKS[:2], ids=["nnx", "linen"])
 def test_example_runs(block, capsys, optax_promotion, quick_compilation):
     exec(compile(block, "README.md", "exec"), {})
     assert "0.5" in capsys.readouterr().out
 
 
+@pytest.mark.docs
+def test_comparison_runs(capsys):
+    exec(compile(BLOCKS[2], "README.md", "exec"), {})
+    table = capsys.readouterr().out
+    assert all(f"\n{name} " in table for name in ("relu", "gelu", "prelu", "apalu"))
+
+
 def test_readme_is_short():
-    assert len(README.splitlines()) <= 165
+    assert len(README.splitlines()) <= 185
 
 
 def test_links_exist():
