@@ -1,30 +1,38 @@
 """Terminal, progress and one-line errors of the commands."""
 
 import contextlib
+import shutil
+import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, TypeAlias
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
-from rich.table import Table
-from rich.text import Text
+
+from apalu_jax._tables import fit_table, wrap
 
 __all__ = (
+    "Json",
+    "Ticker",
+    "Wide",
     "one_line_errors",
+    "print_json",
     "print_notes",
+    "print_table",
     "printable",
-    "progress_bar",
     "say",
-    "to_console",
-    "to_table",
+    "width",
 )
+
+# Between the lines of a log.
+_LOG_S = 30.0
+
+Wide: TypeAlias = Annotated[
+    bool, typer.Option("--wide", help="Show all columns, whatever the width.")
+]
+Json: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print JSON instead of text.")
+]
 
 
 def printable(text: str) -> str:
@@ -37,72 +45,77 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def width() -> int | None:
+    """Columns of the terminal; None if the output goes elsewhere."""
+    if not sys.stdout.isatty():
+        return None
+    return max(20, shutil.get_terminal_size().columns)
+
+
 def say(text: str, *, err: bool = False) -> None:
     """Prints one line, to standard error if ``err``."""
     typer.echo(printable(text), err=err)
 
 
-def to_console() -> Console:
-    """The terminal; if there is none, a width that leaves tables unbroken."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
-
-
-def to_table(
+def print_table(
     header: Sequence[str],
     rows: Iterable[Sequence[str]],
     title: str = "",
+    columns: Sequence[str] = (),
     *,
-    numbers: bool = True,
-) -> Table:
-    """Lays out text cells as a table; nothing in them is read as markup.
-
-    Args:
-      header: Headings.
-      rows: The cells.
-      title: A line above the table.
-      numbers: Whether columns are flush right, except the first one and those without
-        a heading.
-
-    Returns:
-      A table that :mod:`rich` prints.
-    """
-    table = Table(
-        title=Text(printable(title)) if title else None,
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-    )
-    for index, head in enumerate(header):
-        table.add_column(
-            Text(printable(head)),
-            justify="right" if numbers and index > 0 and head else "left",
-            no_wrap=index == 0,
-        )
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    return table
+    wide: bool = False,
+) -> None:
+    """Prints a table, see :func:`._tables.fit_table`; all of it if ``wide``."""
+    print_notes(filter(None, [title]), "")
+    safe = [[printable(cell) for cell in row] for row in rows]
+    shown = () if wide else [printable(name) for name in columns]
+    limit = None if wide else width()
+    typer.echo(fit_table([printable(head) for head in header], safe, limit, shown))
 
 
-def print_notes(console: Console, notes: Iterable[str]) -> None:
-    """Prints lines of Markdown as they are, each as an item of a list."""
+def print_notes(notes: Iterable[str], bullet: str = "- ") -> None:
+    """Prints paragraphs, wrapped at words."""
     for note in notes:
-        console.print(
-            f"- {printable(note)}", soft_wrap=True, markup=False, highlight=False
-        )
+        typer.echo(wrap(printable(note), width(), bullet, " " * len(bullet)))
 
 
-def progress_bar() -> Progress:
-    """A transient bar on standard error; disabled if that is not a terminal."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description:>20}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+def print_json(content: object) -> None:
+    """Prints JSON; a number that is not finite is null."""
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(content), indent=2))
+
+
+class Ticker:
+    """Shows the latest state on standard error.
+
+    A terminal has one line, which is replaced; a log gets a line every 30 seconds.
+    """
+
+    def __init__(self) -> None:
+        """Shows nothing yet."""
+        self._in_place = sys.stderr.isatty()
+        self._next = time.monotonic() + _LOG_S
+
+    def show(self, text: str) -> None:
+        """Shows a line; in a log only once the last one is old enough."""
+        if self._in_place:
+            room = shutil.get_terminal_size().columns - 1
+            sys.stderr.write(f"\r{printable(text)[:room]}\x1b[K")
+            sys.stderr.flush()
+        elif time.monotonic() >= self._next:
+            self._next = time.monotonic() + _LOG_S
+            say(text, err=True)
+
+    def __enter__(self) -> "Ticker":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Clears the line."""
+        if self._in_place:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
 
 
 @contextlib.contextmanager
@@ -110,21 +123,36 @@ def one_line_errors(expected: type[Exception]) -> Iterator[None]:
     """Prints expected errors in one line; unexpected ones keep their traceback.
 
     Args:
-      expected: The errors to catch besides ``OSError`` and ``KeyboardInterrupt``.
+      expected: The errors to catch besides ``OSError``, ``ModuleNotFoundError``,
+        ``KeyboardInterrupt``, and the RuntimeError of a JAX without its backend.
 
     Yields:
       None.
 
     Raises:
-      typer.Exit: With status 2; with 1 for an ``OSError``; with 130 for Ctrl-C.
+      typer.Exit: With status 2 for an expected error; 130 for Ctrl-C; else 1.
     """
     try:
         yield
     except expected as error:
         say(f"apalu: {error}", err=True)
         raise typer.Exit(2) from error
+    except BrokenPipeError:
+        raise
     except OSError as error:
         say(f"apalu: {error}", err=True)
+        raise typer.Exit(1) from error
+    except ModuleNotFoundError as error:
+        say(
+            f"apalu: {error}: install the package again with the extra `experiments`, "
+            "as in pip install -e '.[experiments]'.",
+            err=True,
+        )
+        raise typer.Exit(1) from error
+    except RuntimeError as error:
+        if "Unable to initialize backend" not in str(error):
+            raise
+        say(f"apalu: {str(error).splitlines()[0]}", err=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         say(f"apalu: interrupted{error}", err=True)

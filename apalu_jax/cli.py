@@ -24,8 +24,9 @@ __all__ = ("app", "main")
 app = typer.Typer(
     name="apalu",
     help="Experiments and benchmarks of APALU, a trainable activation function.",
+    epilog="Start with: apalu list; apalu run digits --preset smoke",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -39,7 +40,7 @@ def main() -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A terminal or a log that is not UTF-8 gets "?" for a character it lacks.
             sys.stdout.reconfigure(errors="replace")
-        app()
+        app(prog_name="apalu")
     except KeyboardInterrupt:
         sys.stderr.write(f"{INTERRUPTED}\n")
         raise SystemExit(130) from None

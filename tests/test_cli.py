@@ -6,13 +6,18 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import apalu_jax
+from apalu_jax import _console
+from apalu_jax.benchmarks import memory, to_result
 from apalu_jax.cli import app
 from tests.helpers import QUICK_ENVIRONMENT
+
+REPORTS = str(Path(__file__).parents[1] / "notebooks" / "results" / "experiments")
 
 RUN = ("run", "digits", "--preset", "smoke")
 AMONG = "`seeds` must be among 0:3, such as 0:3 or 0,2,"
@@ -44,6 +49,13 @@ def first_run(tmp_path_factory):
     return out, in_a_process(*RUN, *subset, "--out", out)
 
 
+@pytest.fixture
+def small_benchmark(monkeypatch):
+    columns = {f"a name of column {i}": "{n:.1f}" for i in range(9)}
+    result = to_result("memory", columns, [{"n": 2}], ["a note " * 20])
+    monkeypatch.setattr(memory, "measure", lambda progress: result)
+
+
 def test_run_in_a_process(first_run):
     out, done = first_run
     assert done.returncode == 0, done.stderr
@@ -63,13 +75,31 @@ def test_second_run_needs_to_resume(first_run, tmp_path):
     again = invoke(*RUN)
     assert again.exit_code == 2
     assert again.stderr == (
-        "apalu: runs/digits-smoke is not empty: continue with --resume, or choose "
-        "another --out.\n"
+        "apalu: runs/digits-smoke is not empty: continue with --resume, start anew "
+        "with --force, or choose another --out.\n"
     )
     more = invoke(*RUN, "--arms", "prelu", "--resume")
     assert more.exit_code == 0
     assert "Incomplete: 7 of 24" in more.stdout
     assert records.read_text().startswith(before)
+    done = invoke(*RUN, "--arms", "prelu", "--resume")
+    assert done.stdout.startswith("runs/digits-smoke is complete: nothing is left to ")
+    anew = invoke(*RUN, "--arms", "prelu", "--force")
+    assert "Incomplete: 3 of 24" in anew.stdout
+    assert len(records.read_text().splitlines()) == 3
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_the_state_is_told_every_half_minute_without_a_terminal(monkeypatch):
+    monkeypatch.setattr(_console, "_LOG_S", 0.0)
+    lines = invoke(*RUN, "--arms", "gelu").stderr.splitlines()
+    assert re.fullmatch("0 % · data gelu \\(4 of 8\\) · seeds 0-2", lines[0])
+    state = (
+        r"\d+ %, \d+ s left · train gelu \(4 of 8\) · seeds 0-2 · epoch \d/3 · loss .+"
+    )
+    assert re.fullmatch(state, lines[-1])
+    stages = [line.split(" · ")[1].split()[0] for line in lines]
+    assert list(dict.fromkeys(stages)) == ["data", "compile", "train"]
 
 
 @pytest.mark.parametrize(
@@ -134,8 +164,11 @@ def test_version_is_that_of_the_package():
 def test_list_names_experiments_presets_and_arms():
     result = invoke("list")
     assert result.exit_code == 0
-    for word in ("digits", "smoke, reduced, full", "apalu-frozen"):
+    for word in ("digits", "smoke, reduced, full", "test accuracy of a small dense"):
         assert word in result.stdout
+    assert "apalu-frozen" not in result.stdout
+    assert "apalu-frozen" in invoke("list", "--wide").stdout
+    assert json.loads(invoke("list", "--json").stdout)[3]["experiment"] == "digits"
 
 
 def test_report_of_a_folder(first_run, tmp_path):
@@ -143,7 +176,13 @@ def test_report_of_a_folder(first_run, tmp_path):
     text = invoke("report", "run")
     assert text.exit_code == 0
     assert "relu" in text.stdout
-    assert "no significant difference from" in text.stdout
+    assert "A smoke run checks that everything works" in text.stdout
+    wide = invoke("report", "run", "--wide")
+    assert "p, signed rank" not in text.stdout and "p, signed rank" in wide.stdout
+    (content,) = json.loads(invoke("report", "run", "--json").stdout)
+    arms = {arm["arm"]: arm for arm in content["tables"][0]["arms"]}
+    assert content["name"] == "digits" and arms["relu"]["n"] == 2
+    assert arms["relu"]["comparison"]["minimum_detectable_effect"] is None
     for format, name in (("markdown", "report.md"), ("html", "report.html")):
         result = invoke("report", "run", "--format", format)
         assert result.stdout == f"wrote run/{name}\n"
@@ -182,10 +221,120 @@ def test_report_of_damaged_records(first_run, tmp_path):
 def test_data_commands():
     listing = invoke("data", "list")
     assert listing.exit_code == 0
-    for word in ("digits", "CC BY 4.0", "$APALU_DATA_DIR"):
+    for word in ("digits", "CC BY 4.0", "$APALU_DATA_DIR", "bundled", "cifar.html"):
         assert word in listing.stdout
+    assert json.loads(invoke("data", "list", "--json").stdout)[0]["state"] == "bundled"
     for command, state in (("verify", "intact"), ("download", "present")):
         result = invoke("data", command, "digits")
         assert result.exit_code == 0
-        assert result.stdout.startswith(f"digits: {state} (bundled with scikit-learn")
-        assert len(result.stdout.splitlines()) == 1
+        (row,) = result.stdout.splitlines()[1:]
+        assert row.split(maxsplit=2)[:2] == ["digits", state]
+        assert "bundled with scikit-learn" in row
+
+
+def test_verify_lists_all_that_is_missing_and_damaged(tmp_path, monkeypatch):
+    for name in ("APALU_DATA_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    (tmp_path / "data" / "mnist").mkdir(parents=True)
+    (tmp_path / "data" / "mnist" / "mnist.npz").write_bytes(b"torn")
+    result = invoke("data", "verify", "--data-dir", "data")
+    assert result.exit_code == 2
+    rows = [line.split(maxsplit=2) for line in result.stdout.splitlines()[1:]]
+    states = {name: state for name, state, _ in rows}
+    assert (states["mnist"], states["uci"], states["digits"]) == (
+        *("damaged", "missing", "intact"),
+    )
+    where = {name: text for name, _, text in rows}
+    assert f"none of data, {tmp_path}/APALU_DATA_DIR (which does" in where["uci"]
+    for command in (("data", "verify"), ("data", "list"), RUN):
+        done = invoke(*command, "--data-dir", "nowhere")
+        assert done.exit_code == 2
+        assert done.stderr.count("\n") == 1
+        assert "looked for in nowhere (which does not exist), " in done.stderr
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_tables_and_notes_fit_the_terminal(
+    first_run, small_benchmark, monkeypatch, width
+):
+    monkeypatch.setattr(_console, "width", lambda: width)
+    out = str(first_run[0])
+    commands = [("list",), ("data", "list"), ("data", "verify", "digits")]
+    commands += [
+        ("report", out),
+        ("report", str(first_run[0].parent)),
+        ("report", REPORTS),
+    ]
+    for command in (*commands, ("bench", "memory")):
+        lines = invoke(*command).stdout.splitlines()
+        assert lines
+        assert not [line for line in lines if len(line) > width and " " in line.strip()]
+
+
+def test_nothing_is_cut_in_a_pipe():
+    lines = in_a_process("report", REPORTS).stdout.splitlines()
+    assert max(map(len, lines)) > 200
+    assert not any("…" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (("run", "digit"), "'digits'"),
+        ((*RUN, "--arms", "aplu"), "'apalu'"),
+        ((*RUN[:2], "--preset", "smok"), "'smoke'"),
+        (("data", "verify", "mnst"), "'mnist'"),
+        (("rum",), "'run'"),
+    ],
+)
+def test_a_slip_is_understood(given, meant):
+    result = invoke(*given)
+    assert result.exit_code == 2
+    assert f"Did you mean {meant}?" in result.stderr
+
+
+def test_every_command_has_help_with_an_example():
+    for command in ((), ("list",), ("run",), ("report",), ("data", "list")):
+        texts = {invoke(*command, flag).stdout for flag in ("-h", "--help")}
+        assert len(texts) == 1
+        assert "apalu " in texts.pop()
+
+
+def test_the_package_is_a_command():
+    module = [sys.executable, "-m", "apalu_jax", "--version"]
+    said = subprocess.run(module, capture_output=True, text=True, check=True).stdout
+    assert said == f"apalu_jax {apalu_jax.__version__}\n"
+    completed = subprocess.run(
+        module[:-1],
+        env={
+            **os.environ,
+            "_APALU_COMPLETE": "complete_bash",
+            "COMP_WORDS": "apalu run dig",
+            "COMP_CWORD": "2",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert completed.stdout.split() == ["digits"]
+
+
+@pytest.mark.parametrize("name", ["scipy", "jinja2", "typer"])
+def test_a_missing_extra_is_one_line(name):
+    program = (
+        f"import sys; sys.modules[{name!r}] = None; from apalu_jax.cli import main; "
+        f"sys.argv = ['apalu', 'report', {REPORTS!r}]; main()"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert name in done.stderr and ".[experiments]" in done.stderr
+
+
+def test_a_wrong_platform_is_one_line():
+    wrong = {**os.environ, "JAX_PLATFORMS": "abacus"}
+    command = [sys.executable, "-m", "apalu_jax", *RUN]
+    done = subprocess.run(command, env=wrong, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "abacus" in done.stderr

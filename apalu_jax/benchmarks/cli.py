@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, ParamSpec
 
 import typer
-from rich.table import Table
 
-from apalu_jax._console import one_line_errors, print_notes, progress_bar, to_console
+from apalu_jax._console import Ticker, Wide, one_line_errors, print_notes, print_table
 from apalu_jax.benchmarks import BenchmarkError, read_result, write_result
 
 bench_app = typer.Typer(help="Measurements of the package.", no_args_is_help=True)
@@ -41,9 +40,9 @@ def _command(function: Callable[_P, None]) -> Callable[_P, None]:
 
 
 @_command
-def accuracy(out: Out = None) -> None:
+def accuracy(out: Out = None, wide: Wide = False) -> None:
     """Measure errors of values and slopes, beside peers."""
-    _run("accuracy", out)
+    _run("accuracy", out, wide)
 
 
 @_command
@@ -52,16 +51,19 @@ def compile(
     repetitions: Repetitions = None,
     functions: Functions = None,
     out: Out = None,
+    wide: Wide = False,
 ) -> None:
     """Time tracing, lowering and compilation of programs."""
     parsed = _parse_sizes("sites", sites)
-    _run("compile", out, sites=parsed, repetitions=repetitions, functions=functions)
+    _run(
+        "compile", out, wide, sites=parsed, repetitions=repetitions, functions=functions
+    )
 
 
 @_command
-def memory(out: Out = None) -> None:
+def memory(out: Out = None, wide: Wide = False) -> None:
     """Count what is saved for the backward pass, and compiled memory."""
-    _run("memory", out)
+    _run("memory", out, wide)
 
 
 @_command
@@ -70,23 +72,24 @@ def ops(
     dtypes: Dtypes = None,
     functions: Functions = None,
     out: Out = None,
+    wide: Wide = False,
 ) -> None:
     """Time the functions alone, beside PyTorch if it is installed."""
     parsed = _parse_sizes("sizes", sizes)
     names = None if dtypes is None else dtypes.split(",")
-    _run("ops", out, sizes=parsed, dtypes=names, functions=functions)
+    _run("ops", out, wide, sizes=parsed, dtypes=names, functions=functions)
 
 
 @_command
-def step(functions: Functions = None, out: Out = None) -> None:
+def step(functions: Functions = None, out: Out = None, wide: Wide = False) -> None:
     """Time training steps, and count their memory and traffic."""
-    _run("step", out, functions=functions)
+    _run("step", out, wide, functions=functions)
 
 
 @_command
-def tpu(functions: Functions = None, out: Out = None) -> None:
+def tpu(functions: Functions = None, out: Out = None, wide: Wide = False) -> None:
     """Count costs of programs compiled for a TPU; needs libtpu."""
-    _run("tpu", out, functions=functions)
+    _run("tpu", out, wide, functions=functions)
 
 
 @_command
@@ -135,8 +138,8 @@ def tables(
         raise typer.Exit(1)
 
 
-def _run(name: str, out: Path | None, **options: object) -> None:
-    """Measure with a progress bar, print the table, write the file."""
+def _run(name: str, out: Path | None, wide: bool, **options: object) -> None:
+    """Measure, write the file, print the table."""
     from apalu_jax.benchmarks import tables
 
     # Reported now, not after an hour of measuring.
@@ -144,19 +147,13 @@ def _run(name: str, out: Path | None, **options: object) -> None:
         raise FileNotFoundError(f"{out.parent} must be a folder, to write {out}.")
     module = import_module(f"apalu_jax.benchmarks.{name}")
     given = {key: value for key, value in options.items() if value is not None}
-    with progress_bar() as bar:
-        task = bar.add_task("preparing", total=None)
-        result = module.measure(
-            **given, progress=lambda text: bar.update(task, description=text)
-        )
-    table = Table(*result["columns"])
-    for row in tables.cells(result):
-        table.add_row(*row)
-    console = to_console()
-    console.print(table)
-    print_notes(console, tables.remarks(result))
+    with Ticker() as ticker:
+        result = module.measure(**given, progress=ticker.show)
     if out is not None:
         write_result(result, out)
+    print_table(list(result["columns"]), tables.cells(result), wide=wide)
+    print_notes(tables.remarks(result))
+    if out is not None:
         typer.echo(f"wrote {out}")
 
 

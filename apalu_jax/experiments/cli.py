@@ -1,55 +1,70 @@
 """The commands ``apalu list | run | report | data``."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from apalu_jax._console import (
+    Json,
+    Ticker,
+    Wide,
     one_line_errors,
-    print_notes,
-    printable,
-    progress_bar,
+    print_json,
+    print_table,
     say,
-    to_console,
-    to_table,
 )
 from apalu_jax._interrupt import exit_at_once
 from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments.data_cli import DataDir, data_app
 
 # Modules that import jax are imported by the commands, so that --help is quick.
 if TYPE_CHECKING:
-    from apalu_jax.experiments import report, results
+    from apalu_jax.experiments.results import Results
 
 experiments_app = typer.Typer()
-data_app = typer.Typer(help="Data sets of the experiments.", no_args_is_help=True)
 experiments_app.add_typer(data_app, name="data")
 
-DataDir = Annotated[Path | None, typer.Option(help="Folder to look for data in first.")]
-DataName = Annotated[str | None, typer.Argument(help="A data set; all if left out.")]
+
+def _complete(start: str) -> list[str]:
+    from apalu_jax.experiments import specs
+
+    return [name for name in specs.names() if name.startswith(start)]
 
 
-@experiments_app.command("list")
-def list_experiments() -> None:
+@experiments_app.command(
+    "list", epilog="Examples: apalu list; apalu list --wide | grep cifar"
+)
+@one_line_errors(ExperimentError)
+def list_experiments(wide: Wide = False, as_json: Json = False) -> None:
     """List the declared experiments."""
     from apalu_jax.experiments import specs
 
+    header = ("experiment", "presets", "activations", "question")
     rows = []
     for name in specs.names():
         presets = specs.presets(name)
         spec = specs.load(name, presets[-1])
         rows.append((name, ", ".join(presets), ", ".join(spec.all_arms), spec.question))
-    header = ("experiment", "presets", "arms", "question")
-    to_console().print(to_table(header, rows, numbers=False))
+    if as_json:
+        print_json([dict(zip(header, row, strict=True)) for row in rows])
+        return
+    columns = ("experiment", "question", "presets")
+    print_table(header, rows, columns=columns, wide=wide)
 
 
-@experiments_app.command()
+@experiments_app.command(
+    epilog="Examples: apalu run digits --preset smoke; apalu run cnn-mnist --arms "
+    "relu,apalu --seeds 0:5 --jobs 2; apalu run digits --resume"
+)
 @one_line_errors(ExperimentError)
 def run(
     name: Annotated[
         str,
-        typer.Argument(help="An experiment of `apalu list`, or a file NAME.toml."),
+        typer.Argument(
+            help="An experiment of `apalu list`, or a file NAME.toml.",
+            autocompletion=_complete,
+        ),
     ],
     *,
     preset: Annotated[
@@ -76,13 +91,22 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would run, and how long.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove the results that the folder holds.")
+    ] = False,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Processes, each of one core; for CPU.")
+    ] = 1,
+    wide: Wide = False,
+    as_json: Json = False,
 ) -> None:
     """Run an experiment; write its records and the report."""
     with exit_at_once():
-        from apalu_jax.experiments import report, runner
+        from apalu_jax.experiments import data, display, report, runner
         from apalu_jax.experiments.own import declaration, files
         from apalu_jax.experiments.runner import runtime
 
+        data.downloads.check_folder(data_dir)
         runtime.use_compilation_cache()
         runtime.keep_freed()
         some = None if units is None else units.split(",")
@@ -102,8 +126,13 @@ def run(
         ):
             say(line)
         return
-    with progress_bar() as progress:
-        task = progress.add_task("preparing", total=1.0)
+    text, started = display.state_text(spec), []
+
+    def show(state: runner.State) -> None:
+        started.append(state.trials)
+        ticker.show(text(state))
+
+    with Ticker() as ticker:
         try:
             results = runner.run(
                 spec,
@@ -112,22 +141,27 @@ def run(
                 seeds=chosen_seeds,
                 data_dir=data_dir,
                 resume=resume,
+                force=force,
+                jobs=jobs,
                 parts=parts,
-                progress=lambda trial, share: progress.update(
-                    task, completed=share, description=printable(trial.name)
-                ),
+                progress=show,
             )
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(_what_is_kept(folder)) from error
+            raise KeyboardInterrupt(display.interrupted_text(folder)) from error
+    if not started:
+        say(f"{folder} is complete: nothing is left to run.", err=as_json)
     built = report.build(results)
     # Before anything is printed: a closed pipe must not lose them.
     written = [report.write_markdown(built, folder), report.write_html(built, folder)]
-    _print_report(built)
+    if as_json:
+        print_json(report.to_plain(results, built))
+    else:
+        display.print_report(results, built, wide=wide)
     for path in written:
-        say(f"wrote {path}")
+        say(f"wrote {path}", err=as_json)
 
 
-@experiments_app.command()
+@experiments_app.command(epilog="Example: apalu new my-task")
 @one_line_errors(ExperimentError)
 def new(
     name: Annotated[str, typer.Argument(help="Name of the experiment.")],
@@ -140,7 +174,11 @@ def new(
     say(f"next: apalu run {name}.toml --dry-run")
 
 
-@experiments_app.command("report")
+@experiments_app.command(
+    "report",
+    epilog="Examples: apalu report runs/digits-reduced --wide; apalu report runs; "
+    "apalu report runs/digits-reduced --format html",
+)
 @one_line_errors(ExperimentError)
 def report_results(
     folders: Annotated[
@@ -161,9 +199,11 @@ def report_results(
     pack: Annotated[
         bool, typer.Option("--pack", help="Compress the records, for a repository.")
     ] = False,
+    wide: Wide = False,
+    as_json: Json = False,
 ) -> None:
     """Make the report of a folder, or the table of verdicts over several."""
-    from apalu_jax.experiments import report, results
+    from apalu_jax.experiments import display, report, results
 
     writers = {"markdown": report.write_markdown, "html": report.write_html}
     if format != "text" and format not in writers:
@@ -182,19 +222,13 @@ def report_results(
     elif format != "text":
         for each in found:
             say(f"wrote {writers[format](report.build(each), each.folder or Path())}")
-    elif figures is not None:
-        return
-    elif [each.folder for each in found] == folders[:1]:
-        _print_report(report.build(found[0]))
-    else:
-        overview = report.overview(found)
-        wide = to_console().width >= 140
-        tables = overview.section.tables if wide else [overview.short]
-        _print_section(overview.section._replace(tables=tables))
-        print_notes(to_console(), overview.reasons)
+    elif as_json:
+        print_json([report.to_plain(each, report.build(each)) for each in found])
+    elif figures is None:
+        display.print_results(found, is_one=found[0].folder == folders[0], wide=wide)
 
 
-def _write_figures(found: "list[results.Results]", folder: Path) -> None:
+def _write_figures(found: "list[Results]", folder: Path) -> None:
     """Writes the figures of each result, of several into a folder of its own name."""
     from apalu_jax.experiments import report
 
@@ -202,88 +236,6 @@ def _write_figures(found: "list[results.Results]", folder: Path) -> None:
         name = each.folder.name if each.folder and len(found) > 1 else ""
         written = report.write_figures(report.build(each), folder / name)
         say(f"wrote {len(written)} files to {folder / name}")
-
-
-@data_app.command("list")
-def list_data() -> None:
-    """List the data sets: source, license, note."""
-    from apalu_jax.experiments import data
-
-    rows = []
-    for name in data.names():
-        source = data.source(name)
-        rows.append((name, source.title, source.origin, source.license, source.note))
-    console = to_console()
-    header = ("name", "data set", "source", "license", "note")
-    console.print(to_table(header, rows, numbers=False))
-    console.print(
-        "Files are looked for in --data-dir, then in $APALU_DATA_DIR, then in "
-        f"{printable(str(data.downloads.cache_dir()))}; a file that is in none of them "
-        "is downloaded to the last.",
-        soft_wrap=True,
-        markup=False,
-    )
-
-
-@data_app.command()
-@one_line_errors(ExperimentError)
-def verify(name: DataName = None, data_dir: DataDir = None) -> None:
-    """Check that data sets are present and intact, without downloading."""
-    from apalu_jax.experiments import data
-
-    _each_data_set(name, "intact", lambda name: data.verify(name, data_dir))
-
-
-@data_app.command()
-@one_line_errors(ExperimentError)
-def download(name: DataName = None, data_dir: DataDir = None) -> None:
-    """Download missing files of data sets, and check them."""
-    from apalu_jax.experiments import data
-
-    _each_data_set(name, "present", lambda name: data.download(name, data_dir))
-
-
-def _each_data_set(
-    name: str | None, state: str, check: Callable[[str], list[Path]]
-) -> None:
-    from apalu_jax.experiments import data
-
-    for each in data.names() if name is None else [name]:
-        where = ", ".join(map(str, check(each))) or data.source(each).note
-        say(f"{each}: {state} ({where})")
-
-
-def _print_report(built: "report.Report") -> None:
-    console = to_console()
-    say(built.title)
-    print_notes(console, built.verdict)
-    primary, *others = built.sections
-    _print_section(primary)
-    for section in others:
-        # The notes stand under the first one; units are only in the files.
-        _print_section(section._replace(tables=section.tables[:1], notes=[]))
-    for section in built.others:
-        _print_section(section)
-    print_notes(console, built.notes)
-
-
-def _print_section(section: "report.Section") -> None:
-    console = to_console()
-    for table in section.tables:
-        console.print(to_table(table.header, table.rows, table.title or section.title))
-    print_notes(console, section.notes)
-
-
-def _what_is_kept(folder: Path) -> str:
-    """Rest of the message after Ctrl-C."""
-    from apalu_jax.experiments import results
-
-    if not (folder / results.SPEC).exists():
-        return "; nothing is recorded yet"
-    return (
-        f"; {folder} holds {len(results.read(folder).records)} finished runs, and a "
-        "checkpoint of the current ones after a minute: continue with --resume"
-    )
 
 
 def _parse_seeds(text: str, declared: int) -> list[int]:

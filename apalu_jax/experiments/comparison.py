@@ -230,8 +230,8 @@ def compare(
         )
     declaration = declare(raw, objects, "compare", steps)
     folder = _folder(out)
-    with showing(progress) as show:
-        spec, parts = settle(declaration, folder)
+    spec, parts = settle(declaration, folder)
+    with showing(progress, spec) as show:
         found = runner.run(spec, folder, parts=parts, resume=True, progress=show)
     return Comparison(found, folder)
 

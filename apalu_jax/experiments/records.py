@@ -51,6 +51,11 @@ class Trial(NamedTuple):
             first = f"search{self.lr_multipliers[0]:g}-{self.seeds[0]}"
         return joined(self.arm, self.variant, self.unit, first, by="-")
 
+    @property
+    def file_name(self) -> str:
+        """File of its checkpoint."""
+        return f"{self.name}.msgpack"
+
     def keys(self) -> list[Key]:
         """Coordinates of each run."""
         searched: Sequence[float | None] = [None] * len(self.seeds)

@@ -9,6 +9,8 @@ side by side, when a packed experiment goes on.
 
 import contextlib
 import gzip
+import re
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +30,9 @@ SPEC = "spec.json"
 RECORDS = "records.jsonl"
 _PACKED = "records.jsonl.gz"
 _INPUTS = "inputs.json.gz"
+CHECKPOINTS = "checkpoints"
+_FOLDERS = (CHECKPOINTS, "figures")
+_FILES = (SPEC, RECORDS, _PACKED, _INPUTS, "report.md", "report.html")
 
 _T = TypeVar("_T")
 Inputs: TypeAlias = dict[str, InputCounts]
@@ -55,8 +60,8 @@ class Results:
     """An experiment and its runs so far, in memory alone if ``folder`` is None.
 
     ``records`` are in the order in which they ended; a run that follows a failed one of
-    the same key replaces it. ``packed`` has the sums of the input histograms of packed
-    records, by arm, variant and unit.
+    the same key replaces it, and one that is recorded twice counts once. ``packed`` has
+    the sums of the input histograms of packed records, by arm, variant and unit.
     """
 
     spec: Spec
@@ -113,7 +118,10 @@ def read(folder: Path) -> Results:
     if not path.exists():
         raise ExperimentError(f"{folder} holds no results: {path} is missing.")
     content = _decode(path, path.read_bytes(), _File)
-    spec = convert(content.spec, Spec, str(path))
+    try:
+        spec = convert(content.spec, Spec, "the declaration")
+    except ExperimentError as error:
+        raise ExperimentError(f"{path}: {error}") from error
     decode = msgspec.json.Decoder(Record).decode
     packed = folder / _PACKED
     records = storage.parse_lines(packed, _unzip(packed), decode)
@@ -130,21 +138,31 @@ def read(folder: Path) -> Results:
 
 
 @contextlib.contextmanager
-def open_folder(folder: Path, spec: Spec, resume: bool) -> Iterator[Results]:
+def open_folder(
+    folder: Path, spec: Spec, *, resume: bool = False, force: bool = False
+) -> Iterator[Results]:
     """Holds a folder for one run, and reads or creates its results.
 
     ``spec`` replaces the stored declaration if no value depends on the difference.
-    Without ``resume``, the folder must be empty.
+    Without ``resume``, the folder must hold no records and no files of others;
+    ``force`` removes the results that it holds. What a run left that failed before its
+    first record is in nobody's way.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with storage.lock(folder):
-        if any(folder.iterdir()) and not resume:
+        if force:
+            _clear(folder)
+        holds_records = _holds_records(folder)
+        if (holds_records or _holds_others(folder)) and not resume:
             raise ExperimentError(
-                f"{folder} is not empty: continue with --resume, or choose another "
-                "--out."
+                f"{folder} is not empty: continue with --resume, start anew with "
+                "--force, or choose another --out."
             )
         results = Results(spec, folder=folder)
-        if any((folder / name).exists() for name in (SPEC, RECORDS, _PACKED)):
+        if not holds_records:
+            if not (resume and _is_of(folder, spec)):
+                _clear(folder)
+        else:
             results = read(folder)
             stored = results.spec
             if stored.run_hash != spec.run_hash:
@@ -204,18 +222,54 @@ def pack(results: Results) -> None:
 def _merge(
     spec: Spec, earlier: Iterable[Record], added: Iterable[Record], where: str
 ) -> list[Record]:
-    """Adds declared records; one replaces a failed one of the same run."""
+    """Adds declared records; one replaces a failed one, or repeats one, of its run."""
     merged = {record.key: record for record in earlier}
     run_hash = spec.run_hash
     for number, record in enumerate(added, start=1):
         key = record.key
         wrong = _undeclared(spec, run_hash, record)
         if key in merged and merged[key].status != "failed":
-            wrong = f"{tuple(key)} is recorded twice"
+            if _timeless(merged[key]) == _timeless(record):
+                continue
+            wrong = f"{tuple(key)} is recorded twice, with different values"
         if wrong:
             raise ExperimentError(f"{where}, line {number}: {wrong}.")
         merged[key] = record
     return list(merged.values())
+
+
+def _timeless(record: Record) -> Record:
+    """A record without what a clock or the order of set-ups says."""
+    return msgspec.structs.replace(record, wall_s=0.0, setup=0)
+
+
+def _holds_records(folder: Path) -> bool:
+    path = folder / RECORDS
+    lines = b"\n" in path.read_bytes() if path.exists() else False
+    return lines or (folder / _PACKED).exists()
+
+
+def _is_of(folder: Path, spec: Spec) -> bool:
+    """True if the declaration in a folder gives the same values."""
+    with contextlib.suppress(ExperimentError):
+        return read(folder).spec.run_hash == spec.run_hash
+    return False
+
+
+def _holds_others(folder: Path) -> bool:
+    """True if a folder has files that no run has written: all, without a spec."""
+    own = {*_FILES, *_FOLDERS} if (folder / SPEC).exists() else set()
+    names = {path.name for path in folder.iterdir()} - own
+    return any(not re.fullmatch(r"\..*\.tmp", name) for name in names)
+
+
+def _clear(folder: Path) -> None:
+    """Removes what runs and reports have written, the declaration last."""
+    if (folder / SPEC).exists():
+        for name in _FOLDERS:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in reversed(_FILES):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _undeclared(spec: Spec, run_hash: str, record: Record) -> str:
@@ -242,7 +296,7 @@ def _undeclared(spec: Spec, run_hash: str, record: Record) -> str:
 def _decode(path: Path, content: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(content, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ExperimentError(f"{path}: damaged ({error}).") from error
 
 

@@ -36,6 +36,7 @@ def tiny(**changes):
     """Digits with few seeds and epochs and three arms, one of them an ablation."""
     settings = {
         "arms": ("relu", "apalu"),
+        "preset": "tiny",
         "ablations": ("apalu-frozen",),
         "seeds": 3,
         "vmapped_seeds": 3,

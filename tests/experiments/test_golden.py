@@ -33,10 +33,10 @@ def digest(found):
 
 
 def of_folder(folder):
-    """Digests of what is printed: the verdict, the tables in their order, the notes."""
+    """Digests of what is printed: the verdict, the rows of the tables, the notes."""
     built = report.build(results.read(folder))
     tables = [
-        digest(numbers(*(cell for row in table.rows for cell in row)))
+        digest(numbers(*(cell for row in sorted(table.rows) for cell in row)))
         for section in built.sections + built.others
         for table in section.tables
     ]
@@ -44,13 +44,10 @@ def of_folder(folder):
         digest(sorted(numbers(*section.notes)))
         for section in built.sections + built.others
     ]
-    statuses = (
-        re.findall("supported|contradicted|equivalent|not resolved", built.verdict[1])
-        if built.verdict
-        else []
-    )
+    verdict = " ".join(text for text in built.verdict if text.startswith("Verdict"))
+    words = re.findall("supported|contradicted|equivalent|not resolved", verdict)
     return {
-        "verdict": [*statuses, digest(sorted(numbers(*built.verdict[1:])))],
+        "verdict": [*words, digest(sorted(numbers(verdict)))],
         "tables": tables,
         "notes": [*notes, digest(sorted(numbers(*built.notes)))],
         "figures": sorted(built.figures),

@@ -101,6 +101,64 @@ def test_runs_that_do_not_belong_there_are_refused(written, changes, message):
         results.read(folder)
 
 
+def test_identical_records_are_read_once(written):
+    spec, folder = written
+    lines = lines_of(folder)
+    again = replace(records(spec)[1], wall_s=9.0, setup=0)
+    (folder / "records.jsonl").write_bytes(b"".join([*lines, *lines]))
+    assert results.read(folder).records == records(spec)
+    results.read(folder).append([again])
+    assert results.read(folder).records == records(spec)
+
+
+def test_what_failed_before_its_first_record_is_in_nobodys_way(tmp_path):
+    spec, other = tiny(), tiny(epochs=7)
+    out, own = tmp_path / "run", ["checkpoints", "figures"]
+
+    def leave(first):
+        with results.open_folder(out, first):
+            for name in own:
+                (out / name).mkdir()
+                (out / name / "x").touch()
+        (out / "records.jsonl").write_bytes(b'{"torn')
+        (out / ".spec.json.abc.tmp").touch()
+
+    for first, second, resume, kept in (
+        (spec, spec, False, False),
+        (spec, other, False, False),
+        (spec, other, True, False),
+        (spec, spec, True, True),
+    ):
+        leave(first)
+        with results.open_folder(out, second, resume=resume) as found:
+            assert found.records == []
+            assert (out / "checkpoints").exists() == kept
+        assert results.read(out).spec == second
+        with results.open_folder(out, spec, force=True):
+            pass
+
+
+def test_files_of_others_are_in_the_way_and_stay(written, tmp_path_factory):
+    spec, folder = written
+    (folder / "notes.txt").touch()
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for name in ("checkpoints", "figures"):
+        (elsewhere / name).mkdir(parents=True)
+        (elsewhere / name / "mine").touch()
+    for force in (False, True):
+        with pytest.raises(ExperimentError, match="is not empty"):
+            with results.open_folder(elsewhere, spec, force=force):
+                pass
+    assert len(list(elsewhere.glob("*/mine"))) == 2
+    with pytest.raises(ExperimentError, match="--force"):
+        with results.open_folder(folder, spec):
+            pass
+    (folder / "notes.txt").unlink()
+    with results.open_folder(folder, spec, force=True) as found:
+        assert found.records == []
+    assert results.read(folder).records == []
+
+
 def test_failed_run_is_replaced_by_its_repetition(written):
     spec, folder = written
     (folder / "records.jsonl").unlink()

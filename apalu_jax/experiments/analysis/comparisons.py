@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from numpy.typing import ArrayLike
 
@@ -20,6 +21,11 @@ from apalu_jax.experiments.analysis.samples import (
     minimum_detectable_effect,
 )
 
+FEWEST_PAIRS = 6
+"""With fewer, no two-sided sign-flip test can be below 0.05: 2 / 2^5 = 0.0625."""
+
+Outcome: TypeAlias = Literal["better", "worse", "equivalent", "not resolved"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -27,7 +33,7 @@ class Comparison:
 
     Attributes:
       mean: Mean of reference - arm; of a relative metric, of the logarithms.
-      sd: Standard deviation of the differences; NaN for one.
+      sd: Standard deviation of the differences; 0 for one.
       interval: Ends of the 95 % interval: BCa, or corrected for overlapping splits;
         None where it is not defined.
       p: The two-sided p-value that decides: of the sign-flip test, or of the corrected
@@ -37,6 +43,7 @@ class Comparison:
         80 % power at the level of Holm's first step; infinite if this number of pairs
         can show none, NaN if undefined.
       p_holm: ``p``, adjusted over the family; None outside the family.
+      p_equivalent_holm: ``p_equivalent``, likewise.
       note: The reason why something is missing, or "".
     """
 
@@ -50,12 +57,26 @@ class Comparison:
     p_equivalent: float
     minimum_detectable_effect: float
     p_holm: float | None = None
+    p_equivalent_holm: float | None = None
     note: str = ""
+
+    @property
+    def is_tested(self) -> bool:
+        """True if the p-values mean something: six pairs or more, which differ."""
+        return self.n >= FEWEST_PAIRS and self.sd > 0
 
     @property
     def is_significant(self) -> bool:
         """True if the adjusted p-value is at most 0.05; never outside the family."""
-        return self.p_holm is not None and self.p_holm <= LEVEL
+        return self.is_tested and self.p_holm is not None and self.p_holm <= LEVEL
+
+    def outcome(self, higher_is_better: bool) -> Outcome:
+        """The reference against the arm: a significant difference comes first."""
+        if self.is_significant:
+            return "better" if (self.mean > 0) == higher_is_better else "worse"
+        p = self.p_equivalent_holm
+        same = self.is_tested and p is not None and p < LEVEL
+        return "equivalent" if same else "not resolved"
 
 
 def compare(
@@ -78,7 +99,8 @@ def compare(
     flipped = sign_flip(d)
     corrected = test_train_ratio > 0
     interval = t_interval(d, test_train_ratio) if corrected else bca_interval(d)
-    sd = float(d.std(ddof=1)) if d.size > 1 else math.nan
+    # Of equal numbers, rounding leaves a standard deviation of 1e-17.
+    sd = 0.0 if are_equal(d) else float(d.std(ddof=1))
     effect = minimum_detectable_effect(sd, d.size, comparisons, test_train_ratio)
     if not corrected and smallest_p(d.size) * comparisons > LEVEL:
         effect = math.inf

@@ -1,7 +1,7 @@
 """Summary of an experiment: one table per variant and metric."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -162,13 +162,18 @@ def _at(units: set[str], values: _Values) -> _Values:
 
 
 def _adjusted(spec: Spec, compared: Mapping[str, Comparison]) -> dict[str, Comparison]:
-    """Adds Holm's adjustment over the declared family."""
+    """Adds Holm's adjustment over the family; an arm without a p-value has 1 in it."""
     family = [arm for arm in spec.arms if arm != spec.reference]
-    p = holm([compared[arm].p if arm in compared else 1.0 for arm in family])
-    adjusted = dict(zip(family, p, strict=True))
+    tested = {arm: found for arm, found in compared.items() if found.is_tested}
+
+    def adjust(p: Callable[[Comparison], float]) -> dict[str, float]:
+        values = [p(tested[arm]) if arm in tested else 1.0 for arm in family]
+        return dict(zip(family, holm(values), strict=True))
+
+    different, same = adjust(lambda c: c.p), adjust(lambda c: c.p_equivalent)
     return {
-        arm: replace(comparison, p_holm=adjusted.get(arm))
-        for arm, comparison in compared.items()
+        arm: replace(c, p_holm=different.get(arm), p_equivalent_holm=same.get(arm))
+        for arm, c in compared.items()
     }
 
 

@@ -12,6 +12,7 @@ from apalu_jax.experiments.analysis import (
     holm,
     metric_values,
 )
+from apalu_jax.experiments.analysis.comparisons import FEWEST_PAIRS
 from apalu_jax.experiments.analysis.samples import LEVEL
 from apalu_jax.experiments.formatting import range_text
 from apalu_jax.experiments.records import Record, select
@@ -20,9 +21,6 @@ from apalu_jax.experiments.specs import Claim, Metric, Spec
 # In margins of the metric, which makes 1 to 10 points of an accuracy or AUROC: a
 # baseline further from its published range is of networks trained in another way.
 _REACH = 10
-
-FEWEST_PAIRS = 6
-"""With five pairs the smallest p-value of the sign-flip test is 1/16, above 0.05."""
 
 Status: TypeAlias = Literal[
     "supported", "contradicted", "equivalent within the margin", "not resolved"
@@ -48,12 +46,19 @@ class Sides(NamedTuple):
 
     def sentence(self, reference: str) -> str:
         """The outcome in words, without a full stop."""
-        better, worse, unresolved = (", ".join(side) or "none" for side in self)
-        return (
-            f"{reference} is significantly better than {better} and significantly "
-            f"worse than {worse}; no significant difference from {unresolved} "
-            f"(Holm, {LEVEL})"
-        )
+        parts = [
+            f"{words} {', '.join(side)}"
+            for words, side in (
+                ("is significantly better than", self.better),
+                ("is significantly worse than", self.worse),
+                ("does not differ significantly from", self.unresolved),
+            )
+            if side
+        ]
+        if len(parts) == 1 and len(self.unresolved) > 2:
+            count = f"any of the {len(self.unresolved)} others"
+            parts = [f"does not differ significantly from {count}"]
+        return f"{reference} {'; it '.join(parts) or 'is compared with nothing'}"
 
 
 def claimed(spec: Spec) -> tuple[str, Metric]:
@@ -77,10 +82,11 @@ def judge(spec: Spec, records: Sequence[Record], table: Table) -> Verdict | None
 
     A claimed level must also be reached by every run of the reference; one that does
     not reach it contradicts the claim. ``table`` is the summary of the claim's variant
-    by the primary metric.
+    by the primary metric. None if nothing is claimed, and for a smoke preset, which
+    checks that everything works.
     """
     claim, (variant, metric) = spec.claim, claimed(spec)
-    if claim is None:
+    if claim is None or spec.is_smoke:
         return None
     runs = [r for r in select(records, variant) if r.arm in spec.arms]
     done = sum(r.status != "failed" for r in runs)
@@ -114,36 +120,28 @@ def sides(table: Table) -> Sides:
         comparison = summary.comparison
         if comparison is None or comparison.p_holm is None:
             continue
-        if not comparison.is_significant:
-            found.unresolved.append(summary.arm)
-        elif (comparison.mean > 0) == table.metric.higher_is_better:
-            found.better.append(summary.arm)
-        else:
-            found.worse.append(summary.arm)
+        outcome = comparison.outcome(table.metric.higher_is_better)
+        lists = {"better": found.better, "worse": found.worse}
+        lists.get(outcome, found.unresolved).append(summary.arm)
     return found
 
 
 def words(table: Table) -> dict[str, str]:
     """Better, worse, equivalent, or open: the reference against each arm, by arm.
 
-    Equivalent: not significantly different, and the two one-sided tests, adjusted after
-    Holm over the family, are below 0.05. Nothing is decided by fewer pairs than
-    :data:`FEWEST_PAIRS` or differences without spread; ablations are left out.
+    "too few pairs" and "no spread" where there is no test; ablations are left out.
     """
-    found, outcome = sides(table), {}
-    family = [s for s in table.arms if s.comparison and s.comparison.p_holm is not None]
-    p = holm([s.comparison.p_equivalent for s in family if s.comparison])
-    for summary, value in zip(family, p, strict=True):
-        arm, same = summary.arm, value < LEVEL
-        if summary.comparison and summary.comparison.n < FEWEST_PAIRS:
-            outcome[arm] = "too few pairs"
-        elif summary.comparison and summary.comparison.interval is None:
-            outcome[arm] = "no spread"
-        elif arm in found.better or arm in found.worse:
-            outcome[arm] = "better" if arm in found.better else "worse"
-        else:
-            outcome[arm] = "equivalent" if same else "open"
-    return outcome
+    found = {}
+    for summary in table.arms:
+        comparison = summary.comparison
+        if comparison is None or comparison.p_holm is None:
+            continue
+        word: str = comparison.outcome(table.metric.higher_is_better)
+        if not comparison.is_tested:
+            few = comparison.n < FEWEST_PAIRS
+            word = "too few pairs" if few else "no spread"
+        found[summary.arm] = "open" if word == "not resolved" else word
+    return found
 
 
 def reached(
@@ -184,7 +182,7 @@ def _judge_arms(spec: Spec, claim: Claim, table: Table) -> tuple[Status, str]:
     compared = {arm: found[arm] for arm in claim.arms}
     own = Sides(*([arm for arm in compared if arm in side] for side in sides(table)))
     rest = [arm for arm in compared if arm not in (*own.better, *own.worse)]
-    p = holm([comparison.p_equivalent for comparison in compared.values()])
+    p = holm([c.p_equivalent if c.is_tested else 1.0 for c in compared.values()])
     same = [arm for arm, value in zip(compared, p, strict=True) if value < LEVEL]
     status: Status = "not resolved"
     if own.worse:

@@ -26,7 +26,7 @@ from apalu_jax.experiments.data import (
 from apalu_jax.experiments.data.splits import Dataset
 from apalu_jax.experiments.schema import Options, construct, lookup
 
-__all__ = ("download", "load", "names", "source", "verify")
+__all__ = ("download", "load", "names", "source", "state", "verify")
 
 
 _MODULES: Mapping[str, ModuleType] = {
@@ -76,6 +76,20 @@ def verify(name: str, data_dir: Path | None = None) -> list[Path]:
     if not wanted:
         load({"name": name}, data_dir)
     return [downloads.find(file, data_dir) for file in wanted]
+
+
+def state(name: str, data_dir: Path | None = None) -> tuple[str, int]:
+    """Tells how much of a data set is here, unchecked, and its bytes.
+
+    It is "present", "partly", "missing", or "bundled" with a library.
+    """
+    wanted = downloads.choose(source(name), data_dir)
+    paths = [downloads.locate(file, data_dir) for file in wanted]
+    here = [path for path in paths if path is not None]
+    if not wanted:
+        return "bundled", 0
+    found = "present" if len(here) == len(wanted) else "partly" if here else "missing"
+    return found, sum(path.stat().st_size for path in here)
 
 
 def download(name: str, data_dir: Path | None = None) -> list[Path]:

@@ -19,6 +19,10 @@ _TIMEOUT_S = 60
 _REGISTRY = Path(__file__).with_name("registry.txt").read_text(encoding="utf-8")
 
 
+class Missing(ExperimentError):
+    """Raised for a file that is not here and cannot be downloaded."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class File:
     """One file of a data set, by its path within a data folder, with forward slashes.
@@ -83,19 +87,22 @@ def choose(source: Source, data_dir: Path | None = None) -> tuple[File, ...]:
 
 def find(file: File, data_dir: Path | None = None) -> Path:
     """Finds a file on this machine and checks it."""
-    searched = folders(data_dir)
-    for folder in searched:
-        path = folder / file.path
-        if path.is_file():
-            actual = pooch.file_hash(str(path), alg="sha256")
-            if actual != file.sha256:
-                raise ExperimentError(
-                    f"{path}: damaged or another version: its SHA-256 is {actual}, "
-                    f"expected {file.sha256}."
-                )
-            return path
-    names = ", ".join(map(str, searched))
-    raise ExperimentError(f"{file.path} is in none of {names}.")
+    path = locate(file, data_dir)
+    if path is None:
+        raise Missing(f"{file.path} is in none of {_searched(data_dir)}.")
+    actual = pooch.file_hash(str(path), alg="sha256")
+    if actual != file.sha256:
+        raise ExperimentError(
+            f"{path}: damaged or another version: its SHA-256 is {actual}, expected "
+            f"{file.sha256}."
+        )
+    return path
+
+
+def locate(file: File, data_dir: Path | None = None) -> Path | None:
+    """Finds a file on this machine, unchecked; None if it is not here."""
+    paths = (folder / file.path for folder in folders(data_dir))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def fetch(file: File, data_dir: Path | None = None) -> Path:
@@ -104,9 +111,9 @@ def fetch(file: File, data_dir: Path | None = None) -> Path:
         return find(file, data_dir)
     target = cache_dir() / file.path
     if file.url is None:
-        raise ExperimentError(
+        raise Missing(
             f"{file.path} has no official download; put it into --data-dir, "
-            f"$APALU_DATA_DIR or {cache_dir()}."
+            f"$APALU_DATA_DIR or {cache_dir()}: it is in none of {_searched(data_dir)}."
         )
     pooch.get_logger().setLevel("WARNING")
     try:
@@ -123,6 +130,15 @@ def fetch(file: File, data_dir: Path | None = None) -> Path:
     return target
 
 
+def check_folder(data_dir: Path | None) -> None:
+    """Raises an ExperimentError if a folder is given that does not exist."""
+    if data_dir is not None and not data_dir.is_dir():
+        raise ExperimentError(
+            f"--data-dir must be a folder; files would be looked for in "
+            f"{_searched(data_dir)}."
+        )
+
+
 def folders(data_dir: Path | None = None) -> list[Path]:
     """Lists the folders that are searched, in order, whether they exist or not."""
     named = os.environ.get("APALU_DATA_DIR")
@@ -130,5 +146,12 @@ def folders(data_dir: Path | None = None) -> list[Path]:
     return [folder for folder in given if folder is not None]
 
 
+def _searched(data_dir: Path | None) -> str:
+    return ", ".join(
+        str(folder) if folder.is_dir() else f"{folder} (which does not exist)"
+        for folder in folders(data_dir)
+    )
+
+
 def _is_here(file: File, data_dir: Path | None) -> bool:
-    return any((folder / file.path).is_file() for folder in folders(data_dir))
+    return locate(file, data_dir) is not None

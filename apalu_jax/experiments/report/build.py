@@ -3,20 +3,23 @@
 from typing import NamedTuple
 
 from apalu_jax.experiments import analysis
-from apalu_jax.experiments.analysis import lr_search, verdicts
+from apalu_jax.experiments.analysis import Table, lr_search, verdicts
 from apalu_jax.experiments.report import checks, figures, page, tables, text
 from apalu_jax.experiments.report.figures import Picture
 from apalu_jax.experiments.report.page import Page
 from apalu_jax.experiments.report.tables import Section
+from apalu_jax.experiments.report.warnings import warnings
 from apalu_jax.experiments.results import Results
 
 
 class Report(NamedTuple):
     """Content that every format shows.
 
-    ``sections`` has one per variant and metric, the primary ones first; ``others`` the
-    sanity checks and the learning-rate search; ``notes`` warns, e.g. of missing runs;
-    ``figures`` is by file name without ending; ``page`` is what HTML shows of the same.
+    ``verdict`` is the headline: the outcome in words, what went wrong, and the verdict
+    on the claim. ``sections`` has one per variant and metric, the primary ones first;
+    ``others`` the sanity checks and the learning-rate search; ``notes`` warns, e.g. of
+    missing runs; ``figures`` is by file name without ending; ``summaries`` has the
+    numbers, and ``page`` is what HTML shows of the same.
     """
 
     title: str
@@ -28,6 +31,7 @@ class Report(NamedTuple):
     declaration: list[tuple[str, str]]
     figures: dict[str, Picture]
     page: Page
+    summaries: tuple[Table, ...] = ()
 
 
 def build(results: Results) -> Report:
@@ -62,11 +66,32 @@ def build(results: Results) -> Report:
     return Report(
         title=f"{spec.title} ({spec.name}, preset {spec.preset})",
         question=spec.question,
-        verdict=text.verdict(judged),
+        verdict=[
+            text.outcome(spec, decisive),
+            *warnings(results, decisive),
+            *text.verdict(judged),
+        ],
         sections=[tables.judged(spec, summary) for summary in summaries.values()],
         others=tried,
         notes=notes,
         declaration=text.declaration(results),
         figures=drawn,
         page=page.build(results, [*summaries.values()], judged, notes, tried, drawn),
+        summaries=tuple(summaries.values()),
     )
+
+
+def to_plain(results: Results, report: Report) -> dict[str, object]:
+    """Numbers and sentences of a report, for JSON."""
+    spec = results.spec
+    return {
+        "name": spec.name,
+        "preset": spec.preset,
+        "question": spec.question,
+        "reference": spec.reference,
+        "headline": report.verdict,
+        "warnings": report.notes,
+        "tables": report.summaries,
+        "run_hash": spec.run_hash,
+        "declaration_hash": spec.declaration_hash,
+    }

@@ -28,6 +28,7 @@ _HEADER = (
     "MDE, 80 % power",
 )
 _SHORT = ("experiment", "claim", "verdict", "pairs", "difference to the best other arm")
+_SHOWN = (_SHORT[0], _SHORT[2], _SHORT[4], _SHORT[3], _SHORT[1])
 _READING = (
     "Means of the test metric over all runs. Published: by others, after full "
     "training; a baseline far below it was trained less, and the verdict is about such "
@@ -88,7 +89,7 @@ def overview(results: Iterable[Results]) -> Overview:
         short.append((spec.name, *judgment, pairs, shown.rstrip()))
     return Overview(
         Section("Verdicts", [TextTable("", _HEADER, rows)], [_READING]),
-        TextTable("", _SHORT, short),
+        TextTable("", _SHORT, short, _SHOWN),
         reasons,
     )
 

@@ -14,11 +14,16 @@ Row: TypeAlias = tuple[str, ...]
 
 
 class TextTable(NamedTuple):
-    """A table of text cells; its title is "" if that of the section is enough."""
+    """A table of text cells; its title is "" if that of the section is enough.
+
+    ``columns`` are the headings that a terminal shows, the most important first; empty
+    for all.
+    """
 
     title: str
     header: Row
     rows: list[Row]
+    columns: Row = ()
 
 
 class Section(NamedTuple):
@@ -66,7 +71,9 @@ def searched(spec: Spec, found: Sequence[Search]) -> Section | None:
         f"It cost {runs} runs and {seconds} seconds; {at_end} of {len(found)} searches "
         f"chose an end of the grid, {diverged} multipliers diverged.",
     ]
-    return Section("Learning-rate search", [TextTable("", header, rows)], notes)
+    first = dict.fromkeys(("", spec.reference, *header))
+    table = TextTable("", header, rows, tuple(first))
+    return Section("Learning-rate search", [table], notes)
 
 
 def _cost(found: Sequence[Search]) -> tuple[str, str]:
@@ -75,17 +82,18 @@ def _cost(found: Sequence[Search]) -> tuple[str, str]:
 
 
 def _arms(spec: Spec, table: Table) -> TextTable:
-    metric = table.metric
+    """The arms, the best one first."""
+    metric, minus = table.metric, f"{spec.reference} - it"
     corrected = table.test_train_ratio > 0
     # The spread over data sets is no property of an arm.
     spread = spec.pair_by == "seed"
     binomial = any(summary.binomial for summary in table.arms)
     header = (
-        "arm",
+        "activation",
         "runs",
-        f"test {metric.label}, mean{' ± sd' if spread else ''}",
+        metric.label,
         *(("binomial 95 %",) if binomial else ()),
-        f"{spec.reference} - arm{metric.unit(', ')}",
+        minus,
         "95 % interval",
         "p",
         "p, Holm",
@@ -94,10 +102,12 @@ def _arms(spec: Spec, table: Table) -> TextTable:
         "p, TOST",
         "MDE, 80 % power",
         *(("mean rank",) if table.ranks else ()),
-        "",
+        *(() if spec.is_smoke else ("verdict",)),
+        "remark",
     )
     rows: list[Row] = []
-    for summary in table.arms:
+    sign = -1 if metric.higher_is_better else 1
+    for summary in sorted(table.arms, key=lambda s: (s.n == 0, sign * s.mean)):
         row = [summary.arm, str(summary.n), _mean(metric, summary, spread)]
         if binomial:
             ends = summary.binomial
@@ -106,8 +116,24 @@ def _arms(spec: Spec, table: Table) -> TextTable:
         if table.ranks:
             place = table.ranks.averages.get(summary.arm)
             row.append("-" if place is None else f"{place:.2f}")
-        rows.append((*row, _remark(spec, summary)))
-    return TextTable("", header, rows)
+        if not spec.is_smoke:
+            row.append(_verdict(spec, metric, summary))
+        rows.append((*row, _remark(summary)))
+    shown = ("activation", metric.label, "verdict", minus, "p, Holm", "95 % interval")
+    return TextTable("", header, rows, shown)
+
+
+def _verdict(spec: Spec, metric: Metric, summary: ArmSummary) -> str:
+    """One or two words: the reference against an arm of the family."""
+    if summary.arm == spec.reference:
+        return "reference"
+    if summary.arm in spec.ablations:
+        return "ablation"
+    if summary.comparison is None:
+        return "-"
+    outcome = summary.comparison.outcome(metric.higher_is_better)
+    one_sided = outcome in ("better", "worse")
+    return f"{spec.reference} {outcome}" if one_sided else outcome
 
 
 def _mean(metric: Metric, summary: ArmSummary, spread: bool) -> str:
@@ -126,26 +152,29 @@ def _compared(
     if comparison is None:
         return [""] * (8 if corrected else 7)
     metric = table.metric
-    flipped = [_p(comparison.p_sign_flip)] if corrected else []
+    p_values = [
+        comparison.p,
+        comparison.p_holm,
+        *([comparison.p_sign_flip] if corrected else []),
+        comparison.p_signed_rank,
+        comparison.p_equivalent,
+    ]
     return [
         metric.difference_text(comparison.mean),
         metric.interval_text(comparison.interval),
-        _p(comparison.p),
-        "-" if comparison.p_holm is None else _p(comparison.p_holm),
-        *flipped,
-        _p(comparison.p_signed_rank),
-        _p(comparison.p_equivalent),
+        *(_p(p if comparison.is_tested else None) for p in p_values),
         metric.difference_text(comparison.minimum_detectable_effect, ""),
     ]
 
 
-def _p(value: float) -> str:
+def _p(value: float | None) -> str:
+    if value is None:
+        return "-"
     return "<0.0001" if value < 5e-5 else f"{value:.4f}"
 
 
-def _remark(spec: Spec, summary: ArmSummary) -> str:
+def _remark(summary: ArmSummary) -> str:
     return joined(
-        "ablation" if summary.arm in spec.ablations else "",
         f"{summary.diverged} diverged" if summary.diverged else "",
         f"{summary.failed} failed" if summary.failed else "",
         summary.comparison.note if summary.comparison else "",

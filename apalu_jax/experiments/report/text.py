@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from apalu_jax.experiments import analysis, arms
 from apalu_jax.experiments.analysis import Table, verdicts
+from apalu_jax.experiments.analysis.comparisons import FEWEST_PAIRS
 from apalu_jax.experiments.analysis.samples import LEVEL
 from apalu_jax.experiments.analysis.verdicts import Verdict
 from apalu_jax.experiments.formatting import joined
@@ -11,6 +12,47 @@ from apalu_jax.experiments.records import Record
 from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.schema import Options
 from apalu_jax.experiments.specs import Spec
+
+
+def heading(spec: Spec) -> str:
+    """Name, preset and size of an experiment.
+
+    Examples:
+      >>> from apalu_jax.experiments import specs
+      >>> print(heading(specs.load("digits")))
+      digits · reduced · 8 activations x 10 paired seeds
+    """
+    units = len(spec.unit_names)
+    return (
+        f"{spec.name} · {spec.preset} · {len(spec.all_arms)} activations x "
+        f"{f'{units} units x ' if units > 1 else ''}{spec.seeds} paired seeds"
+    )
+
+
+def outcome(spec: Spec, table: Table) -> str:
+    """The result of a table in a sentence or two."""
+    if spec.is_smoke:
+        return "A smoke run checks that everything works; it decides nothing."
+    family = {
+        s.arm: s.comparison for s in table.arms if s.comparison and s.arm in spec.arms
+    }
+    if not any(comparison.is_tested for comparison in family.values()):
+        return (
+            f"No test: it takes {FEWEST_PAIRS} pairs or more, with differences that "
+            "vary."
+        )
+    same = [
+        arm
+        for arm, comparison in family.items()
+        if comparison.outcome(table.metric.higher_is_better) == "equivalent"
+    ]
+    margin = f"the margin of ±{table.metric.margin_text}"
+    sentence = verdicts.sides(table).sentence(spec.reference)
+    if len(same) == len(family):
+        sentence += f"; every difference is within {margin} (equivalent to all "
+        return f"{sentence}{len(same)})."
+    equivalent = f"It is equivalent within {margin} to {', '.join(same)}."
+    return f"{sentence}. {equivalent}" if same else f"{sentence}."
 
 
 def verdict(found: Verdict | None) -> list[str]:
@@ -25,19 +67,21 @@ def verdict(found: Verdict | None) -> list[str]:
 
 
 def reading(spec: Spec, table: Table) -> list[str]:
-    """Notes on reading a table, and its outcome."""
+    """The outcome of a table, and notes on reading it."""
+    spread = spec.pair_by == "seed" and not table.metric.relative
     notes = [
-        _pairing(spec, table),
+        outcome(spec, table),
+        ("Values: mean ± standard deviation. " if spread else "")
+        + _pairing(spec, table),
         _test(table),
         "TOST: two one-sided paired t tests of equivalence within the margin "
         f"±{table.metric.margin_text}. MDE: minimum detectable effect, the smallest "
         "true difference that is detected with 80 % power at the level of Holm's first "
         "step, by the noncentral t distribution.",
-        f"{verdicts.sides(table).sentence(spec.reference)}.",
     ]
     if table.metric.relative:
         notes.insert(
-            1,
+            2,
             "Differences are of natural logarithms, shown as 100 (exp(d) - 1) %; means "
             "are geometric.",
         )

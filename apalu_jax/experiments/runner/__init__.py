@@ -2,3 +2,4 @@
 
 from apalu_jax.experiments.runner.forecast import forecast as forecast
 from apalu_jax.experiments.runner.run import run as run
+from apalu_jax.experiments.runner.state import State as State

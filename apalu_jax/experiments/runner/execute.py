@@ -16,8 +16,9 @@ from apalu_jax.experiments import backbones
 from apalu_jax.experiments.data.splits import Batch, Dataset, Splits
 from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import History, InputCounts, Record, Trial
-from apalu_jax.experiments.runner import runtime
+from apalu_jax.experiments.runner import runtime, state
 from apalu_jax.experiments.runner.parts import DECLARED, Parts
+from apalu_jax.experiments.runner.state import State
 from apalu_jax.experiments.schema import Options
 from apalu_jax.experiments.specs import Spec
 from apalu_jax.experiments.tasks.base import Task
@@ -53,8 +54,11 @@ class Executor:
         checkpoint_every_s: float,
         setup: int,
         parts: Parts = DECLARED,
+        *,
+        on_state: Callable[[State], None] = lambda state: None,
     ) -> None:
         """Prepares the caches; ``setup`` is the index of the set-up in the results."""
+        self._on_state = on_state
         self._spec, self._data_dir, self._parts = spec, data_dir, parts
         self._checkpoints, self._every_s = checkpoints, checkpoint_every_s
         self._setup = setup
@@ -64,20 +68,36 @@ class Executor:
         size = len(spec.all_arms)
         self._compiled = functools.lru_cache(maxsize=size)(_compile)
 
-    def __call__(self, trial: Trial, on_share: Callable[[float], None]) -> list[Record]:
+    def __call__(self, trial: Trial) -> list[Record]:
         """Trains and evaluates a trial; gives one record for each seed, in order.
 
-        ``on_share`` is told the share of the epochs done. An error of the machine, such
-        as memory that runs out, makes records of failed runs.
+        An error of the machine, such as memory that runs out, makes records of failed
+        runs.
         """
         outcomes: Sequence[_Outcome]
         try:
+            compiled = self._compiled.cache_info().misses
             training, label = self.prepare(trial)
+            is_new = self._compiled.cache_info().misses > compiled
             checkpoint = Checkpoint(
-                self.checkpoint_path(trial), self._every_s, trial, self._spec.run_hash
+                self._checkpoints / trial.file_name,
+                self._every_s,
+                trial,
+                self._spec.run_hash,
             )
             trained = loop.train(
-                training, trial, checkpoint, lambda n: on_share(n / training.epochs)
+                training,
+                trial,
+                checkpoint,
+                lambda epoch, loss: self._on_state(
+                    State(
+                        trial,
+                        _stage(trial, is_new and epoch == 0),
+                        epoch,
+                        training.epochs,
+                        loss,
+                    )
+                ),
             )
             if trial.kind == "search":
                 outcomes = self._searched(trained)
@@ -108,16 +128,13 @@ class Executor:
             )
         ]
 
-    def checkpoint_path(self, trial: Trial) -> Path:
-        """The file of a trial's checkpoint."""
-        return self._checkpoints / f"{trial.name}.msgpack"
-
     def prepare(self, trial: Trial) -> tuple[Training, str]:
         """All that a trial is trained with, from the caches or made; a data label."""
         if runtime.is_crowded():
             self._compiled.cache_clear()
             jax.clear_caches()
         config = self._spec.at(trial.variant, trial.unit)
+        self._on_state(State(trial, "backbone" if config.backbone else "data"))
         dataset = self._dataset(trial.variant, trial.unit)
         # A hashable form of the settings that the compiled functions depend on.
         settings = json.dumps(msgspec.to_builtins(config) | _NOT_COMPILED)
@@ -233,6 +250,12 @@ def _compile(
     if first is None:
         return build(config)
     return build(config, Stage(build(first)[1], first["epochs"]))
+
+
+def _stage(trial: Trial, compiles: bool) -> state.Stage:
+    if compiles:
+        return "compile"
+    return "search" if trial.kind == "search" else "train"
 
 
 def _log_epochs(epochs: int, points: int) -> list[int]:

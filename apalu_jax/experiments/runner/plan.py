@@ -8,6 +8,7 @@ from itertools import islice
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.analysis import lr_search
+from apalu_jax.experiments.formatting import did_you_mean
 from apalu_jax.experiments.records import Key, Trial
 from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.specs import Spec
@@ -98,4 +99,5 @@ def _check(
     unknown = list(islice((item for item in chosen if item not in declared), 5))
     if unknown or not chosen:
         some = ", ".join(map(str, unknown)) or "none"
-        raise ExperimentError(f"`{name}` must be among {text}, got {some}.")
+        likely = did_you_mean(some, map(str, islice(declared, 100)))
+        raise ExperimentError(f"`{name}` must be among {text}, got {some}.{likely}")

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any
 
 from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments.formatting import did_you_mean
 from apalu_jax.experiments.schema import convert
 from apalu_jax.experiments.specs.spec import Spec as Spec
 from apalu_jax.experiments.specs.spec import merge
@@ -67,6 +68,7 @@ def choose(
     if preset not in choices:
         raise ExperimentError(
             f"`preset` must be one of {', '.join(choices)} for {name}, got {preset!r}."
+            + did_you_mean(preset, choices)
         )
     chosen = choices[preset]
     wanted = {
@@ -96,6 +98,7 @@ def _read(name: str) -> dict[str, Any]:
     if name not in names():
         raise ExperimentError(
             f"`experiment` must be one of {', '.join(names())}, got {name!r}."
+            + did_you_mean(name, names())
         )
     text = (resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8")
     try:

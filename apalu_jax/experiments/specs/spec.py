@@ -124,6 +124,10 @@ class Spec(RunConfig, frozen=True, kw_only=True):
         for figure in self.published:
             self._check_name("published", "`metric`", figure.metric, metrics)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickles the declaration: msgspec omits only defaults that are identical."""
+        return convert, (self.to_dict(), Spec, self.name)
+
     def _check_name(
         self, table: str, key: str, name: str, known: Iterable[str]
     ) -> None:
@@ -132,6 +136,11 @@ class Spec(RunConfig, frozen=True, kw_only=True):
                 f"{self.name}, `{table}`: {key} must be one of {', '.join(known)}, got "
                 f"{name!r}."
             )
+
+    @property
+    def is_smoke(self) -> bool:
+        """True if the run only checks that everything works, and decides nothing."""
+        return self.preset == "smoke"
 
     @property
     def all_arms(self) -> tuple[str, ...]:

@@ -23,7 +23,8 @@ from apalu_jax.experiments.training.compiled import Compiled, Stage, TrainState
 Row: TypeAlias = dict[str, Numbers]
 """Values logged after an epoch: path in the history -> one entry per seed."""
 
-OnEpoch: TypeAlias = Callable[[int], None]
+OnEpoch: TypeAlias = Callable[[int, float | None], None]
+"""Called with the number of epochs done, and the mean loss of the last one if known."""
 
 _Tree = TypeVar("_Tree")
 
@@ -68,8 +69,8 @@ def train(
 ) -> Trained:
     """Trains the seeds of a trial, from their checkpoint if there is one.
 
-    ``on_epoch`` is called with the number of epochs done, pretraining included. The
-    file of the checkpoint stays for the caller to remove once the results are safe.
+    Epochs of the pretraining count in ``on_epoch``. The file of the checkpoint stays
+    for the caller to remove once the results are safe.
     """
     compiled, task, folds, log_epochs, log_test_curve = training
     seeds = jnp.asarray(trial.seeds, jnp.uint32)
@@ -83,12 +84,14 @@ def train(
 
     ends = [0, *log_epochs]
     predictions: dict[str, Predictions] = {}
+    loss = None
     for first, last in itertools.pairwise(ends[len(rows) - 1 :]):
-        on_epoch(compiled.pretraining_epochs + first)
+        on_epoch(compiled.pretraining_epochs + first, loss)
         state, losses = compiled.epochs(
             state, seeds, multipliers, first + 1, last, train_split
         )
         row = {"train/loss": np.asarray(losses), **_log_activations(state)}
+        loss = float(row["train/loss"].mean())
         for name, splits in evaluated.items():
             predictions[name] = jax.device_get(
                 compiled.predict(state.variables, stacked[name])
@@ -100,7 +103,7 @@ def train(
         rows.append(row)
         if last < ends[-1]:
             checkpoint.save_if_due(state, {"rows": rows})
-    on_epoch(training.epochs)
+    on_epoch(training.epochs, loss)
     return Trained(
         state.variables, predictions["validation"], ends, rows, checkpoint.seconds()
     )
@@ -141,7 +144,7 @@ def _pretrain(
         state = compiled.init(seeds, split)
     multipliers = jnp.ones(len(seeds), jnp.float32)
     for number in range(done + 1, stage.epochs + 1):
-        on_epoch(number - 1)
+        on_epoch(number - 1, None)
         state, losses = compiled.epochs(
             state, seeds, multipliers, number, number, split
         )

@@ -29,7 +29,8 @@ def test_summary_pairs_by_seed():
     # Differences of 0.3, 0.2, 0.4: p is 2/8, doubled over the family of two.
     assert relu.comparison.mean == pytest.approx(0.3)
     assert relu.comparison.p == pytest.approx(0.25)
-    assert relu.comparison.p_holm == pytest.approx(0.5)
+    # Three pairs are no test.
+    assert (relu.comparison.is_tested, relu.comparison.p_holm) == (False, 1.0)
     low, high = relu.comparison.interval
     assert 0.199 < low < high < 0.401
     # Differences of -0.1, 0, -0.2.
@@ -38,6 +39,38 @@ def test_summary_pairs_by_seed():
     assert frozen.comparison.p_holm is None
     assert frozen.comparison.mean == pytest.approx(0.1 / 3)
     assert (table.units, table.ranks, table.family) == ({}, None, 2)
+
+
+def test_outcomes_of_a_family_are_adjusted():
+    spec = tiny(arms=("relu", "gelu", "elu", "apalu"), ablations=(), seeds=8)
+    shared = [(s, 0.5 + 0.01 * s) for s in range(8)]
+    shifts = {"relu": 0.1, "gelu": -0.1, "elu": 0.0, "apalu": 0.0}
+    runs = make_runs(
+        {
+            arm: [x - shift + 0.001 * (s % 3) * (arm != "apalu") for s, x in shared]
+            for arm, shift in shifts.items()
+        }
+    )
+    found = {s.arm: s.comparison for s in analysis.summarize(spec, runs).arms}
+    outcomes = [found[arm].outcome(True) for arm in ("relu", "gelu", "elu")]
+    assert outcomes == ["better", "worse", "equivalent"]
+    assert [found[arm].outcome(False) for arm in ("relu", "gelu")] == [
+        *("worse", "better"),
+    ]
+    # The smallest of three p-values of 2 / 2^8 is tripled.
+    assert found["relu"].p_holm == pytest.approx(3 * 2 / 2**8)
+
+
+@pytest.mark.parametrize(("n", "tested"), [(5, False), (6, True)])
+def test_fewer_than_six_pairs_and_equal_ones_are_no_test(n, tested):
+    apalu = [0.5 + 0.01 * s for s in range(n)]
+    runs = {"apalu": apalu, "relu": [0.1] * n, "gelu": [x - 0.1 for x in apalu]}
+    spec = tiny(arms=("relu", "gelu", "apalu"), seeds=n)
+    table = analysis.summarize(spec, make_runs(runs))
+    relu, gelu = (table.arm(arm).comparison for arm in ("relu", "gelu"))
+    assert (relu.is_tested, gelu.is_tested) == (tested, False)
+    assert gelu.p_holm == 1.0 and not gelu.is_significant
+    assert gelu.outcome(True) == "not resolved"
 
 
 def test_missing_runs_leave_pairs_and_family_as_declared():

@@ -58,7 +58,7 @@ def judge(spec, relu, gelu, apalu=SHARED):
             column(0.02),
             column(0),
             "not resolved",
-            "difference from gelu",
+            "not differ significantly from gelu",
         ),
         (
             *(column(0), column(0, 2)),
@@ -69,9 +69,10 @@ def judge(spec, relu, gelu, apalu=SHARED):
         # A difference that is significant and yet does not matter is a win.
         (column(0.002), column(0.002), "supported", "margin to relu, gelu"),
         (
+            # Without any variance there is no p-value, and so no verdict.
             SHARED,
             SHARED,
-            "equivalent within the margin",
+            "not resolved",
             "undefined",
         ),
     ],
@@ -194,6 +195,13 @@ def test_the_variant_of_the_claim_decides():
     first = replace(spec, claim=replace(spec.claim, variant=""))
     verdict = judge_runs(first, runs)
     assert (verdict.status, verdict.variant) == ("contradicted", "same")
+
+
+def test_a_smoke_run_is_not_judged():
+    spec = spec_with()
+    assert judge(spec, column(0.02), column(0.03)) is not None
+    smoke = replace(spec, preset="smoke")
+    assert judge(smoke, column(0.02), column(0.03)) is None
 
 
 def test_nothing_claimed_nothing_judged():

@@ -5,20 +5,22 @@ import re
 import pytest
 from matplotlib.figure import Figure
 from msgspec.structs import replace
-from rich.console import Console
 
-from apalu_jax._console import to_table
+from apalu_jax._tables import fit_table
 from apalu_jax.experiments import report
+from apalu_jax.experiments.records import InputCounts
 
 from ..helpers import (
     FIGURES,
     LEARNED,
+    RMSE,
     SETUP,
     build_report,
     make_runs,
     results_of,
     tiny,
 )
+from .helpers import CLAIM
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +39,34 @@ def all_notes(built):
 
 def test_table_holds_the_statistics(finished_run, built):
     _, _, found = finished_run
-    assert [row[0] for row in rows(built)] == ["relu", "apalu", "apalu-frozen"]
-    relu, apalu, frozen = rows(built)
+    by_arm = {row[0]: row for row in rows(built)}
+    relu, apalu, frozen = (by_arm[arm] for arm in ("relu", "apalu", "apalu-frozen"))
     mean = sum(r.value for r in found if r.arm == "apalu") / 3
     assert apalu[1] == "3"
     assert apalu[2].startswith(f"{100 * mean:.2f} ± ")
     assert re.fullmatch(r"\d+\.\d to \d+\.\d", apalu[3])
-    assert apalu[4:] == ("",) * 8
+    assert apalu[4:11] == ("",) * 7
     assert re.fullmatch(r"[+-]\d+\.\d\d", relu[4])
     assert re.fullmatch(r"[+-]\d+\.\d\d to [+-]\d+\.\d\d", relu[5])
-    # One arm in the family: Holm changes nothing. The control is not in it.
-    assert relu[6] == relu[7]
+    # Three pairs are no test.
+    assert relu[6:10] == ("-",) * 4
     assert relu[10] == "none"
-    assert (frozen[7], frozen[11]) == ("-", "ablation")
+    assert [row[11] for row in (relu, apalu, frozen)] == [
+        *("not resolved", "reference", "ablation"),
+    ]
 
 
-def test_text_has_every_cell(built, capsys):
-    Console(width=200).print(to_table(*built.sections[0].tables[0][1:]))
-    text = capsys.readouterr().out
+def test_the_best_arm_stands_first(built):
+    means = [float(row[2].split()[0]) for row in rows(built)]
+    assert means == sorted(means, reverse=True)
+    runs = make_runs({"relu": [0.3] * 3, "apalu": [0.2] * 3})
+    spec = tiny(metric=RMSE, ablations=())
+    assert [row[0] for row in rows(build_report(spec, runs))] == ["apalu", "relu"]
+
+
+def test_text_has_every_cell(built):
+    table = built.sections[0].tables[0]
+    text = fit_table(table.header, table.rows)
     for row in rows(built):
         assert all(cell in text for cell in row)
 
@@ -62,10 +74,55 @@ def test_text_has_every_cell(built, capsys):
 def test_notes_say_what_few_pairs_can_show(built):
     notes = all_notes(built)
     assert "3 pairs" in notes and "0.25" in notes
-    assert "no significant difference from relu" in notes
     assert "margin ±1.00" in notes
     assert "Incomplete" not in notes
-    assert built.verdict == []
+    assert built.verdict == [
+        "No test: it takes 6 pairs or more, with differences that vary."
+    ]
+
+
+def test_a_smoke_run_says_no_verdict(finished_run):
+    spec, _, found = finished_run
+    claim = replace(CLAIM, arms=("relu",))
+    built = build_report(replace(spec, preset="smoke", claim=claim), found)
+    (sentence,) = built.verdict
+    assert "decides nothing" in sentence
+    assert "verdict" not in built.sections[0].tables[0].header
+
+
+def test_six_pairs_that_vary_are_a_test():
+    spec = tiny(seeds=6, ablations=())
+    steps = [i / 100 for i in range(6)]
+    ahead = {"relu": steps, "apalu": [0.5 + 2 * i for i in steps]}
+    cells = rows(build_report(spec, make_runs(ahead)))[1]
+    assert cells[6:8] == ("0.0312", "0.0312")
+    assert cells[11] == "apalu better"
+    constant = {"relu": [0.25] * 6, "apalu": [0.5] * 6}
+    built = build_report(spec, make_runs(constant))
+    cells = rows(built)[1]
+    assert cells[6:10] == ("-",) * 4
+    assert cells[11:] == ("not resolved", "all differences are equal: no interval")
+    assert "p" not in re.findall(r"\w+", built.verdict[0])
+
+
+def test_mishaps_are_said_in_the_headline():
+    spec = tiny(ablations=())
+    runs = make_runs({"relu": [0.5] * 3, "apalu": [0.6] * 3})
+    paths = {"a": [0.5, 0.4], "b": [0.065, 0.001]}
+    many = {"a": [[0.5] * 3, [0.2, 0.3, 0.4]], "b": [[0.1] * 3, [0.001, 0.2, 0.3]]}
+    sites = {"APALU_0": paths, "APALU_1": many}
+    history = replace(runs[3].history, activations=sites, epochs=[0, 1])
+    dead = InputCounts(low=-1, high=1, counts=[0, 0], below=9, above=0, nan=0)
+    alive = replace(dead, above=9)
+    runs[0] = replace(runs[0], status="diverged", value=0.1)
+    inputs = {"APALU_0": alive, "APALU_1": dead}
+    runs[3] = replace(runs[3], history=history, inputs=inputs)
+    _, *said = build_report(spec, runs).verdict
+    assert said == [
+        "1 of 3 runs of relu diverged and count with the chance level.",
+        "b of apalu ended at the floor, 0.001, in 1 of 3 runs and 2 of 2 layers.",
+        "Dead layers of apalu: APALU_1.",
+    ]
 
 
 def test_notes_follow_the_direction_of_the_metric():
@@ -102,9 +159,10 @@ def test_incomplete_failed_diverged_and_mixed_runs_are_noted(finished_run):
     # Which data it was is no set-up, but is said.
     assert "2 different set-ups" in notes
     assert "data a copy" in dict(built.declaration)["made with"]
-    remarks = rows(built)[0][-1]
+    cells = next(row for row in rows(built) if row[0] == "relu")
+    remarks = cells[-1]
     assert all(each in remarks for each in ("1 diverged", "1 failed", "1 of 3 pairs"))
-    assert rows(built)[0][2] == "10.00 ± -"
+    assert cells[2] == "10.00 ± -"
 
 
 def test_metric_without_percent(finished_run):

@@ -46,9 +46,9 @@ def test_verdicts_over_a_collection(large, collection):
     (cells,) = judged.section.tables
     first, second = cells.rows
     assert [reason.split(":")[0] for reason in judged.reasons] == ["digits", "b"]
-    assert first[:3] == ("digits (smoke, same)", CLAIM.text, "not resolved")
+    assert first[:3] == ("digits (tiny, same)", CLAIM.text, "not resolved")
     assert second[:8] == (
-        *("b (smoke)", CLAIM.text, "supported"),
+        *("b (tiny)", CLAIM.text, "supported"),
         "accuracy, % (differences in percentage points)",
         *("50.90", "relu, 20.45", "-", "gelu, 39.55"),
     )
@@ -81,7 +81,7 @@ def test_readme_holds_the_verdicts(collection):
     text = readme.read_text()
     assert text.startswith(other)
     assert text.endswith("<!-- end -->\nafter\n")
-    assert "| b (smoke) | APALU is better. | supported |" in text
+    assert "| b (tiny) | APALU is better. | supported |" in text
     assert "old" not in text
     assert not report.update_readme(readme, found, check=True)
     readme.write_text("<!-- table: verdicts short -->\n<!-- end -->\n")

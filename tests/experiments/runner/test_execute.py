@@ -91,8 +91,8 @@ def test_diverged_runs_count_with_the_chance_level(tmp_path):
 def test_error_of_the_machine_is_recorded_and_tried_again(finished_run, tmp_path):
     spec, _, complete = finished_run
 
-    def run_out_of_memory(trial, share):
-        if trial.arm == "relu":
+    def run_out_of_memory(state):
+        if state.trial.arm == "relu":
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 byte\nmore")
 
     out, some = tmp_path / "run", ["relu", "apalu"]

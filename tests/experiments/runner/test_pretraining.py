@@ -67,7 +67,7 @@ def test_pretraining_is_a_training_of_its_own(continued):
         checkpoint = Checkpoint(ABSENT, np.inf, trial, "")
         return loop.train(training, trial, checkpoint, on_epoch)
 
-    alone = train(prepare(plain), print)
+    alone = train(prepare(plain), lambda epoch, loss: None)
     training = prepare(staged)
     starts, epochs, init = [], [], training.compiled.init
 
@@ -77,7 +77,9 @@ def test_pretraining_is_a_training_of_its_own(continued):
         return state
 
     compiled = training.compiled._replace(init=noted)
-    train(training._replace(compiled=compiled), epochs.append)
+    train(
+        training._replace(compiled=compiled), lambda epoch, loss: epochs.append(epoch)
+    )
     (start,) = starts
     for a, b in zip(
         jax.tree.leaves(start), jax.tree.leaves(alone.variables), strict=True
@@ -99,9 +101,10 @@ def test_a_resumed_run_has_the_same_records(continued, tmp_path):
         """Shares of the work that were told."""
         shares = []
 
-        def stop(trial, share):
-            shares.append(share)
-            if share == until:
+        def stop(state):
+            if state.stage != "data":
+                shares.append(state.share)
+            if state.share == until:
                 raise Stop
 
         with contextlib.suppress(Stop):

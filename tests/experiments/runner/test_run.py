@@ -14,17 +14,23 @@ from ..helpers import coordinates, records_of, tiny, values
 
 def test_values_do_not_depend_on_what_else_is_asked_for(finished_run, tmp_path):
     spec, _, complete = finished_run
-    shares = []
+    states = []
     split = records_of(
         spec,
         tmp_path / "run",
         arm_names=["apalu"],
         seeds=[2],
-        progress=lambda trial, share: shares.append((trial.arm, share)),
+        progress=states.append,
     )
     wanted = [v for v in values(complete) if (v["arm"], v["seed"]) == ("apalu", 2)]
     assert values(split) == wanted
-    assert shares == [("apalu", 0.0), ("apalu", 0.5), ("apalu", 1.0)]
+    assert [(s.stage, s.epoch, s.share) for s in states[2:]] == [
+        *(("train", 1, 0.5), ("train", 2, 1.0)),
+    ]
+    assert (states[0].stage, states[0].share) == ("data", 0.0)
+    assert states[1].stage in ("compile", "train")  # another test may have compiled it
+    assert {s.trial.arm for s in states} == {"apalu"}
+    assert states[1].loss is None and states[2].loss > states[3].loss > 0
     more = records_of(spec, tmp_path / "run", arm_names=["relu", "apalu"], resume=True)
     assert coordinates(more)[:1] == [("apalu", "", "", 2)]
     everything = records_of(spec, tmp_path / "run", resume=True)
@@ -34,9 +40,7 @@ def test_values_do_not_depend_on_what_else_is_asked_for(finished_run, tmp_path):
 def test_nothing_is_left_to_do(finished_run):
     spec, out, complete = finished_run
     before, trained = (out / "records.jsonl").read_bytes(), []
-    again = records_of(
-        spec, out, resume=True, progress=lambda trial, share: trained.append(trial)
-    )
+    again = records_of(spec, out, resume=True, progress=trained.append)
     assert again == complete
     assert trained == []
     assert (out / "records.jsonl").read_bytes() == before
@@ -47,7 +51,7 @@ def test_folder_in_use_is_refused(finished_run, tmp_path):
     with pytest.raises(ExperimentError, match="--resume"):
         records_of(spec, out)
     other = replace(spec, epochs=5)
-    with pytest.raises(ExperimentError, match=r"spec\.json is of digits \(smoke\)"):
+    with pytest.raises(ExperimentError, match=r"spec\.json is of digits \(tiny\)"):
         records_of(other, out, resume=True)
     with storage.lock(out), pytest.raises(ExperimentError, match="in use"):
         # flock is per open file, so a second lock of this process conflicts too.

@@ -19,7 +19,8 @@ def run(spec, out, **options):
     """The results, and seeds and learning-rate multipliers of what was trained."""
     trained = []
 
-    def watch(trial, share):
+    def watch(state):
+        trial = state.trial
         if (trial.seeds, trial.lr_multipliers) not in trained:
             trained.append((trial.seeds, trial.lr_multipliers))
 
@@ -62,7 +63,7 @@ def test_search_fills_its_last_trial(tmp_path):
 
 
 def test_a_failed_search_is_tried_again(tmp_path):
-    def fail(trial, share):
+    def fail(state):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")
 
     spec, out = search_spec((0.5, 1.0), 1), tmp_path / "run"

@@ -39,9 +39,13 @@ def trial(seeds, arm="apalu", multipliers=None):
 def train(spec, trial, path=ABSENT, every_s=np.inf, on_epoch=None):
     epochs = []
     checkpoint = Checkpoint(path, every_s, trial, spec.run_hash)
-    result = loop.train(
-        prepare(spec, trial), trial, checkpoint, on_epoch or epochs.append
-    )
+
+    def note(epoch, loss):
+        epochs.append(epoch)
+        if on_epoch:
+            on_epoch(epoch)
+
+    result = loop.train(prepare(spec, trial), trial, checkpoint, note)
     return result._replace(seconds=epochs)
 
 
@@ -198,7 +202,7 @@ def test_every_epoch_gets_its_number():
     compiled = training.compiled
     training = training._replace(compiled=compiled._replace(epochs=epochs))
     checkpoint = Checkpoint(ABSENT, np.inf, block, "")
-    trained = loop.train(training, block, checkpoint, lambda done: None)
+    trained = loop.train(training, block, checkpoint, lambda epoch, loss: None)
     assert numbers == [(1, 2), (3, 5), (6, 7)]
     assert trained.epochs == [0, 2, 5, 7]
     assert len(trained.rows) == 4
@@ -240,7 +244,7 @@ def test_collections_besides_params_are_carried():
     )
     checkpoint = Checkpoint(ABSENT, np.inf, block, "")
     training = loop.Training(program, task, folds, [2], False)
-    result = loop.train(training, block, checkpoint, lambda done: None)
+    result = loop.train(training, block, checkpoint, lambda epoch, loss: None)
     mean = result.variables["batch_stats"]["BatchNorm_0"]["mean"]
     assert mean.shape == (1, 16)
     assert np.abs(mean).max() > 0.01

@@ -4,10 +4,8 @@ import math
 from collections.abc import Mapping
 
 from apalu_jax.experiments.analysis import ArmSummary, Comparison, Table, verdicts
-from apalu_jax.experiments.analysis.verdicts import FEWEST_PAIRS
 from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.report.differences import best_first
-from apalu_jax.experiments.report.page.headline import decides
 from apalu_jax.experiments.report.page.parts import Cell, Grid
 from apalu_jax.experiments.report.tables import TextTable
 from apalu_jax.experiments.specs import Metric, Spec
@@ -21,7 +19,7 @@ _STEPS = (0.5, 1.0, 2.0, 4.0)
 
 def outcome(spec: Spec, table: Table) -> Grid:
     """Every arm in six columns, the best one first."""
-    words = verdicts.words(table) if decides(spec) else {}
+    words = verdicts.words(table) if not spec.is_smoke else {}
     metric = table.metric
     header = [
         "activation",
@@ -104,7 +102,7 @@ def _mean(spec: Spec, metric: Metric, summary: ArmSummary) -> str:
 def _p(comparison: Comparison) -> str:
     """No p-value of an ablation, of few pairs or of differences without spread."""
     p = comparison.p_holm
-    if p is None or comparison.n < FEWEST_PAIRS or comparison.interval is None:
+    if p is None or not comparison.is_tested:
         return "–"
     return "<0.001" if p < 5e-4 else f"{p:.3f}"
 

@@ -1,21 +1,16 @@
 """The outcome at a glance, and what must be known before it is believed."""
 
 import math
-from collections.abc import Iterator, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from apalu_jax.experiments.analysis import Comparison, Table, verdicts
-from apalu_jax.experiments.analysis.verdicts import FEWEST_PAIRS, Verdict
+from apalu_jax.experiments.analysis.comparisons import FEWEST_PAIRS
+from apalu_jax.experiments.analysis.verdicts import Verdict
 from apalu_jax.experiments.formatting import joined, range_text
-from apalu_jax.experiments.records import InputCounts, Record, select
 from apalu_jax.experiments.report.page.parts import Card
+from apalu_jax.experiments.report.warnings import warnings
 from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.specs import Spec
-
-# A run of the preset "smoke" only shows that everything works.
-_SMOKE = "smoke"
-_DEAD_SLOPE, _DEAD_SHARE = 1e-3, 0.999
 
 _HOW = {
     "better": "better than",
@@ -32,27 +27,21 @@ def card(
     """Answer, facts and warnings, by the table that decides."""
     spec = results.spec
     facts = [("Runs", _size(spec, table)), ("Could detect", _detectable(spec, table))]
-    if decides(spec):
+    if not spec.is_smoke:
         name = "Verdict on the claim" if verdict else "Verdict"
         facts.insert(0, (name, _verdict(table, verdict)))
     if verdict:
         facts.append(("Claim", f"{verdict.claim.text} ({verdict.claim.source})"))
-    warnings = [*_lost(table), *_floors(results, table.variant)]
-    warnings += [*_dead(results, table.variant), *notes]
-    reason = verdict.reason if verdict and decides(spec) else ""
-    return Card(_answer(spec, table), facts, warnings, reason)
-
-
-def decides(spec: Spec) -> bool:
-    """False if the preset is too small for a verdict."""
-    return spec.preset != _SMOKE
+    warned = [*warnings(results, table), *notes]
+    reason = verdict.reason if verdict and not spec.is_smoke else ""
+    return Card(_answer(spec, table), facts, warned, reason)
 
 
 def _answer(spec: Spec, table: Table) -> str:
     others = _compared(table)
     if not others:
         return "There is no pair of runs to compare yet."
-    if not decides(spec):
+    if spec.is_smoke:
         return (
             "A smoke run shows that everything works; it is too short to answer the "
             "question."
@@ -136,66 +125,3 @@ def _compared(table: Table) -> list[Comparison]:
     """Comparisons of the family."""
     found = [s.comparison for s in table.arms if s.comparison]
     return [comparison for comparison in found if comparison.p_holm is not None]
-
-
-def _lost(table: Table) -> Iterator[str]:
-    for summary in table.arms:
-        runs = f"of {summary.n + summary.failed} runs of {summary.arm}"
-        if summary.diverged:
-            yield f"{summary.diverged} {runs} diverged and count with the chance level."
-        if summary.failed:
-            yield f"{summary.failed} {runs} failed and are missing."
-
-
-def _floors(results: Results, variant: str) -> Iterator[str]:
-    """Arms with a or b at the floor at the end of training."""
-    floor = float(results.spec.optimizer.get("activation_floor") or 0)
-    for arm in results.spec.all_arms:
-        runs = [r for r in select(results.records, variant, arm) if r.status == "ok"]
-        found = [[*_at_floor(run, floor)] for run in runs]
-        places = {place for own in found for place in own}
-        if places:
-            names = " and ".join(sorted({name for _, name in places}))
-            hit, layers = len({s for s, _ in places}), len(runs[0].history.activations)
-            where = f" and {hit} of {layers} layers" if layers > 1 else ""
-            yield (
-                f"{names} of {arm} ended at the floor, {floor:g}, in "
-                f"{sum(map(bool, found))} of {len(runs)} runs{where}."
-            )
-
-
-def _at_floor(record: Record, floor: float) -> Iterator[tuple[str, str]]:
-    for site, by_name in record.history.activations.items() if floor else ():
-        for name, path in by_name.items():
-            # Records hold six digits.
-            if np.min(np.asarray(path[-1], float)) <= floor * (1 + 1e-5):
-                yield site, name
-
-
-def _dead(results: Results, variant: str) -> Iterator[str]:
-    """Arms with layers whose slope vanishes at nearly all of their inputs."""
-    for arm in results.spec.all_arms:
-        own = [r for r in select(results.records, variant, arm) if r.status == "ok"]
-        dead = []
-        for unit in dict.fromkeys(r.unit for r in own if r.history.activations):
-            ends = [r.history.activations for r in own if r.unit == unit]
-            for site, counts in results.inputs(arm, variant, unit).items():
-                b = [
-                    np.max(np.asarray(e[site]["b"][-1], float))
-                    for e in ends
-                    if site in e
-                ]
-                if b and _is_dead(counts, max(b)):
-                    dead.append(joined(unit, site))
-        if dead:
-            more = f" and {len(dead) - 3} more" if len(dead) > 3 else ""
-            yield f"Dead layers of {arm}: {', '.join(dead[:3])}{more}."
-
-
-def _is_dead(inputs: InputCounts, b: float) -> bool:
-    """True if almost all inputs are where b exp(x), the slope, is next to nothing."""
-    limit = min(0.0, math.log(_DEAD_SLOPE / b)) if b > 0 else 0.0
-    edges = np.linspace(inputs.low, inputs.high, len(inputs.counts) + 1)
-    left = inputs.below + int(np.asarray(inputs.counts)[edges[1:] <= limit].sum())
-    total = inputs.below + sum(inputs.counts) + inputs.above
-    return total > 0 and left >= _DEAD_SHARE * total

@@ -1,0 +1,102 @@
+"""The commands ``apalu data list | verify | download``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from apalu_jax._console import (
+    Json,
+    one_line_errors,
+    print_json,
+    print_notes,
+    print_table,
+)
+from apalu_jax.experiments import ExperimentError
+
+data_app = typer.Typer(help="Data sets of the experiments.", no_args_is_help=True)
+
+DataDir: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Folder to look for data in first.")
+]
+DataName = Annotated[str | None, typer.Argument(help="A data set; all if left out.")]
+
+
+@data_app.command("list", epilog="Example: apalu data list --data-dir ~/data")
+@one_line_errors(ExperimentError)
+def list_data(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """List the data sets: what is here, its size, source and license."""
+    from apalu_jax.experiments import data
+
+    data.downloads.check_folder(data_dir)
+    header = ("name", "state", "size", "data set")
+    rows, sources = [], []
+    for name in data.names():
+        source, (state, size) = data.source(name), data.state(name, data_dir)
+        rows.append(
+            (name, state, f"{size / 1e6:,.1f} MB" if size else "-", source.title)
+        )
+        parts = filter(None, (source.origin, source.license, source.note))
+        sources.append(f"{name}: {'; '.join(parts)}")
+    if as_json:
+        print_json([dict(zip(header, row, strict=True)) for row in rows])
+        return
+    print_table(header, rows, columns=header)
+    typer.echo()
+    print_notes(sources)
+    typer.echo()
+    places = ", ".join(map(str, data.downloads.folders(data_dir)))
+    print_notes(
+        [
+            f"Files are looked for in {places}, in this order: --data-dir, "
+            "$APALU_DATA_DIR, the cache, into which missing files are downloaded."
+        ],
+        "",
+    )
+
+
+@data_app.command(epilog="Examples: apalu data verify; apalu data verify mnist")
+@one_line_errors(ExperimentError)
+def verify(name: DataName = None, data_dir: DataDir = None) -> None:
+    """Check that data sets are present and intact, without downloading."""
+    from apalu_jax.experiments import data
+
+    _each_data_set(name, data_dir, "intact", data.verify)
+
+
+@data_app.command(epilog="Example: apalu data download mnist")
+@one_line_errors(ExperimentError)
+def download(name: DataName = None, data_dir: DataDir = None) -> None:
+    """Download missing files of data sets, and check them."""
+    from apalu_jax.experiments import data
+
+    _each_data_set(name, data_dir, "present", data.download)
+
+
+def _each_data_set(
+    name: str | None,
+    data_dir: Path | None,
+    sound: str,
+    check: Callable[[str, Path | None], list[Path]],
+) -> None:
+    """Lists the state of every data set; status 2 unless all are sound."""
+    from apalu_jax.experiments import data
+
+    data.downloads.check_folder(data_dir)
+    rows, failed = [], False
+    for each in data.names() if name is None else [name]:
+        source = data.source(each)
+        try:
+            where, state = (
+                ", ".join(map(str, check(each, data_dir))) or source.note,
+                sound,
+            )
+        except ExperimentError as error:
+            is_missing = isinstance(error, data.downloads.Missing)
+            where, state = str(error), "missing" if is_missing else "damaged"
+            failed = True
+        rows.append((each, state, where))
+    print_table(("name", "state", "files"), rows)
+    if failed:
+        raise typer.Exit(2)
