@@ -23,7 +23,7 @@ def test_example_runs(block, capsys, optax_promotion, quick_compilation):
 
 
 @pytest.mark.docs
-def test_comparison_runs(capsys):
+def test_comparison_runs(capsys, optax_promotion):
     exec(compile(BLOCKS[2], "README.md", "exec"), {})
     table = capsys.readouterr().out
     assert all(f"\n{name} " in table for name in ("relu", "gelu", "prelu", "apalu"))

@@ -13,6 +13,9 @@ Kind: TypeAlias = Literal["search", "evaluation"]
 Curve: TypeAlias = list[float | None]
 """One number for each logged epoch; None if it is not finite."""
 
+CHANCE = "chance"
+"""Test metric under which a record may hold that of a constant prediction."""
+
 
 class Key(NamedTuple):
     """Coordinates of a run within an experiment.

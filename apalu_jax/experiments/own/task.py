@@ -12,10 +12,10 @@ from jax import Array
 from msgspec.structs import replace
 
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.cautions import CHANCE
 from apalu_jax.experiments.data.splits import Batch, Numbers
 from apalu_jax.experiments.own.datasets import Kind
 from apalu_jax.experiments.own.network import Network
+from apalu_jax.experiments.records import CHANCE
 from apalu_jax.experiments.specs import Metric
 from apalu_jax.experiments.tasks.base import (
     DeviceBatch,

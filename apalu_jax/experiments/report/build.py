@@ -7,7 +7,7 @@ from apalu_jax.experiments.analysis import Table, lr_search, verdicts
 from apalu_jax.experiments.report import checks, figures, page, tables, text
 from apalu_jax.experiments.report.figures import Picture
 from apalu_jax.experiments.report.page import Page
-from apalu_jax.experiments.report.tables import Section
+from apalu_jax.experiments.report.tables import Section, TextTable
 from apalu_jax.experiments.report.warnings import warnings
 from apalu_jax.experiments.results import Results
 
@@ -66,11 +66,7 @@ def build(results: Results) -> Report:
     return Report(
         title=f"{spec.title} ({spec.name}, preset {spec.preset})",
         question=spec.question,
-        verdict=[
-            text.outcome(spec, decisive),
-            *warnings(results, decisive),
-            *text.verdict(judged),
-        ],
+        verdict=[*_headline(results, decisive), *text.verdict(judged)],
         sections=[tables.judged(spec, summary) for summary in summaries.values()],
         others=tried,
         notes=notes,
@@ -79,6 +75,16 @@ def build(results: Results) -> Report:
         page=page.build(results, [*summaries.values()], judged, notes, tried, drawn),
         summaries=tuple(summaries.values()),
     )
+
+
+def summary(results: Results) -> tuple[list[str], TextTable]:
+    """Outcome, warnings and the table of the primary metric, without the rest."""
+    table = analysis.summarize(results.spec, results.records)
+    return _headline(results, table), tables.judged(results.spec, table).tables[0]
+
+
+def _headline(results: Results, table: Table) -> list[str]:
+    return [text.outcome(results.spec, table), *warnings(results, table)]
 
 
 def to_plain(results: Results, report: Report) -> dict[str, object]:

@@ -1,13 +1,18 @@
-"""Warnings in the headline: lost runs, parameters at their floor, dead layers."""
+"""Warnings in the headline, which come before any result.
+
+A network that has learned nothing, a run that diverged, and an activation that ended at
+its floor or with a slope of zero are no evidence for or against an activation.
+"""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 import numpy as np
 
 from apalu_jax.experiments.analysis import Table
 from apalu_jax.experiments.formatting import joined
-from apalu_jax.experiments.records import InputCounts, Record, select
+from apalu_jax.experiments.records import CHANCE, InputCounts, Record, select
 from apalu_jax.experiments.results import Results
 
 _DEAD_SLOPE, _DEAD_SHARE = 1e-3, 0.999
@@ -16,10 +21,39 @@ _DEAD_SLOPE, _DEAD_SHARE = 1e-3, 0.999
 def warnings(results: Results, table: Table) -> list[str]:
     """A sentence for each arm and kind of mishap, in the variant of a table."""
     return [
+        *_at_chance(results, table.variant),
         *_lost(table),
         *_floors(results, table.variant),
         *_dead(results, table.variant),
     ]
+
+
+def _at_chance(results: Results, variant: str) -> Iterator[str]:
+    arms = [
+        arm
+        for arm in results.spec.all_arms
+        if _learned_nothing(results, select(results.records, variant, arm))
+    ]
+    if arms:
+        yield (
+            f"No better than a constant prediction: {', '.join(arms)}. Train longer or "
+            "otherwise before reading anything into the differences."
+        )
+
+
+def _learned_nothing(results: Results, runs: Sequence[Record]) -> bool:
+    """True if the mean lead over a constant prediction is within the margin."""
+    metric = results.spec.metric
+    pairs = [
+        (run.value, level)
+        for run in runs
+        if run.value is not None and (level := run.history.test.get(CHANCE)) is not None
+    ]
+    if not pairs:
+        return False
+    lead = fmean(value - level for value, level in pairs)
+    scale = fmean(abs(level) for _, level in pairs) if metric.relative else 1.0
+    return lead * (1 if metric.higher_is_better else -1) <= metric.margin * scale
 
 
 def _lost(table: Table) -> Iterator[str]:
@@ -33,7 +67,7 @@ def _lost(table: Table) -> Iterator[str]:
 
 def _floors(results: Results, variant: str) -> Iterator[str]:
     """Arms with a or b at the floor at the end of training."""
-    floor = float(results.spec.optimizer.get("activation_floor") or 0)
+    floor = float(results.spec.optimizer.get("activation_floor", 1e-3))
     for arm in results.spec.all_arms:
         runs = [r for r in select(results.records, variant, arm) if r.status == "ok"]
         found = [[*_at_floor(run, floor)] for run in runs]
