@@ -84,9 +84,15 @@ def step(functions: Functions = None, out: Out = None) -> None:
 
 
 @_command
-def tpu(functions: Functions = None, out: Out = None) -> None:
+def tpu(
+    functions: Functions = None,
+    mesh: Annotated[
+        bool, typer.Option("--mesh", help="Training steps on 16 chips.")
+    ] = False,
+    out: Out = None,
+) -> None:
     """Count costs of programs compiled for a TPU; needs libtpu."""
-    _run("tpu", out, functions=functions)
+    _run("mesh" if mesh else "tpu", out, functions=functions)
 
 
 @_command
