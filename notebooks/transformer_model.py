@@ -88,7 +88,7 @@ class Transformer(nnx.Module):
         self.head = nnx.Linear(shape.width, VOCABULARY, dtype=dtype, rngs=rngs)
 
     def __call__(self, tokens: Array) -> Array:
-        x = self.embed(tokens) + self.position(jnp.arange(tokens.shape[1]))
+        x = self.embed(tokens) + self.position(jnp.arange(tokens.shape[1])[None])
 
         @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
         @nnx.remat

@@ -126,16 +126,14 @@ def measure(
                 found: dict[str, dict[str, float]] = {}
                 for name in names:
                     progress(f"{topology}, {title}, {name}")
-                    kinds, costs = child.submit(step_costs, topology, layout, name)
+                    used, costs = child.submit(step_costs, topology, layout, name)
                     found[name] = costs
                     row = {"topology": topology, "network": title, "function": name}
                     compared = ratios(costs, found[REFERENCE], REFERENCE)
-                    rows.append({**row, "collectives": kinds, **costs, **compared})
-        sizes = batch_sizes(
-            {title: layout.network for title, layout in layouts.items()}
-        )
-        notes = [note.format(batches=sizes) for note in _NOTES]
+                    rows.append({**row, "collectives": used, **costs, **compared})
         kinds = [child.call(Compiler.kind, topology) for topology in topologies]
+    sizes = batch_sizes({title: layout.network for title, layout in layouts.items()})
+    notes = [note.format(batches=sizes) for note in _NOTES]
     return finish("mesh", _COLUMNS, rows, notes, kinds=kinds)
 
 
