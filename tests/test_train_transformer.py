@@ -218,7 +218,7 @@ class Net(nn.Module):
 
 
 def test_checkpoint_of_version_0_1():
-    """Committed as version 0.1.0 and orbax 0.11 wrote it."""
+    """Committed as version 0.1.0 and orbax 0.12 wrote it."""
     old = ocp.StandardCheckpointer().restore(
         Path(__file__).parent / "fixtures" / "checkpoint_0_1"
     )
@@ -268,12 +268,17 @@ def start(out, processes=1, devices=8, steps=STEPS, every=5, **options):
     ]
 
 
+def stop(workers):
+    for worker in workers:
+        worker.kill()
+        worker.communicate()
+
+
 def outputs(workers):
     try:
         results = [worker.communicate(timeout=300) for worker in workers]
     finally:
-        for worker in workers:
-            worker.kill()
+        stop(workers)
     for worker, (_, err) in zip(workers, results, strict=True):
         assert worker.returncode == 0, err
     return results[0][0]
@@ -305,9 +310,7 @@ def test_a_killed_process(tmp_path, alone):
         assert time.monotonic() < deadline and workers[0].poll() is None
         time.sleep(0.01)
     workers[1].send_signal(signal.SIGKILL)
-    for worker in workers:
-        worker.kill()
-        worker.communicate()
+    stop(workers)
     out = outputs(start(tmp_path, 2, 2, mesh="2x2", rate=1e-3))
     assert "from step 1" in out
     whole, activations = distances(
