@@ -87,9 +87,16 @@ def step(functions: Functions = None, out: Out = None, wide: Wide = False) -> No
 
 
 @_command
-def tpu(functions: Functions = None, out: Out = None, wide: Wide = False) -> None:
+def tpu(
+    functions: Functions = None,
+    mesh: Annotated[
+        bool, typer.Option("--mesh", help="Training steps on 16 chips.")
+    ] = False,
+    out: Out = None,
+    wide: Wide = False,
+) -> None:
     """Count costs of programs compiled for a TPU; needs libtpu."""
-    _run("tpu", out, wide, functions=functions)
+    _run("mesh" if mesh else "tpu", out, wide, functions=functions)
 
 
 @_command

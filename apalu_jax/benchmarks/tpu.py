@@ -5,6 +5,7 @@ expects a TPU, so it is loaded in a child process alone.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -26,7 +27,7 @@ from apalu_jax.benchmarks import (
     quiet,
     to_result,
 )
-from apalu_jax.benchmarks._process import spawn
+from apalu_jax.benchmarks._process import Child, spawn
 from apalu_jax.benchmarks.functions import FUNCTIONS, Activation, Function, choose
 from apalu_jax.benchmarks.memory import Costs, compiled_costs, cost_row
 from apalu_jax.benchmarks.ops import CHANNELS, DTYPES, MODES, check_size, operation
@@ -87,13 +88,9 @@ def measure(
     """
     names = choose(functions, REFERENCE)
     check_size("size", size)
-    if find_spec("libtpu") is None:
-        raise BenchmarkError("`tpu` needs the compiler for TPUs: pip install libtpu")
     rows: list[Row] = []
-    kinds: list[str] = []
-    with spawn("the compiler for TPUs", Compiler, _ENVIRONMENT) as child:
+    with compiler() as child:
         for topology in topologies:
-            kinds += child.call(Compiler.kinds, topology)
             for dtype, mode, name in product(DTYPES, MODES, names):
                 progress(f"{topology}, operation, {dtype}, {mode}, {name}")
                 case = topology, dtype, mode, name
@@ -101,9 +98,29 @@ def measure(
             for title, network in networks.items():
                 progress(f"{topology}, {title}")
                 rows += child.call(Compiler.steps, topology, title, network, names)
-    values = {"size": size, "batches": batch_sizes(networks)}
-    notes = [note.format(**values) for note in _NOTES]
-    result = to_result("tpu", _COLUMNS, rows, notes)
+        values = {"size": size, "batches": batch_sizes(networks)}
+        notes = [note.format(**values) for note in _NOTES]
+        kinds = [child.call(Compiler.kind, topology) for topology in topologies]
+    return finish("tpu", _COLUMNS, rows, notes, kinds=kinds)
+
+
+def compiler() -> AbstractContextManager[Child["Compiler"]]:
+    """The compiler in a process of its own."""
+    if find_spec("libtpu") is None:
+        raise BenchmarkError("`tpu` needs the compiler for TPUs: pip install libtpu")
+    return spawn("the compiler for TPUs", Compiler, _ENVIRONMENT)
+
+
+def finish(
+    benchmark: str,
+    columns: dict[str, str],
+    rows: list[Row],
+    notes: Sequence[str],
+    *,
+    kinds: Iterable[str],
+) -> Result:
+    """A result that names the kinds of chips and the compiler's version."""
+    result = to_result(benchmark, columns, rows, notes)
     result["setting"]["platform"] = ", ".join(kinds)
     result["setting"]["versions"]["libtpu"] = version("libtpu")
     return result
@@ -112,10 +129,9 @@ def measure(
 class Compiler:
     """JAX with libtpu, in the child process."""
 
-    def kinds(self, topology: str) -> list[str]:
-        """Kinds of the chips of a topology."""
-        devices: set[jax.Device] = _chip(topology).device_set
-        return [device.device_kind for device in devices]
+    def kind(self, topology: str) -> str:
+        """Kind of the chips of a topology."""
+        return str(described_devices(topology)[0].device_kind)
 
     def operation(
         self, topology: str, dtype: str, mode: str, name: str, size: int
@@ -175,7 +191,8 @@ def count_elements(network: Network) -> float:
 
 
 @cache
-def _chip(topology: str) -> SingleDeviceSharding:
+def described_devices(topology: str) -> Sequence[jax.Device]:
+    """Devices that are not there, to compile for."""
     try:
         description = get_topology_desc(platform="tpu", topology_name=topology)
     except Exception as error:
@@ -183,13 +200,13 @@ def _chip(topology: str) -> SingleDeviceSharding:
             f"`topologies` must be known to libtpu, got {topology!r}: "
             + " ".join(str(error).split())[:300]
         ) from error
-    return SingleDeviceSharding(description.devices[0])
+    return tuple(description.devices)
 
 
 def _costs(
     function: jax.stages.Wrapped, inputs: tuple[PyTree, ...], topology: str
 ) -> Costs:
-    chip = _chip(topology)
+    chip = SingleDeviceSharding(described_devices(topology)[0])
     placed = jax.tree.map(
         lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=chip), inputs
     )

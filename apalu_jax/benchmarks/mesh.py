@@ -1,0 +1,192 @@
+"""Costs of a training step on a mesh of described TPUs: communication and memory."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from math import prod, sqrt
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from apalu_jax._trees import Keys, join_keys
+from apalu_jax.benchmarks import (
+    Progress,
+    Result,
+    Row,
+    plain,
+    quiet,
+    ratios,
+)
+from apalu_jax.benchmarks.functions import FUNCTIONS, choose
+from apalu_jax.benchmarks.memory import compiled_costs, cost_row
+from apalu_jax.benchmarks.step import (
+    Network,
+    Transformer,
+    batch_sizes,
+    training_step,
+)
+from apalu_jax.benchmarks.tpu import Compiler, compiler, described_devices, finish
+from apalu_jax.experiments.models.mobilenet import MobileNet
+
+TOPOLOGIES = ("v5e:4x4", "v6e:4x4")
+"""Sixteen chips of two generations."""
+
+PEERS = ("gelu", "relu", "prelu", "apalu", "apalu, per channel")
+
+REFERENCE = "gelu"
+
+_AXES = ("data", "model")
+
+# An instruction's shapes and its kind; a pair of `-start` and `-done` counts once.
+_COLLECTIVE = re.compile(
+    r"= (?P<shapes>.*?) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all"
+    r"|collective-permute)(?:-start)?\("
+)
+_SHAPE = re.compile(r"(?P<kind>pred|bf16|[a-z]+(?P<bits>\d+))\[(?P<sizes>[\d,]*)\]")
+
+_COLUMNS = plain("topology", "network", "function", "collectives") | {
+    "moved, MB": "{moved_megabytes:,.2f}",
+    "moved to gelu": "{moved_to_gelu:.4f}",
+    "bytes, MB": "{megabytes:,.1f}",
+    "bytes to gelu": "{bytes_to_gelu:.4f}",
+    "temporary, MB": "{temporary_megabytes:,.1f}",
+    "temporary to gelu": "{temporary_to_gelu:.4f}",
+    "transcendentals to gelu": "{transcendentals_to_gelu:.3f}",
+}
+
+
+_NOTES = (
+    "Compiled ahead of time, and not run; every figure is that of one device of the "
+    "mesh. A training step as in `apalu bench step`, in bfloat16. Batches: {batches}. "
+    "mobilenet: the batch over all devices, parameters on each. gpt2-small: 12 blocks "
+    "of width 768 and 12 heads with remat, on 4 x 4 devices, batch and one axis of "
+    "every matrix over the first axis, heads and hidden units over the second.",
+    "Collectives: instructions that communicate, by kind. Moved: the size of their "
+    "results. The body of the scan over the blocks counts once.",
+)
+
+
+class Layout(NamedTuple):
+    """A network on a mesh of (data, model), and the axes of its parameters."""
+
+    network: Network
+    mesh: tuple[int, int]
+    places: Mapping[str, P]
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    # Parameters on every chip, the batch split over all.
+    "mobilenet": Layout(
+        Network(
+            partial(MobileNet, outputs=10, gain=sqrt(2.0), width=1.0),
+            (2048, 32, 32, 3),
+        ),
+        (16, 1),
+        {},
+    ),
+    # One axis of every matrix over "data", as the batch; heads and hidden units over
+    # "model". The first axis is that of the layers.
+    "gpt2-small": Layout(
+        Network(partial(Transformer, depth=12, heads=12, remat=True), (64, 1024, 768)),
+        (4, 4),
+        {
+            "query/kernel": P(None, "data", "model"),
+            "key/kernel": P(None, "data", "model"),
+            "value/kernel": P(None, "data", "model"),
+            "query/bias": P(None, "model"),
+            "key/bias": P(None, "model"),
+            "value/bias": P(None, "model"),
+            "out/kernel": P(None, "model", None, "data"),
+            "Dense_0/kernel": P(None, "data", "model"),
+            "Dense_0/bias": P(None, "model"),
+            "Activation_0/a": P(None, "model"),
+            "Activation_0/b": P(None, "model"),
+            "Dense_1/kernel": P(None, "model", "data"),
+        },
+    ),
+}
+
+
+def measure(
+    topologies: Sequence[str] = TOPOLOGIES,
+    functions: Iterable[str] | None = None,
+    layouts: Mapping[str, Layout] = LAYOUTS,
+    progress: Progress = quiet,
+) -> Result:
+    """Compile the training step of every network for every described mesh."""
+    names = choose(PEERS if functions is None else functions, REFERENCE)
+    rows: list[Row] = []
+    with compiler() as child:
+        for topology in topologies:
+            for title, layout in layouts.items():
+                found: dict[str, dict[str, float]] = {}
+                for name in names:
+                    progress(f"{topology}, {title}, {name}")
+                    used, costs = child.submit(step_costs, topology, layout, name)
+                    found[name] = costs
+                    row = {"topology": topology, "network": title, "function": name}
+                    compared = ratios(costs, found[REFERENCE], REFERENCE)
+                    rows.append({**row, "collectives": used, **costs, **compared})
+        kinds = [child.call(Compiler.kind, topology) for topology in topologies]
+    sizes = batch_sizes({title: layout.network for title, layout in layouts.items()})
+    notes = [note.format(batches=sizes) for note in _NOTES]
+    return finish("mesh", _COLUMNS, rows, notes, kinds=kinds)
+
+
+def step_costs(
+    topology: str, layout: Layout, name: str
+) -> tuple[str, dict[str, float]]:
+    """Collectives by kind, in words, and costs of one device; in the child process."""
+    compiled = compile_step(topology, layout, name)
+    kinds, moved = count_collectives(compiled.as_text() or "")
+    costs = compiled_costs(compiled)
+    words = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
+    return words, {
+        **cost_row(costs),
+        "transcendentals": costs.transcendentals,
+        "moved": moved,
+        "moved_megabytes": moved / 1e6,
+    }
+
+
+def compile_step(topology: str, layout: Layout, name: str) -> jax.stages.Compiled:
+    """The training step of a network with a function, for the mesh of a layout."""
+    step, first = training_step(layout.network, FUNCTIONS[name], "bfloat16")
+    devices = np.array(described_devices(topology)).reshape(layout.mesh)
+    mesh = Mesh(devices, _AXES)
+
+    def place(path: Keys, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        ends = (spec for end, spec in layout.places.items() if _ends(path, end))
+        spec = next((s for s in ends if len(s) <= len(leaf.shape)), P())
+        sharding = NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    state, *batch = jax.eval_shape(first)
+    state = jax.tree.map_with_path(place, state)
+    # The batch over all devices, or over the first axis of those that share a model.
+    rows = NamedSharding(mesh, P(_AXES[0]))
+    batch = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for x in batch]
+    return step.lower(state, *batch).compile()
+
+
+def count_collectives(text: str) -> tuple[Counter[str], float]:
+    """Instructions of a compiled program that communicate, by kind, and their bytes."""
+    found: Counter[str] = Counter()
+    moved = 0.0
+    for match in _COLLECTIVE.finditer(text):
+        found[match["kind"]] += 1
+        moved += sum(map(_size, _SHAPE.finditer(match["shapes"])))
+    return found, moved
+
+
+def _size(shape: re.Match[str]) -> float:
+    bits = {"pred": 8, "bf16": 16}.get(shape["kind"]) or int(shape["bits"])
+    return bits / 8 * prod(int(n) for n in shape["sizes"].split(",") if n)
+
+
+def _ends(path: Keys, end: str) -> bool:
+    return join_keys(path).endswith(f"/{end}")
