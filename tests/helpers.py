@@ -46,6 +46,14 @@ def table(*columns, strength=2):
     ]
 
 
+def some(names, *default):
+    """The names as rows, slow but for those of the default suite."""
+    return [
+        pytest.param(name, marks=() if name in default else pytest.mark.slow)
+        for name in names
+    ]
+
+
 def _label(value):
     if isinstance(value, tuple):
         return " ".join(map(_label, value))

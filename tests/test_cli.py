@@ -253,7 +253,7 @@ def test_verify_lists_all_that_is_missing_and_damaged(tmp_path, monkeypatch):
         assert "looked for in nowhere (which does not exist), " in done.stderr
 
 
-@pytest.mark.parametrize("width", [80, 60, 40])
+@pytest.mark.parametrize("width", [80, pytest.param(60, marks=pytest.mark.slow), 40])
 def test_tables_and_notes_fit_the_terminal(
     first_run, small_benchmark, monkeypatch, width
 ):
@@ -272,7 +272,7 @@ def test_tables_and_notes_fit_the_terminal(
 
 
 def test_nothing_is_cut_in_a_pipe():
-    lines = in_a_process("report", REPORTS).stdout.splitlines()
+    lines = invoke("report", REPORTS).stdout.splitlines()
     assert max(map(len, lines)) > 200
     assert not any("…" in line for line in lines)
 

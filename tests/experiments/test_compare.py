@@ -23,6 +23,7 @@ from apalu_jax.experiments.own.network import NNXNetwork, build
 from apalu_jax.experiments.results import Results, read
 from apalu_jax.experiments.runner.timing import StepTime
 from apalu_jax.experiments.specs import LRSearch
+from tests.helpers import table
 
 from .helpers import SETUP, values
 from .own_models import SPLITS, load, make_nnx, maker, numbers
@@ -54,17 +55,25 @@ def of(found, arm, name):
     return [r.history.test[name] for r in found.results.records if r.arm == arm]
 
 
-@pytest.mark.parametrize("library", ["nnx", "linen"])
+REGRESSION = 1, "mse", {"rmse", "mae", "r2", "chance"}
+KINDS = {
+    "arrays": (numbers(), *REGRESSION),
+    "splits": (SPLITS, *REGRESSION),
+    "function": (load, *REGRESSION),
+    "classes": (
+        numbers(classes=3),
+        3,
+        "cross_entropy",
+        {"accuracy", "log_loss", "chance"},
+    ),
+}
+
+
 @pytest.mark.parametrize(
-    ("data", "classes", "loss", "names"),
-    [
-        (numbers(), 1, "mse", {"rmse", "mae", "r2", "chance"}),
-        (SPLITS, 1, "mse", {"rmse", "mae", "r2", "chance"}),
-        (load, 1, "mse", {"rmse", "mae", "r2", "chance"}),
-        (numbers(classes=3), 3, "cross_entropy", {"accuracy", "log_loss", "chance"}),
-    ],
+    ("library", "kind"), table(("nnx", "linen"), tuple(KINDS), strength=1)
 )
-def test_every_kind_of_model_and_data(library, data, classes, loss, names):
+def test_every_kind_of_model_and_data(library, kind):
+    data, classes, loss, names = KINDS[kind]
     make_model = maker(library, outputs=classes, drop=0.3)
     found = compare(make_model, data, loss=loss)
     records = found.results.records
@@ -191,6 +200,7 @@ def killed(out):
     return compare(out=out, seeds=4, vmapped_seeds=2, epochs=3)
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on(tmp_path):
     root, out = Path(__file__).parents[2], tmp_path / "out"
     script = SCRIPT.format(root=str(root), out=str(out))

@@ -54,6 +54,7 @@ def cores():
     return sorted(os.sched_getaffinity(0))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux has it")
 def test_a_worker_keeps_to_one_core():
     with workers.Workers(2) as pool:
@@ -104,7 +105,10 @@ def test_workers_end_with_their_parent(tmp_path, how):
     "site",
     [
         {"JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "false"},
-        {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "unsafe_rbg"},
+        pytest.param(
+            {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "unsafe_rbg"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_records_do_not_depend_on_the_site(finished_run, tmp_path, site):
@@ -119,6 +123,7 @@ def test_records_do_not_depend_on_the_site(finished_run, tmp_path, site):
     ]
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_from_the_working_directory(tmp_path):
     """By the command and its processes; a file there may be anybody's."""
     for name in ("jax", "numpy", "torch", "flax"):
