@@ -126,8 +126,11 @@ def replace_activations(
     way = match or next(iter(initial))
     moved: dict[str, float] = {}
     if example_args:
-        old = model(*example_args)
-        moved = {w: moved_by(new(*example_args), old) for w, new in models.items()}
+        # Copies are called: a call moves batch statistics and random streams of NNX.
+        old = _with(model, {})(*example_args)
+        moved = {
+            w: moved_by(_with(new, {})(*example_args), old) for w, new in models.items()
+        }
     return models[way], Report(to_rows(found, left, initial[way]), moved)
 
 
@@ -162,10 +165,11 @@ def _name(path: Path) -> str:
 
 
 def _places(node: Container, path: Path, visited: set[int]) -> Iterator[_Place]:
-    """Yield the activations below a node, which is visited once if it is shared."""
+    """Yield the activations below a node; an NNX module that is shared stays one."""
     if id(node) in visited:
         return
-    visited.add(id(node))
+    if is_nnx_module(node):
+        visited.add(id(node))
     for key, value in _children(node):
         here = (*path, key)
         found = _activation(value)
@@ -261,7 +265,8 @@ def _rebuilt(
     inside = any(other[: len(path)] == path for other in values)
     if not inside or id(node) in visited:
         return node
-    visited.add(id(node))
+    if is_nnx_module(node):
+        visited.add(id(node))
     new = {k: _rebuilt(v, (*path, k), values, visited) for k, v in _children(node)}
     if is_nnx_module(node):
         _set_in_nnx(node, {k: v for k, v in new.items() if v is not _get(node, k)})

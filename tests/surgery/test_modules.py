@@ -144,3 +144,50 @@ def test_equinox_models():
     assert "static field" in left["act"]
     grads = eqx.filter_grad(lambda model: model(X[0]).sum())(model)
     assert dataclasses.is_dataclass(model) and grads.layers[1].apalu_a != 0
+
+
+def test_call_for_the_report_moves_no_state():
+    """Batch statistics and random streams stay, of the old model and the new one."""
+    rngs = nnx.Rngs(0)
+    former = nnx.Sequential(
+        nnx.Linear(3, 5, rngs=rngs), nnx.BatchNorm(5, rngs=rngs), nnx.relu,
+        nnx.Dropout(0.5, rngs=rngs),
+    )  # fmt: skip
+    kinds = nnx.Any(nnx.BatchStat, nnx.RngState)
+
+    def state(model):
+        leaves = jax.tree.leaves(nnx.to_pure_dict(nnx.state(model, kinds)))
+        is_key = [jnp.issubdtype(v.dtype, jax.dtypes.prng_key) for v in leaves]
+        return [v for v, key in zip(leaves, is_key, strict=True) if not key]
+
+    before = jax.tree.map(np.array, state(former))
+    new, _ = replace_activations(former, match="inputs", example_args=(X,))
+    for model in (former, new):
+        jax.tree.map(np.testing.assert_array_equal, state(model), before)
+
+
+def test_containers_that_are_shared_have_a_pair_for_each_place():
+    acts = (jax.nn.silu, jnp.tanh)
+
+    class Net(nnx.Module):
+        def __init__(self):
+            self.first, self.second = acts, acts
+
+        def __call__(self, x):
+            return self.second[0](self.first[0](x))
+
+    class Block(eqx.Module):
+        act: object
+
+    class Blocks(eqx.Module):
+        first: Block
+        second: Block
+
+    block = Block(jax.nn.relu)
+    for model, places in (
+        (Net(), ["first/0", "second/0"]),
+        (Blocks(block, block), ["first/act", "second/act"]),
+    ):
+        new, report = replace_activations(model)
+        assert [row.path for row in report.rows] == places
+        assert list(introspection.collect(new)) == places
