@@ -290,4 +290,4 @@ def _options(optimizer: object) -> dict[str, Any]:
 def _search(given: Sequence[float] | LRSearch) -> dict[str, Any]:
     if isinstance(given, LRSearch):
         return asdict(given)
-    return {"multipliers": [float(m) for m in given], "seeds": 3}
+    return {"multipliers": list(given), "seeds": 3}

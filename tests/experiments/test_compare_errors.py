@@ -135,6 +135,12 @@ ARGUMENTS = [
     ({"activations": ["relu", ("sin", jnp.sin)]}, "factory .* without an argument"),
     ({"activations": ["relu", ("one", lambda: 1)]}, "function or a module, got 1"),
     ({"activations": ["relu", ("one",)]}, r"pairs \(name, factory\), got"),
+    ({"activations": ["relu", (" ", lambda: jnp.sin)]}, "printable .*, got ' '"),
+    (
+        {"activations": ["relu", ("\x1b[31m", lambda: jnp.sin)]},
+        r"printable characters, got '\\x1b",
+    ),
+    ({"activations": ["relu", ("x" * 41, lambda: jnp.sin)]}, "1 to 40 printable"),
     ({"activations": ["relu", "apalu-channel"]}, "for Linen models"),
     ({"activations": ["relu", ("p", nn.PReLU)]}, "PReLU is a Linen module"),
     ({"loss": "l2"}, "`loss` must be one of cross_entropy, mse, or a function"),
@@ -160,14 +166,23 @@ ARGUMENTS = [
     ),
     ({"epochs": None}, "One of `epochs` and `steps` must be given"),
     ({"steps": 3}, "One of `epochs` and `steps` must be given, got 2 and 3"),
-    ({"epochs": None, "steps": 0}, "`steps` must be 1 at least, got 0"),
+    ({"epochs": None, "steps": 0}, "`steps` must be an integer from 1, got 0"),
+    ({"epochs": None, "steps": 2.5}, "`steps` must be an integer from 1, got 2.5"),
     ({"epochs": 0}, "`epochs`: Expected `int` >= 1, got 0"),
     ({"seeds": 2.5}, "`seeds`: Expected `int`, got 2.5"),
     ({"batch_size": 64}, "`batch_size` must be at most 61, .* got 64"),
     ({"optimizer": "lion"}, "Expected one of adam, adamw, sgd, got 'lion'"),
     ({"optimizer": {"learning_rate": 1.0}}, "`optimizer` must be .* a `name`"),
     ({"optimizer": {"name": "adam", "rate": 1.0}}, "unknown field `rate`"),
+    ({"optimizer": {"name": "adam", "learning_rate": -1.0}}, "`float` > 0.0, got -1"),
+    (
+        {"optimizer": {"name": "adam", "learning_rate": np.nan}},
+        "`learning_rate`: Expected `float` > 0.0, got nan",
+    ),
+    ({"margin": -1.0}, "`metric.margin`: Expected `float` >= 0.0, got -1"),
+    ({"margin": np.nan}, "`metric.margin`: Expected `float` >= 0.0, got nan"),
     ({"lr_search": []}, "`lr_search.multipliers`"),
+    ({"lr_search": "abc"}, "`lr_search.multipliers.0.`: Expected `float`, got 'a'"),
 ]
 
 

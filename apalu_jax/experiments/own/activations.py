@@ -32,6 +32,8 @@ class ScaledGELU(nnx.Module):
         return jax.nn.gelu(x, approximate=False) * self.gain[...].astype(x.dtype)
 
 
+_LONGEST = 40
+
 # Those of ARMS that have parameters, for NNX, which must know the number of channels
 # where a module is made: there is no "apalu-channel".
 _NNX: Mapping[str, ActivationFactory] = {
@@ -85,6 +87,12 @@ def _choose(choice: Choice) -> tuple[str, Arm]:
             f"`activations` must be names or pairs (name, factory), got {choice!r}."
         )
     name, factory = choice
+    # Names reach terminals, where an escape sequence would run, and columns of tables.
+    if not name.strip() or not name.isprintable() or len(name) > _LONGEST:
+        raise ExperimentError(
+            f"`activations`: a name must have 1 to {_LONGEST} printable characters, "
+            f"got {name!r}."
+        )
     if name in ARMS:
         raise ExperimentError(
             f"`activations` must not give the name {name!r} of an activation of the "

@@ -196,8 +196,8 @@ def _check(
 
 
 def _epochs(steps: int, spec: Spec, data: OwnData) -> int:
-    if steps < 1:
-        raise ExperimentError(f"`steps` must be 1 at least, got {steps!r}.")
+    if not isinstance(steps, int) or steps < 1:
+        raise ExperimentError(f"`steps` must be an integer from 1, got {steps!r}.")
     return max(round(steps / (data.summary["train"] // spec.batch_size)), 1)
 
 

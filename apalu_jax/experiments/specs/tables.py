@@ -42,7 +42,7 @@ class Metric(_Table, frozen=True, kw_only=True):
 
     name: str
     higher_is_better: bool
-    margin: float
+    margin: Annotated[float, Meta(ge=0)]
     percent: bool = False
     relative: bool = False
 

@@ -1,13 +1,13 @@
 """Optimizer that a spec declares, with the treatment that an arm's parameters need."""
 
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from apalu_jax import optim
 from apalu_jax._trees import join_keys
@@ -42,7 +42,7 @@ class Optimizer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     name: Literal["adam", "adamw", "sgd"]
-    learning_rate: float
+    learning_rate: Annotated[float, Meta(gt=0)]
     schedule: Literal["constant", "cosine", "step"]
     drop_at: float | None = None
     warmup: float = 0.0
