@@ -290,7 +290,9 @@ def final(out, step=STEPS):
     return state
 
 
-@pytest.mark.parametrize("processes, mesh", [(2, "4x2"), (4, "2x4")])
+@pytest.mark.parametrize(
+    "processes, mesh", [(2, "4x2"), pytest.param(4, "2x4", marks=pytest.mark.slow)]
+)
 def test_processes(tmp_path, alone, processes, mesh):
     out = outputs(start(tmp_path, processes, 8 // processes, mesh=mesh, rate=1e-3))
     assert "from step 0" in out
