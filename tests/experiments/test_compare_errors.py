@@ -216,6 +216,18 @@ def untrained(monkeypatch):
     monkeypatch.setattr(comparison.runner, "run", lambda spec, folder, **_: None)
 
 
+def test_numbers_of_numpy(monkeypatch):
+    specs = []
+    monkeypatch.setattr(
+        comparison.runner, "run", lambda spec, folder, **_: specs.append(spec)
+    )
+    grid, steps = np.float32([0.5, 2]), np.int64(4)
+    compare(lr_search=grid, epochs=None, steps=steps)
+    compare(lr_search=[0.5, 2.0], epochs=None, steps=4)
+    assert specs[0].lr_search == specs[1].lr_search
+    assert specs[0].epochs == specs[1].epochs
+
+
 def test_one_instance_in_two_places_is_told(untrained):
     with pytest.warns(UserWarning, match="calls one activation 2 times"):
         compare(Shared, activations=["relu", "apalu"], epochs=1)

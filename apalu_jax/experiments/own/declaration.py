@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -196,7 +197,7 @@ def _check(
 
 
 def _epochs(steps: int, spec: Spec, data: OwnData) -> int:
-    if not isinstance(steps, int) or steps < 1:
+    if not isinstance(steps, Integral) or steps < 1:
         raise ExperimentError(f"`steps` must be an integer from 1, got {steps!r}.")
     return max(round(steps / (data.summary["train"] // spec.batch_size)), 1)
 
