@@ -2,6 +2,7 @@
 
 import ast
 import shutil
+import tempfile
 import tomllib
 
 import pytest
@@ -47,7 +48,7 @@ def test_notebooks_are_stored_with_outputs_and_without_counts(path):
 def test_notebooks_show_no_path_of_the_machine_that_ran_them(path):
     outputs = [cell.outputs for cell in code_cells(read(path))]
     assert str(NOTEBOOKS.parent) not in str(outputs)
-    assert "/tmp/" not in str(outputs)
+    assert tempfile.gettempdir() not in str(outputs)
 
 
 @each_notebook

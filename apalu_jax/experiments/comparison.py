@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MetricFunction: TypeAlias = Callable[[Any, Any], object]
-"""From outputs and targets of the test split, as NumPy arrays, to one number."""
+"""A metric: a number from the test split's outputs and targets, as NumPy arrays."""
 
 _STOPPING = (
     "A fixed number of seeds and of epochs, the same for every activation. The value "

@@ -8,7 +8,7 @@ import typer
 
 from apalu_jax._console import print_notes, print_table
 from apalu_jax.experiments import report, results
-from apalu_jax.experiments.formatting import joined
+from apalu_jax.experiments.formatting import duration, joined
 from apalu_jax.experiments.report import Overview, Report, Section
 from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.runner import State
@@ -28,7 +28,8 @@ def state_text(spec: Spec) -> Callable[[State], str]:
         left = ""
         if first and share > first[0][1]:
             since, begun = first[0]
-            left = _duration((now - since) * (1 - share) / (share - begun))
+            rest = (now - since) * (1 - share) / (share - begun)
+            left = f"{duration(rest)} left"
         seeds = f"seeds {trial.seeds[0]}-{trial.seeds[-1]}"
         return joined(
             joined(f"{100 * share:.0f} %", left),
@@ -95,11 +96,3 @@ def _print_section(section: Section, wide: bool, *, lead: bool = True) -> None:
         print_table(table.header, table.rows, table.title, table.columns, wide=wide)
     typer.echo()
     print_notes(notes)
-
-
-def _duration(seconds: float) -> str:
-    """A rough time to go."""
-    if seconds < 90:
-        return f"{seconds:.0f} s left"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min left" if minutes < 90 else f"{minutes / 60:.1f} h left"

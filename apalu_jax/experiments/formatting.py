@@ -1,6 +1,5 @@
 """Text put together from parts."""
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -19,12 +18,14 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question after an error about an unknown name; "" if none is like it.
+def duration(seconds: float) -> str:
+    """A rough time in words.
 
     Examples:
-      >>> did_you_mean("digit", ["digits", "mnist"])
-      " Did you mean 'digits'?"
+      >>> duration(100), duration(130), duration(9000)
+      ('100 seconds', '2 minutes', '2 hours')
     """
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    for size, unit in ((3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias, TypeVar, get_args, get_type_hints
 
 import msgspec
 
+from apalu_jax._arguments import did_you_mean
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.formatting import did_you_mean
 
 # Fields of every Flax module.
 _OF_FLAX = ("parent", "name")
@@ -97,7 +97,7 @@ def lookup(registry: Mapping[str, _T], options: Options, where: str) -> _T:
     name = options.get("name", "")
     if name not in registry:
         raise ExperimentError(
-            f"`{where}` must be one of {', '.join(registry)}, got {name!r}."
-            + did_you_mean(name, registry)
+            f"`{where}` must be one of {', '.join(registry)}, got {name!r}"
+            f"{did_you_mean(name, registry)}."
         )
     return registry[name]

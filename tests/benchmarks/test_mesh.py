@@ -25,7 +25,9 @@ def test_collectives_are_counted_by_kind_with_their_bytes():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu is missing")
+@pytest.mark.skipif(
+    find_spec("libtpu") is None, reason="the compiler for TPUs, libtpu, is missing"
+)
 def test_a_network_on_four_chips():
     network = Network(partial(MLP, width=128), (256, 128))
     places = {"Dense_0/kernel": P("data", "model")}

@@ -6,6 +6,8 @@ import numpy as np
 from flax import linen as nn
 from flax import nnx
 
+from apalu_jax import experiments
+
 
 class Network(nnx.Module):
     """Normalization, dropout and two activations."""
@@ -73,3 +75,23 @@ def load(seed):
 
 
 SPLITS = load(0)
+
+
+ARMS = ["relu", "prelu", "apalu"]
+
+
+def compare(make_model=make_nnx, data=SPLITS, activations=ARMS, **changes):
+    settings = {
+        "loss": "mse",
+        "seeds": 2,
+        "vmapped_seeds": 2,
+        "epochs": 2,
+        "batch_size": 13,
+        "progress": False,
+        **changes,
+    }
+    return experiments.compare(make_model, data, activations, **settings)
+
+
+def of(found, arm, name):
+    return [r.history.test[name] for r in found.results.records if r.arm == arm]

@@ -1,10 +1,6 @@
-"""Comparisons on own models and data: numbers, resumption, output."""
+"""Comparisons on own models and data: numbers and output."""
 
 import json
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,42 +14,13 @@ from apalu_jax import experiments
 from apalu_jax.cli import app
 from apalu_jax.experiments import comparison
 from apalu_jax.experiments.own import activations, declaration
-from apalu_jax.experiments.own.datasets import prepare
 from apalu_jax.experiments.own.network import NNXNetwork, build
-from apalu_jax.experiments.results import Results, read
+from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.runner.timing import StepTime
-from apalu_jax.experiments.specs import LRSearch
 from tests.helpers import table
 
-from .helpers import SETUP, values
-from .own_models import SPLITS, load, make_nnx, maker, numbers
-
-ARMS = ["relu", "prelu", "apalu"]
-
-
-def compare(make_model=make_nnx, data=SPLITS, activations=ARMS, **changes):
-    settings = {
-        "loss": "mse",
-        "seeds": 2,
-        "vmapped_seeds": 2,
-        "epochs": 2,
-        "batch_size": 13,
-        "progress": False,
-        **changes,
-    }
-    return experiments.compare(make_model, data, activations, **settings)
-
-
-def resplit(seed):
-    x, y = numbers()
-    order = np.random.default_rng(seed).permutation(len(x))
-    cut = {"train": order[:57], "validation": order[57:77], "test": order[77:]}
-    return {name: (x[i], y[i]) for name, i in cut.items()}
-
-
-def of(found, arm, name):
-    return [r.history.test[name] for r in found.results.records if r.arm == arm]
-
+from .helpers import SETUP
+from .own_models import ARMS, SPLITS, compare, load, make_nnx, maker, numbers, of
 
 REGRESSION = 1, "mse", {"rmse", "mae", "r2", "chance"}
 KINDS = {
@@ -184,155 +151,6 @@ def test_masks_of_dropout_are_those_of_every_arm():
         masks.append(network.train(variables, x, jax.random.key(7))[0])
     np.testing.assert_array_equal(*masks)
     assert not np.array_equal(*masks[0])  # each layer has its own
-
-
-SCRIPT = """
-import sys
-sys.path.insert(0, {root!r})
-import jax
-jax.config.update("jax_numpy_rank_promotion", "raise")
-from tests.experiments.test_compare import killed
-killed({out!r})
-"""
-
-
-def killed(out):
-    return compare(out=out, seeds=4, vmapped_seeds=2, epochs=3)
-
-
-@pytest.mark.slow
-def test_a_killed_comparison_goes_on(tmp_path):
-    root, out = Path(__file__).parents[2], tmp_path / "out"
-    script = SCRIPT.format(root=str(root), out=str(out))
-    process = subprocess.Popen([sys.executable, "-c", script])
-    while process.poll() is None:
-        records = out / "records.jsonl"
-        if records.exists() and records.read_bytes().count(b"\n") >= 2:
-            process.kill()
-        time.sleep(0.01)
-    assert process.wait() == -9
-    held = len(read(out).records)
-    assert 2 <= held < 12
-    found = killed(out)
-    assert len(found.results.records) == 12
-    assert found.results.records[:held] == read(out).records[:held]
-    assert values(found.results.records) == values(killed(None).results.records)
-
-
-def test_a_folder_of_another_comparison_is_refused(tmp_path):
-    found = compare(out=tmp_path / "a", activations=["relu", "apalu"])
-    lines = (found.folder / "records.jsonl").read_bytes()
-    for change in (
-        {"make_model": maker("nnx", drop=0.1)},
-        {"data": {**SPLITS, "test": numbers(19, 77)}},
-        {"loss": lambda outputs, targets: jnp.abs(outputs - targets), "metric": "rmse"},
-        {"optimizer": optax.adam(1e-3)},
-        {"epochs": 3},
-    ):
-        with pytest.raises(experiments.ExperimentError, match="another configuration"):
-            compare(**{"out": found.folder, "activations": ["relu", "apalu"]} | change)
-    assert (found.folder / "records.jsonl").read_bytes() == lines
-    # One more activation is trained; the others stay.
-    more = compare(out=found.folder)
-    assert more.results.records[:4] == found.results.records
-    assert len(more.results.records) == 6
-    assert read(found.folder).spec.all_arms == tuple(ARMS)
-
-
-def test_another_metric_of_the_same_name_is_refused(tmp_path):
-    def with_metric(power):
-        def metric(outputs, targets):
-            return np.mean(np.abs(outputs - targets) ** power)
-
-        return {"metric": metric, "higher_is_better": False, "margin": 0.01}
-
-    arms = {"activations": ["relu", "gelu"], "epochs": 1, "out": tmp_path / "a"}
-    found = compare(**arms, **with_metric(2))
-    np.testing.assert_allclose(
-        of(found, "gelu", "metric"),
-        np.square(of(compare(**{**arms, "out": None}), "gelu", "rmse")),
-        rtol=1e-4,
-    )
-    with pytest.raises(experiments.ExperimentError, match="another configuration"):
-        compare(**arms, **with_metric(3))
-
-
-def test_another_activation_of_the_same_name_is_refused(tmp_path):
-    mine = ("mine", lambda: lambda x: jnp.sin(x))
-    found = compare(activations=["relu", mine], out=tmp_path / "a")
-    again = compare(activations=["relu", mine], out=tmp_path / "a")
-    assert again.results.records == found.results.records
-    other = ("mine", lambda: lambda x: jnp.cos(x))
-    with pytest.raises(experiments.ExperimentError, match="'mine' is another one"):
-        compare(activations=["relu", other], out=tmp_path / "a")
-
-
-def test_a_search_is_made_of_runs_that_see_no_test_example():
-    found = compare(
-        data=numbers(),
-        activations=["relu", "apalu"],
-        lr_search=LRSearch(multipliers=(1e-6, 30.0), seeds=1),
-    )
-    records = found.results.records
-    searched = [r for r in records if r.kind == "search"]
-    assert [(r.arm, r.lr_multiplier) for r in searched] == [
-        (arm, m) for arm in ("relu", "apalu") for m in (1e-6, 30.0)
-    ]
-    assert {r.lr_multiplier for r in records if r.kind == "evaluation"} == {30.0}
-    with pytest.raises(
-        experiments.ExperimentError, match="hold out one test split for all"
-    ):
-        compare(data=resplit, lr_search=[0.5, 1.0])
-
-
-@pytest.mark.parametrize("classes", [0, 3])
-def test_the_search_and_every_seed_share_one_test_split(classes):
-    data = numbers(classes=classes)
-    searched = prepare(data, "classes" if classes else "numbers", True, 4)
-    alone = prepare(data, "classes" if classes else "numbers", False, 4)
-
-    def rows(split):
-        return {row.tobytes() for row in split["inputs"]}
-
-    folds = {seed: searched.dataset.splits(seed) for seed in (0, 1, 1000, 1001)}
-    (tested,) = {frozenset(rows(fold.test)) for fold in folds.values()}
-    for fold in folds.values():
-        parts = [rows(split) for split in fold]
-        assert [len(part) for part in parts] == [62, 16, 19]
-        assert not tested & (parts[0] | parts[1])
-        assert not parts[0] & parts[1]
-    assert len({frozenset(rows(fold.train)) for fold in folds.values()}) == 4
-    others = {frozenset(rows(alone.dataset.splits(seed).test)) for seed in (0, 1)}
-    assert len(others) == 2
-
-
-def scaled(seed):
-    """Random splits of one data set, each scaled in its own way."""
-    found = resplit(seed)
-    mean, sd = found["train"][1].mean(), found["train"][1].std()
-    return {name: (x * (1 + seed), (y - mean) / sd) for name, (x, y) in found.items()}
-
-
-@pytest.mark.parametrize(
-    ("data", "ratio"),
-    [
-        (numbers(), 0.3065),
-        (resplit, 0.3509),
-        (scaled, 0.3509),
-        (load, 0.3115),
-        (SPLITS, 0),
-        (lambda seed: {**load(seed), "test": SPLITS["test"]}, 0),
-    ],
-)
-def test_overlapping_test_splits_are_told_to_the_statistics(data, ratio):
-    assert prepare(data, "numbers", False, 2).test_train_ratio == ratio
-    assert prepare(data, "numbers", False, 1).test_train_ratio == 0
-
-
-def test_new_examples_for_every_seed(untrained):
-    arms = ["relu", "gelu"]
-    found = compare(data=load, activations=arms, test_train_ratio=0, lr_search=[1.0])
-    assert found.results.spec.test_train_ratio == 0
 
 
 @pytest.fixture

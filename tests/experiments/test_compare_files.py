@@ -129,7 +129,10 @@ ERRORS = [
     ({"arms": '["relu", "mish"]'}, "must be among relu.*got 'mish'"),
     ({"learning_rate": '"high"'}, "`learning_rate`: Expected `float`, got 'high'"),
     ({"batch_size": "2000"}, "`batch_size` must be at most 1150"),
-    ({"name": '"x"\nsedes = 3'}, "`sedes` is no key of an experiment: .*`seeds`"),
+    (
+        {"name": '"x"\nsedes = 3'},
+        "a key must be .*, got .sedes. .did you mean .seeds.",
+    ),
     ({"name": "x"}, "is not valid TOML"),
     ({"epochs": "2\npresets = 3"}, "`presets` must be a table"),
 ]

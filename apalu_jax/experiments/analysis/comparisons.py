@@ -24,7 +24,9 @@ from apalu_jax.experiments.analysis.samples import (
 FEWEST_PAIRS = 6
 """With fewer, no two-sided sign-flip test can be below 0.05: 2 / 2^5 = 0.0625."""
 
-Outcome: TypeAlias = Literal["better", "worse", "equivalent", "not resolved"]
+Outcome: TypeAlias = Literal[
+    "better", "worse", "equivalent", "not resolved", "too few pairs", "no spread"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +74,12 @@ class Comparison:
 
     def outcome(self, higher_is_better: bool) -> Outcome:
         """The reference against the arm: a significant difference comes first."""
+        if not self.is_tested:
+            return "too few pairs" if self.n < FEWEST_PAIRS else "no spread"
         if self.is_significant:
             return "better" if (self.mean > 0) == higher_is_better else "worse"
         p = self.p_equivalent_holm
-        same = self.is_tested and p is not None and p < LEVEL
+        same = p is not None and p < LEVEL
         return "equivalent" if same else "not resolved"
 
 

@@ -12,7 +12,6 @@ from apalu_jax.experiments.analysis import (
     holm,
     metric_values,
 )
-from apalu_jax.experiments.analysis.comparisons import FEWEST_PAIRS
 from apalu_jax.experiments.analysis.samples import LEVEL
 from apalu_jax.experiments.formatting import range_text
 from apalu_jax.experiments.records import Record, select
@@ -123,24 +122,6 @@ def sides(table: Table) -> Sides:
         outcome = comparison.outcome(table.metric.higher_is_better)
         lists = {"better": found.better, "worse": found.worse}
         lists.get(outcome, found.unresolved).append(summary.arm)
-    return found
-
-
-def words(table: Table) -> dict[str, str]:
-    """Better, worse, equivalent, or open: the reference against each arm, by arm.
-
-    "too few pairs" and "no spread" where there is no test; ablations are left out.
-    """
-    found = {}
-    for summary in table.arms:
-        comparison = summary.comparison
-        if comparison is None or comparison.p_holm is None:
-            continue
-        word: str = comparison.outcome(table.metric.higher_is_better)
-        if not comparison.is_tested:
-            few = comparison.n < FEWEST_PAIRS
-            word = "too few pairs" if few else "no spread"
-        found[summary.arm] = "open" if word == "not resolved" else word
     return found
 
 

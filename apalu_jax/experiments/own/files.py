@@ -9,13 +9,13 @@ import importlib
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import asdict
 
+from apalu_jax._arguments import did_you_mean
 from apalu_jax._files import write_atomic
 from apalu_jax.experiments import ExperimentError, specs
 from apalu_jax.experiments.formatting import first_line
@@ -121,10 +121,9 @@ def _read(path: Path) -> dict[str, Any]:
     known = (*Spec.__struct_fields__, *_OWN_KEYS)
     for key in raw:
         if key not in known:
-            near = get_close_matches(key, known, 1)
             raise ExperimentError(
-                f"{path}: `{key}` is no key of an experiment: "
-                + (f"did you mean `{near[0]}`?" if near else f"{', '.join(known)}.")
+                f"{path}: a key must be one of {', '.join(known)}, got {key!r}"
+                f"{did_you_mean(key, known)}."
             )
     name = raw.get("name", path.stem)
     return {

@@ -26,7 +26,7 @@ from apalu_jax.experiments.tasks.base import Loss, Variables
 from apalu_jax.introspection import Histogram
 
 Model: TypeAlias = nn.Module | nnx.Module
-"""What a user's function makes."""
+"""A model that a user's function makes."""
 
 MakeModel: TypeAlias = Callable[..., Model]
 """Called with a factory of activations, and with ``rngs`` or ``key`` if it has it."""

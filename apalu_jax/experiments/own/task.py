@@ -28,10 +28,10 @@ from apalu_jax.experiments.tasks.base import (
 from apalu_jax.introspection import Histogram
 
 LossFunction: TypeAlias = Callable[[Array, Array], Array]
-"""From outputs and targets to losses, of which the mean is minimized."""
+"""A loss: numbers from outputs and targets, of which the mean is minimized."""
 
 Scores: TypeAlias = Callable[[Numbers, Numbers], Mapping[str, float]]
-"""From outputs and targets of a whole split, on the host, to metrics by name."""
+"""Metrics by name, from outputs and targets of a whole split on the host."""
 
 _Array = TypeVar("_Array", Array, Numbers)
 

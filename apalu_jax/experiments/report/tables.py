@@ -117,13 +117,13 @@ def _arms(spec: Spec, table: Table) -> TextTable:
             place = table.ranks.averages.get(summary.arm)
             row.append("-" if place is None else f"{place:.2f}")
         if not spec.is_smoke:
-            row.append(_verdict(spec, metric, summary))
+            row.append(verdict(spec, metric, summary))
         rows.append((*row, _remark(summary)))
     shown = ("activation", metric.label, "verdict", minus, "p, Holm", "95 % interval")
     return TextTable("", header, rows, shown)
 
 
-def _verdict(spec: Spec, metric: Metric, summary: ArmSummary) -> str:
+def verdict(spec: Spec, metric: Metric, summary: ArmSummary) -> str:
     """One or two words: the reference against an arm of the family."""
     if summary.arm == spec.reference:
         return "reference"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from apalu_jax.experiments.formatting import joined
+from apalu_jax.experiments.formatting import duration, joined
 from apalu_jax.experiments.records import Trial
 from apalu_jax.experiments.results import SPEC, Results, read
 from apalu_jax.experiments.runner.parts import DECLARED, Parts
@@ -68,15 +68,8 @@ def _time(
     total = epochs * timed.steps * timed.step_s + arms * timed.compile_s
     together = len(first.seeds)
     return (
-        f"time: about {_duration(total)} on {jax.devices()[0].device_kind}, by a step "
+        f"time: about {duration(total)} on {jax.devices()[0].device_kind}, by a step "
         f"of {1000 * timed.step_s:.3g} ms with {first.arm} and "
         f"{together} seed{'s' * (together > 1)} at once, {timed.steps} steps an epoch; "
         "evaluation is not counted"
     )
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"

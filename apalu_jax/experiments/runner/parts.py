@@ -17,7 +17,7 @@ from apalu_jax.experiments.training.optimizers import Multiplier
 MakeOptimizer: TypeAlias = Callable[
     [optax.Params, int, Multiplier], optax.GradientTransformation
 ]
-"""From parameters, number of steps of the run and learning-rate multiplier."""
+"""A maker of an optimizer: of parameters, number of steps, and a multiplier."""
 
 
 class Parts:

@@ -6,9 +6,9 @@ Nothing here trains or writes: a plan follows from the declaration and the recor
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from apalu_jax._arguments import did_you_mean
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.analysis import lr_search
-from apalu_jax.experiments.formatting import did_you_mean
 from apalu_jax.experiments.records import Key, Trial
 from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.specs import Spec
@@ -100,4 +100,4 @@ def _check(
     if unknown or not chosen:
         some = ", ".join(map(str, unknown)) or "none"
         likely = did_you_mean(some, map(str, islice(declared, 100)))
-        raise ExperimentError(f"`{name}` must be among {text}, got {some}.{likely}")
+        raise ExperimentError(f"`{name}` must be among {text}, got {some}{likely}.")

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
+from apalu_jax._arguments import did_you_mean
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.formatting import did_you_mean
 from apalu_jax.experiments.schema import convert
 from apalu_jax.experiments.specs.spec import Spec as Spec
 from apalu_jax.experiments.specs.spec import merge
@@ -67,8 +67,8 @@ def choose(
     choices = raw.pop("presets")
     if preset not in choices:
         raise ExperimentError(
-            f"`preset` must be one of {', '.join(choices)} for {name}, got {preset!r}."
-            + did_you_mean(preset, choices)
+            f"`preset` must be one of {', '.join(choices)} for {name}, got {preset!r}"
+            f"{did_you_mean(preset, choices)}."
         )
     chosen = choices[preset]
     wanted = {
@@ -97,8 +97,8 @@ def choose(
 def _read(name: str) -> dict[str, Any]:
     if name not in names():
         raise ExperimentError(
-            f"`experiment` must be one of {', '.join(names())}, got {name!r}."
-            + did_you_mean(name, names())
+            f"`experiment` must be one of {', '.join(names())}, got {name!r}"
+            f"{did_you_mean(name, names())}."
         )
     text = (resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8")
     try:

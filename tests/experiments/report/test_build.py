@@ -52,7 +52,7 @@ def test_table_holds_the_statistics(finished_run, built):
     assert relu[6:10] == ("-",) * 4
     assert relu[10] == "none"
     assert [row[11] for row in (relu, apalu, frozen)] == [
-        *("not resolved", "reference", "ablation"),
+        *("too few pairs", "reference", "ablation"),
     ]
 
 
@@ -101,7 +101,7 @@ def test_six_pairs_that_vary_are_a_test():
     built = build_report(spec, make_runs(constant))
     cells = rows(built)[1]
     assert cells[6:10] == ("-",) * 4
-    assert cells[11:] == ("not resolved", "all differences are equal: no interval")
+    assert cells[11:] == ("no spread", "all differences are equal: no interval")
     assert "p" not in re.findall(r"\w+", built.verdict[0])
 
 

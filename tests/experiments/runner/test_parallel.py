@@ -55,7 +55,7 @@ def cores():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux has it")
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no CPU affinity here")
 def test_a_worker_keeps_to_one_core():
     with workers.Workers(2) as pool:
         futures = [pool.submit(cores) for _ in range(4)]
@@ -79,7 +79,7 @@ def children(pid):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends them on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl ends them, on Linux")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_their_parent(tmp_path, how):
     """And the folder can be used again at once."""

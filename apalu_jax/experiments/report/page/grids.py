@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping
 
-from apalu_jax.experiments.analysis import ArmSummary, Comparison, Table, verdicts
+from apalu_jax.experiments.analysis import ArmSummary, Comparison, Table
 from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.report.differences import best_first
 from apalu_jax.experiments.report.page.parts import Cell, Grid
-from apalu_jax.experiments.report.tables import TextTable
+from apalu_jax.experiments.report.tables import TextTable, verdict
 from apalu_jax.experiments.specs import Metric, Spec
 
 # Steps of the color of a difference, in margins.
@@ -19,7 +19,6 @@ _STEPS = (0.5, 1.0, 2.0, 4.0)
 
 def outcome(spec: Spec, table: Table) -> Grid:
     """Every arm in six columns, the best one first."""
-    words = verdicts.words(table) if not spec.is_smoke else {}
     metric = table.metric
     header = [
         "activation",
@@ -27,23 +26,23 @@ def outcome(spec: Spec, table: Table) -> Grid:
         f"{spec.reference} − arm{metric.unit(', ')}",
         "95 % interval",
         "p, Holm",
-        *(["verdict"] if words else []),
+        *([] if spec.is_smoke else ["verdict"]),
     ]
     rows = []
     for summary in best_first(table):
         row = [_arm(spec, summary), Cell(_mean(spec, metric, summary))]
         comparison = summary.comparison
         if comparison is None:
-            row += [Cell("reference" if summary.arm == spec.reference else "–")]
-            row += [Cell("")] * (2 + bool(words))
+            row += [Cell("")] * 3
         else:
             row += [
                 Cell(metric.difference_text(comparison.mean)),
                 Cell(metric.interval_text(comparison.interval)),
                 Cell(_p(comparison)),
             ]
-            word = words.get(summary.arm, "exploratory")
-            row += [Cell(word, style=word)] if words else []
+        if not spec.is_smoke:
+            word = verdict(spec, metric, summary)
+            row.append(Cell(word, style=word.split()[-1]))
         rows.append(row)
     return Grid("", header, rows)
 
