@@ -112,7 +112,7 @@ def run(
         some = None if units is None else units.split(",")
         declared = files.find(name, preset, some)
     folder = out or Path("runs") / declared.folder
-    spec, parts = declaration.settle(declared, folder)
+    spec, parts = declaration.settle(declared, None if force else folder)
     chosen_seeds = None if seeds is None else _parse_seeds(seeds, spec.seeds)
     chosen_arms = None if arms is None else arms.split(",")
     if dry_run:

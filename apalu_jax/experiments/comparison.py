@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import optax
 from msgspec.structs import asdict
 
@@ -291,6 +290,4 @@ def _options(optimizer: object) -> dict[str, Any]:
 def _search(given: Sequence[float] | LRSearch) -> dict[str, Any]:
     if isinstance(given, LRSearch):
         return asdict(given)
-    # Numbers of NumPy, as of np.geomspace, are none for the schema.
-    plain = [m.item() if isinstance(m, np.generic) else m for m in given]
-    return {"multipliers": plain, "seeds": 3}
+    return {"multipliers": list(given), "seeds": 3}

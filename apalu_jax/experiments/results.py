@@ -167,9 +167,9 @@ def open_folder(
             stored = results.spec
             if stored.run_hash != spec.run_hash:
                 raise ExperimentError(
-                    f"{folder / SPEC} is of {stored.name} ({stored.preset}) in another "
-                    f"configuration ({stored.run_hash[:12]}, not {spec.run_hash[:12]}):"
-                    " choose another --out."
+                    f"{folder / SPEC} is of {stored.name} ({stored.preset}) with "
+                    f"another {', '.join(stored.differing(spec))}: choose another "
+                    "--out."
                 )
             # Records may be of arms or seeds that are not declared any more.
             _merge(spec, [], results.records, str(folder / RECORDS))

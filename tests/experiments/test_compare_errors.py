@@ -169,6 +169,7 @@ ARGUMENTS = [
     ({"epochs": None, "steps": 0}, "`steps` must be an integer from 1, got 0"),
     ({"epochs": None, "steps": 2.5}, "`steps` must be an integer from 1, got 2.5"),
     ({"epochs": 0}, "`epochs`: Expected `int` >= 1, got 0"),
+    ({"epochs": 10**30}, "`epochs`: .* got 1000000000"),
     ({"seeds": 2.5}, "`seeds`: Expected `int`, got 2.5"),
     ({"batch_size": 64}, "`batch_size` must be at most 61, .* got 64"),
     ({"optimizer": "lion"}, "Expected one of adam, adamw, sgd, got 'lion'"),
@@ -221,11 +222,16 @@ def test_numbers_of_numpy(monkeypatch):
     monkeypatch.setattr(
         comparison.runner, "run", lambda spec, folder, **_: specs.append(spec)
     )
-    grid, steps = np.float32([0.5, 2]), np.int64(4)
-    compare(lr_search=grid, epochs=None, steps=steps)
-    compare(lr_search=[0.5, 2.0], epochs=None, steps=4)
-    assert specs[0].lr_search == specs[1].lr_search
-    assert specs[0].epochs == specs[1].epochs
+    for array, integer in ((np.float32, np.int64), (list, int)):
+        rate = array([0.5])[0]
+        compare(
+            lr_search=array([0.5, 2.0]),
+            epochs=None,
+            steps=integer(4),
+            margin=rate,
+            optimizer={"name": "adam", "learning_rate": rate},
+        )
+    assert specs[0] == specs[1]
 
 
 def test_one_instance_in_two_places_is_told(untrained):

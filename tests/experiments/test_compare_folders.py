@@ -52,16 +52,21 @@ def test_a_killed_comparison_goes_on(tmp_path):
 def test_a_folder_of_another_comparison_is_refused(tmp_path):
     found = compare(out=tmp_path / "a", activations=["relu", "apalu"])
     lines = (found.folder / "records.jsonl").read_bytes()
-    for change in (
-        {"make_model": maker("nnx", drop=0.1)},
-        {"data": {**SPLITS, "test": numbers(19, 77)}},
-        {"loss": lambda outputs, targets: jnp.abs(outputs - targets), "metric": "rmse"},
-        {"optimizer": optax.adam(1e-3)},
-        {"epochs": 3},
+    absolute = {"loss": lambda outputs, targets: jnp.abs(outputs - targets)}
+    for change, setting in (
+        ({"make_model": maker("nnx", drop=0.1)}, "model"),
+        ({"data": {**SPLITS, "test": numbers(19, 77)}}, "data"),
+        ({**absolute, "metric": "rmse"}, "task"),
+        ({"optimizer": {"name": "adam", "learning_rate": 0.1}}, "optimizer"),
+        ({"optimizer": optax.adam(1e-3)}, "model"),  # its program is the model's
+        ({"epochs": 3}, "epochs"),
     ):
-        with pytest.raises(experiments.ExperimentError, match="another configuration"):
+        refused = rf"with another (\w+, )*{setting}\b"
+        with pytest.raises(experiments.ExperimentError, match=refused):
             compare(**{"out": found.folder, "activations": ["relu", "apalu"]} | change)
     assert (found.folder / "records.jsonl").read_bytes() == lines
+    with pytest.raises(experiments.ExperimentError, match="`seeds` must be 2 at least"):
+        compare(out=found.folder, activations=["relu", "apalu"], seeds=1)
     # One more activation is trained; the others stay.
     more = compare(out=found.folder)
     assert more.results.records[:4] == found.results.records
@@ -83,7 +88,7 @@ def test_another_metric_of_the_same_name_is_refused(tmp_path):
         np.square(of(compare(**{**arms, "out": None}), "gelu", "rmse")),
         rtol=1e-4,
     )
-    with pytest.raises(experiments.ExperimentError, match="another configuration"):
+    with pytest.raises(experiments.ExperimentError, match="with another model"):
         compare(**arms, **with_metric(3))
 
 

@@ -18,7 +18,7 @@ from apalu_jax.experiments.own.datasets import OwnData
 from apalu_jax.experiments.own.parts import PROGRAM, SUMMARY, Objects, OwnParts
 from apalu_jax.experiments.own.task import OwnTask
 from apalu_jax.experiments.records import Trial
-from apalu_jax.experiments.runner.parts import Parts
+from apalu_jax.experiments.runner.parts import DECLARED, Parts
 from apalu_jax.experiments.runner.runtime import pinned_numerics
 from apalu_jax.experiments.runner.timing import time_step
 from apalu_jax.experiments.schema import convert
@@ -64,8 +64,7 @@ def declare(
     Raises:
       ExperimentError: Something does not fit; the message is one line.
     """
-    plain = {"preset": OWN, "vmapped_seeds": 1, **raw}
-    spec = convert(plain, Spec, where)
+    spec = convert(_plain({"preset": OWN, "vmapped_seeds": 1, **raw}), Spec, where)
     independent = raw.get("test_train_ratio") == 0
     parts = OwnParts(objects, spec.lr_search is not None, spec.seeds, independent)
     with pinned_numerics():
@@ -98,19 +97,35 @@ def declare(
     return Declaration(checked, parts, "vmapped_seeds" not in raw)
 
 
-def settle(declaration: Declaration, folder: Path) -> tuple[Spec, Parts]:
+def _plain(value: Any) -> Any:
+    """Replaces numbers of NumPy, which are none for the schema."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def settle(declaration: Declaration, folder: Path | None) -> tuple[Spec, Parts]:
     """Settles how many seeds are vmapped: as the folder has it, or the faster way.
 
-    Also checks that the activations are those that the folder's records are of.
+    Also checks that the activations are those that the folder's records are of, and
+    that the seeds hold theirs. The folder is None if nothing in it stays.
 
     Raises:
-      ExperimentError: An activation of that name is another one in the folder.
+      ExperimentError: An activation of that name is another one in the folder, or the
+        seeds are fewer.
     """
     spec, parts, is_open = declaration
-    if not is_open and not spec.descriptions:
+    if parts is DECLARED:
         return spec, parts
-    if (folder / results.SPEC).exists():
+    if folder is not None and (folder / results.SPEC).exists():
         stored = results.read(folder).spec
+        if stored.seeds > spec.seeds:
+            raise ExperimentError(
+                f"`seeds` must be {stored.seeds} at least, as in {folder}, got "
+                f"{spec.seeds}: choose another folder for fewer."
+            )
         for name in spec.all_arms:
             before = stored.descriptions.get(name)
             if name in stored.all_arms and before != spec.descriptions.get(name):

@@ -119,7 +119,7 @@ def _arms(spec: Spec, table: Table) -> TextTable:
         if not spec.is_smoke:
             row.append(verdict(spec, metric, summary))
         rows.append((*row, _remark(summary)))
-    shown = ("activation", metric.label, "verdict", minus, "p, Holm", "95 % interval")
+    shown = ("activation", metric.label, "verdict", minus, "95 % interval", "p, Holm")
     return TextTable("", header, rows, shown)
 
 

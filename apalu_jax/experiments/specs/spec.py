@@ -184,7 +184,17 @@ class Spec(RunConfig, frozen=True, kw_only=True):
 
     @property
     def run_hash(self) -> str:
-        """SHA-256 of the settings that a value depends on; in every record.
+        """SHA-256 of the settings that a value depends on; in every record."""
+        return _digest(self._settings())
+
+    def differing(self, other: "Spec") -> list[str]:
+        """Names of the settings that a value depends on in which another differs."""
+        ours, theirs = self._settings(), other._settings()
+        keys = dict.fromkeys((*ours, *theirs))
+        return [key for key in keys if ours.get(key) != theirs.get(key)]
+
+    def _settings(self) -> dict[str, Any]:
+        """The settings that a value depends on.
 
         The arms are not among them: an arm's value does not depend on the others.
         """
@@ -196,7 +206,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
                 for name, over in settings.get(table, {}).items()
             }
         direction = {self.metric.name: self.metric.higher_is_better}
-        return _digest({**settings, "metric": direction})
+        return {**settings, "metric": direction}
 
     @property
     def declaration_hash(self) -> str:

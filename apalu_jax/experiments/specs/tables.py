@@ -11,7 +11,7 @@ from apalu_jax.experiments.schema import Options
 FIRST_SEARCH_SEED = 1000
 """Seeds of the learning-rate search start here; evaluated ones stay below."""
 
-Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Count: TypeAlias = Annotated[int, Meta(ge=1, le=10**9)]
 Positive: TypeAlias = Annotated[float, Meta(gt=0)]
 Ratio: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
 
