@@ -26,7 +26,7 @@ def test_example_runs(block, capsys, optax_promotion, quick_compilation):
 def test_comparison_runs(capsys, optax_promotion):
     exec(compile(BLOCKS[2], "README.md", "exec"), {})
     table = capsys.readouterr().out
-    assert all(f"\n{name} " in table for name in ("relu", "gelu", "prelu", "apalu"))
+    assert all(f"\n  {name} " in table for name in ("relu", "gelu", "prelu", "apalu"))
 
 
 def test_readme_is_short():
