@@ -109,6 +109,10 @@ def test_the_card_answers():
     assert "80 % power" in facts["Could detect"]
     assert "±1.00 percentage points" in facts["Could detect"]
     assert card.warnings == [] and card.reason == ""
+    spec, runs = decided(variants={"wide": {}})
+    runs = [replace(run, variant="wide") for run in runs]
+    facts = dict(build_report(spec, runs).page.card.facts)
+    assert facts["Decided by"] == "test accuracy, variant wide"
     claimed = build_report(*decided(claim=CLAIM)).page.card
     assert dict(claimed.facts)["Verdict on the claim"] == "supported"
     assert "significantly better than relu" in claimed.reason

@@ -74,7 +74,8 @@ TERMS: dict[str, Term] = {
     "verdict": Term(
         "verdict",
         "Better or worse: significantly so after Holm's adjustment. Equivalent: not, "
-        "and the difference is shown to lie within the margin. Open: neither is shown.",
+        "and the difference is shown to lie within the margin. Not resolved: neither "
+        "is shown. Too few pairs, no spread: there is no test.",
         ("verdict", "Verdict*"),
     ),
     "margin": Term(
