@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import types
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +24,17 @@ from apalu_jax.surgery._choice import (
     to_initial,
     to_left,
 )
+from apalu_jax.surgery._members import (
+    Container,
+    Key,
+    Model,
+    Path,
+    children,
+    is_equinox,
+    with_values,
+)
 from apalu_jax.surgery._recognize import KNOWN, Activation, prelu, recognize_function
 from apalu_jax.surgery._report import Report, to_rows
-
-Model: TypeAlias = Any  # a module of flax.nnx or equinox, called with any arguments
-Container: TypeAlias = Any  # a module, a list, a tuple or a dictionary
-Key: TypeAlias = str | int
-Path: TypeAlias = tuple[Key, ...]
 
 _FUNCTIONS = (
     types.FunctionType,
@@ -117,7 +121,7 @@ def replace_activations(
     activations = {name: place.activation for name, place in replaced.items()}
     initial = to_initial(activations, make, calls)
     models = {
-        way: _with(
+        way: with_values(
             model,
             {p.path: construct(values[name], p.shape) for name, p in replaced.items()},
         )
@@ -127,9 +131,10 @@ def replace_activations(
     moved: dict[str, float] = {}
     if example_args:
         # Copies are called: a call moves batch statistics and random streams of NNX.
-        old = _with(model, {})(*example_args)
+        old = with_values(model, {})(*example_args)
         moved = {
-            w: moved_by(_with(new, {})(*example_args), old) for w, new in models.items()
+            w: moved_by(with_values(new, {})(*example_args), old)
+            for w, new in models.items()
         }
     return models[way], Report(to_rows(found, left, initial[way]), moved)
 
@@ -140,7 +145,7 @@ def _constructor(model: Model) -> Callable[[APALUParams, tuple[int, ...]], Model
         from apalu_jax.nnx import APALU as NnxAPALU
 
         return lambda init, shape: NnxAPALU(params_init=init)
-    if _is_equinox(model):
+    if is_equinox(model):
         from apalu_jax.equinox import APALU as EquinoxAPALU
 
         def construct(init: APALUParams, shape: tuple[int, ...]) -> Model:
@@ -156,10 +161,6 @@ def _constructor(model: Model) -> Callable[[APALUParams, tuple[int, ...]], Model
     )
 
 
-def _is_equinox(value: object) -> bool:
-    return isinstance(value, loaded("equinox", "Module"))
-
-
 def _name(path: Path) -> str:
     return "/".join(map(str, path))
 
@@ -170,32 +171,19 @@ def _places(node: Container, path: Path, visited: set[int]) -> Iterator[_Place]:
         return
     if is_nnx_module(node):
         visited.add(id(node))
-    for key, value in _children(node):
+    for key, value in children(node):
         here = (*path, key)
         found = _activation(value)
         if found is not None:
             static = key in _static_fields(node)
             left = "a static field, whose arrays are not trained" if static else ""
             yield _Place(here, found, value, left, _stack(node, key))
-        elif _children(value):
+        elif children(value):
             yield from _places(value, here, visited)
 
 
-def _children(node: Container) -> list[tuple[Key, Container]]:
-    if is_nnx_module(node) and not _is_nnx_list(node):
-        return [(k, v) for k, v in vars(node).items() if not k.startswith("_pytree")]
-    if _is_equinox(node):
-        fields = (field.name for field in dataclasses.fields(node))
-        return [(name, getattr(node, name)) for name in fields if hasattr(node, name)]
-    if isinstance(node, list | tuple) or _is_nnx_list(node):
-        return list(enumerate(node))
-    if isinstance(node, dict):
-        return list(node.items())
-    return []
-
-
 def _static_fields(node: Container) -> set[str]:
-    if not _is_equinox(node):
+    if not is_equinox(node):
         return set()
     return {f.name for f in dataclasses.fields(node) if f.metadata.get("static")}
 
@@ -239,68 +227,6 @@ def _record(
         return module
 
     recorders = {p.path: recording(name, p.former) for name, p in places.items()}
-    jax.block_until_ready(_with(model, recorders)(*args))
+    jax.block_until_ready(with_values(model, recorders)(*args))
     jax.effects_barrier()
     return calls
-
-
-def _with(model: Model, values: dict[Path, Container]) -> Model:
-    """A copy of the model that holds other values in some places."""
-    if is_nnx_module(model):
-        from flax import nnx
-
-        model = nnx.clone(model)
-    return _rebuilt(model, (), values, set())
-
-
-def _rebuilt(
-    node: Container,
-    path: Path,
-    values: dict[Path, Container],
-    visited: set[int],
-) -> Container:
-    """The node with the values below its path; an NNX module is changed in place."""
-    if path in values:
-        return values[path]
-    inside = any(other[: len(path)] == path for other in values)
-    if not inside or id(node) in visited:
-        return node
-    if is_nnx_module(node):
-        visited.add(id(node))
-    new = {k: _rebuilt(v, (*path, k), values, visited) for k, v in _children(node)}
-    if is_nnx_module(node):
-        _set_in_nnx(node, {k: v for k, v in new.items() if v is not _get(node, k)})
-        return node
-    if _is_equinox(node):
-        changed = copy.copy(node)
-        for key, value in new.items():
-            object.__setattr__(changed, str(key), value)
-        return changed
-    if isinstance(node, dict):
-        return type(node)(new)
-    made = list(new.values())
-    return type(node)(*made) if hasattr(node, "_fields") else type(node)(made)
-
-
-def _get(node: Container, key: Key) -> Container:
-    return getattr(node, key) if isinstance(key, str) else node[key]
-
-
-def _set_in_nnx(node: Container, values: dict[Key, Container]) -> None:
-    """Set attributes or items, which Flax asks to be marked where they hold modules."""
-    from flax import nnx
-
-    for key, value in values.items():
-        if isinstance(value, list | tuple) and any(map(is_nnx_module, value)):
-            value = nnx.List(list(value))
-        elif type(value) is dict and any(map(is_nnx_module, value.values())):
-            value = nnx.Dict(value)
-        value = nnx.data(value) if is_nnx_module(value) else value
-        if _is_nnx_list(node):
-            node[int(key)] = value
-        else:
-            setattr(node, str(key), value)
-
-
-def _is_nnx_list(value: object) -> bool:
-    return isinstance(value, loaded("flax.nnx", "List"))
