@@ -39,8 +39,9 @@ def children(node: Container) -> list[tuple[Key, Container]]:
     if is_nnx_module(node) and not _is_nnx_list(node):
         return [(k, v) for k, v in vars(node).items() if not k.startswith("_pytree")]
     if is_equinox(node):
-        fields = (field.name for field in dataclasses.fields(node))
-        return [(name, getattr(node, name)) for name in fields if hasattr(node, name)]
+        # A default that __init__ left in the class is read as a method of the module.
+        held, names = vars(node), (field.name for field in dataclasses.fields(node))
+        return [(name, held[name]) for name in names if name in held]
     if _is_nnx_list(node):
         return list(enumerate(node))
     if jax.tree_util.all_leaves([node]):

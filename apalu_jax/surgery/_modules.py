@@ -67,8 +67,9 @@ def replace_activations(
     PReLU, in attributes, fields, lists, tuples and dictionaries at any depth; each
     place gets parameters of its own. Activations that a model calls by name, as in
     ``jax.nn.relu(x)`` within its ``__call__``, are no part of it: :func:`lift` finds
-    them. Models whose layers are stacked, as by ``nnx.vmap`` or ``eqx.filter_vmap``,
-    need :func:`lift` too: the new parameters would lack the axis of the stack.
+    them. Those in layers that are stacked, as by ``nnx.vmap`` or ``eqx.filter_vmap``,
+    are left too, as new parameters would lack the axis of the stack. That is seen in
+    the weights of the linear layers and convolutions of the libraries.
 
     Args:
       model: The model. It is left as it is; the result is a changed copy.
@@ -165,21 +166,59 @@ def _name(path: Path) -> str:
     return "/".join(map(str, path))
 
 
-def _places(node: Container, path: Path, visited: set[int]) -> Iterator[_Place]:
+def _places(
+    node: Container, path: Path, visited: set[int], left: str = ""
+) -> Iterator[_Place]:
     """Yield the activations below a node; an NNX module that is shared stays one."""
     if id(node) in visited:
         return
     if is_nnx_module(node):
         visited.add(id(node))
+    axes = list(_axes_of_stacks(node, set()))
+    stacked = min(axes) > 0 if axes else left == _STACKED
     for key, value in children(node):
         here = (*path, key)
+        static = left == _STATIC or key in _static_fields(node)
+        reason = _STATIC if static else _STACKED if stacked else ""
         found = _activation(value)
         if found is not None:
-            static = key in _static_fields(node)
-            left = "a static field, whose arrays are not trained" if static else ""
-            yield _Place(here, found, value, left, _stack(node, key))
+            yield _Place(here, found, value, reason, _stack(node, key))
         elif children(value):
-            yield from _places(value, here, visited)
+            yield from _places(value, here, visited, reason)
+
+
+_STATIC = "a static field, whose arrays are not trained"
+_STACKED = "in layers that are stacked: surgery.lift replaces it"
+
+# Layers by module and class: a weight, and the number of its axes in one layer.
+_LAYERS: tuple[tuple[str, str, str, Callable[[Container], int]], ...] = (
+    ("flax.nnx", "Linear", "kernel", lambda _: 2),
+    (
+        "flax.nnx",
+        "LinearGeneral",
+        "kernel",
+        lambda layer: (
+            len(layer.in_features) + len(layer.out_features) + len(layer.batch_axis)
+        ),
+    ),
+    ("flax.nnx", "Conv", "kernel", lambda layer: 2 + len(layer.kernel_size)),
+    ("equinox.nn", "Linear", "weight", lambda _: 2),
+    ("equinox.nn", "Conv", "weight", lambda layer: 2 + layer.num_spatial_dims),
+)
+
+
+def _axes_of_stacks(node: Container, visited: set[int]) -> Iterator[int]:
+    """Yield, for each layer below a node, the number of axes that stack it."""
+    if id(node) in visited:
+        return
+    if is_nnx_module(node):
+        visited.add(id(node))
+    for module, name, weight, axes in _LAYERS:
+        if isinstance(node, loaded(module, name)):
+            yield len(getattr(getattr(node, weight), "shape", ())) - axes(node)
+            return
+    for _, value in children(node):
+        yield from _axes_of_stacks(value, visited)
 
 
 def _static_fields(node: Container) -> set[str]:

@@ -297,3 +297,94 @@ def test_containers_that_do_not_train_are_left():
     new, report = replace_activations(Block(Own([jax.nn.relu]), jax.nn.silu))
     assert [row.path for row in report.rows] == ["act"]
     assert new.acts == [jax.nn.relu]
+
+
+def of_nnx(make):
+    """Three layers, one stack."""
+
+    @nnx.split_rngs(splits=3)
+    @nnx.vmap
+    def stack(rngs):
+        return make(rngs)
+
+    return stack(nnx.Rngs(0))
+
+
+class NnxBlock(nnx.Module):
+    def __init__(self, layer, rngs):
+        self.layer = layer(rngs)
+        self.acts = {"hidden": [nnx.relu]}
+
+    def __call__(self, x):
+        return self.acts["hidden"][0](self.layer(x))
+
+
+class NnxStack(nnx.Module):
+    def __init__(self, layer):
+        self.blocks = of_nnx(lambda rngs: NnxBlock(layer, rngs))
+        self.out = nnx.Linear(3, 2, rngs=nnx.Rngs(1))
+        self.act = nnx.silu
+
+    def __call__(self, x):
+        scan = nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        x = scan(lambda x, block: block(x))(x, self.blocks)
+        return self.act(self.out(x))
+
+
+class EquinoxBlock(eqx.Module):
+    layer: eqx.Module
+    act: Callable = jax.nn.relu
+
+    def __call__(self, x):
+        return self.act(self.layer(x))
+
+
+class EquinoxStack(eqx.Module):
+    blocks: EquinoxBlock
+    out: eqx.Module
+    act: Callable
+    unset: Callable = jax.nn.elu
+
+    def __init__(self, layer):
+        keys = jax.random.split(jax.random.key(0), 3)
+        self.blocks = eqx.filter_vmap(lambda key: EquinoxBlock(layer(key)))(keys)
+        self.out, self.act = layer(keys[0]), jax.nn.silu
+
+    def __call__(self, x):
+        arrays, static = eqx.partition(self.blocks, eqx.is_array)
+        x, _ = jax.lax.scan(
+            lambda x, array: (eqx.combine(array, static)(x), None), x, arrays
+        )
+        return self.act(self.out(x))
+
+
+STACKS = {
+    "nnx.Linear": lambda: NnxStack(lambda rngs: nnx.Linear(3, 3, rngs=rngs)),
+    "nnx.Conv": lambda: NnxStack(lambda rngs: nnx.Conv(3, 3, 5, rngs=rngs)),
+    "nnx.LinearGeneral": lambda: NnxStack(
+        lambda rngs: nnx.LinearGeneral(3, 3, rngs=rngs)
+    ),
+    "eqx.nn.Linear": lambda: EquinoxStack(lambda key: eqx.nn.Linear(3, 3, key=key)),
+    "eqx.nn.Conv": lambda: EquinoxStack(lambda key: eqx.nn.Conv1d(9, 9, 1, key=key)),
+}
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_stacked_layers_are_left(name):
+    """Their parameters would lack the axis of the stack; the model still runs."""
+    model = STACKS[name]()
+    x = X[0] if name == "eqx.nn.Linear" else X
+    new, report = replace_activations(model, match="inputs", example_args=(x,))
+    assert [row.path for row in report.rows if not row.left] == ["act"]
+    assert all("surgery.lift" in row.left for row in report.rows if row.left)
+    assert new(x).shape == model(x).shape
+    with pytest.raises(ValueError, match=r"`model`.*none: .*act.*: .*surgery\.lift"):
+        replace_activations(model.blocks)
+
+
+def test_static_containers_are_left():
+    class Net(eqx.Module):
+        acts: dict = eqx.field(static=True)
+
+    with pytest.raises(ValueError, match="acts/a/0: a static field"):
+        replace_activations(Net({"a": (jax.nn.relu,)}))
