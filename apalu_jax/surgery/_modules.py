@@ -81,7 +81,9 @@ def replace_activations(
       match: "inputs" for the values closest to the activation on the inputs that each
         place sees in ``model(*example_args)``.
       example_args: Arguments of the model, which the report needs to say how far its
-        output moved.
+        output moved. They also show where a module cannot stand, as in
+        ``self.act(x, approximate=False)``: it is called with ``x`` alone. Such a place
+        is left with the reason. Without them the new model fails there when called.
 
     Returns:
       The new model and the report.
@@ -111,6 +113,15 @@ def replace_activations(
     places = {_name(place.path): place for place in _places(model, (), set())}
     found = {name: place.activation.name for name, place in places.items()}
     left = to_left(which, found, {name: place.left for name, place in places.items()})
+    if example_args:
+        # Copies are called: a call moves batch statistics and random streams of NNX.
+        old = with_values(model, {})(*example_args)
+        modules = {
+            name: {place.path: construct(APALUParams(), place.shape)}
+            for name, place in places.items()
+            if not left[name]
+        }
+        left |= _failing(model, modules, example_args)
     replaced = {name: place for name, place in places.items() if not left[name]}
     if not replaced:
         seen = "; ".join(f"{name}: {left[name]}" for name in places)
@@ -131,8 +142,6 @@ def replace_activations(
     way = match or next(iter(initial))
     moved: dict[str, float] = {}
     if example_args:
-        # Copies are called: a call moves batch statistics and random streams of NNX.
-        old = with_values(model, {})(*example_args)
         moved = {
             w: moved_by(with_values(new, {})(*example_args), old)
             for w, new in models.items()
@@ -243,6 +252,33 @@ def _activation(value: Container) -> Activation | None:
     return recognize_function(value) if isinstance(value, _FUNCTIONS) else None
 
 
+def _failing(
+    model: Model,
+    modules: Mapping[str, Mapping[Path, Model]],
+    args: tuple[PyTree, ...],
+) -> dict[str, str]:
+    """Why the model fails with a module in a place, by the name of the place."""
+
+    def run(values: Mapping[Path, Model]) -> None:
+        jax.block_until_ready(with_values(model, values)(*args))
+
+    reasons: dict[str, str] = {}
+    try:
+        run({path: m for module in modules.values() for path, m in module.items()})
+    except Exception:  # that of any library: an argument it lacks, an axis of a stack
+        for name, module in modules.items():
+            try:
+                run(module)
+            except Exception as error:
+                line = f"{type(error).__name__}: {error}".splitlines()[0]
+                reasons[name] = (
+                    f"the model fails with APALU there, take surgery.lift ({line})"
+                )
+        if not reasons:
+            raise
+    return reasons
+
+
 def _record(
     model: Model, places: Mapping[str, _Place], args: tuple[PyTree, ...]
 ) -> Calls:
@@ -250,8 +286,8 @@ def _record(
     calls = Calls()
 
     def recording(name: str, former: Callable[..., Array]) -> Callable[..., Array]:
-        def call(x: Array, **kwargs: PyTree) -> Array:
-            y = former(x, **kwargs)
+        def call(x: Array, *args: PyTree, **kwargs: PyTree) -> Array:
+            y = former(x, *args, **kwargs)
             jax.debug.callback(functools.partial(calls.add, name), x, y)
             return y
 
@@ -261,7 +297,7 @@ def _record(
         module: Callable[..., Array] = copy.copy(former)
         cls = type(former)
         module.__class__ = type(
-            cls.__name__, (cls,), {"__call__": lambda self, x, **kw: call(x, **kw)}
+            cls.__name__, (cls,), {"__call__": lambda self, *a, **kw: call(*a, **kw)}
         )
         return module
 

@@ -229,7 +229,7 @@ CONTAINERS = {
     ),
     "dict with a factory": (
         lambda: defaultdict(lambda: jnp.tanh, a=jax.nn.relu),
-        lambda acts, x: acts["other"](acts["a"](x)), ["acts/a"],
+        lambda acts, x: acts.default_factory()(acts["a"](x)), ["acts/a"],
     ),
     "tuple in nnx.List": (
         lambda: nnx.List([(jax.nn.relu, 3), jax.nn.silu]),
@@ -388,3 +388,54 @@ def test_static_containers_are_left():
 
     with pytest.raises(ValueError, match="acts/a/0: a static field"):
         replace_activations(Net({"a": (jax.nn.relu,)}))
+
+
+class NnxHolder(nnx.Module):
+    def __init__(self, call):
+        self.first, self.act, self.call = nnx.silu, nnx.gelu, call
+
+    def __call__(self, x):
+        return self.call(self.act, self.first(x))
+
+
+class EquinoxHolder(eqx.Module):
+    call: Callable = eqx.field(static=True)
+    first: Callable = jax.nn.silu
+    act: Callable = jax.nn.gelu
+
+    def __call__(self, x):
+        return self.call(self.act, self.first(x))
+
+
+USES = {
+    "keyword": (lambda act, x: act(x, approximate=False), "approximate"),
+    "second argument": (lambda act, x: act(x, False), "argument"),
+    "axis of a stack": (
+        lambda act, x: jax.vmap(lambda a, x: x if a is None else act(x))(
+            getattr(act, "apalu_a", jnp.zeros(9)), x
+        ),
+        "rank",
+    ),
+    "attribute": (lambda act, x: act.__code__ and act(x), "__code__"),
+}
+
+
+@pytest.mark.parametrize("holder", [NnxHolder, EquinoxHolder])
+@pytest.mark.parametrize("use", USES)
+def test_places_where_no_module_can_stand_are_left(holder, use):
+    call, reason = USES[use]
+    model = holder(call)
+    new, report = replace_activations(model, match="inputs", example_args=(X,))
+    first, act = report.rows
+    assert (first.path, first.left, act.path) == ("first", "", "act")
+    assert "the model fails with APALU there, take surgery.lift (" in act.left
+    assert reason in act.left
+    assert "\n" not in act.left
+    assert new(X).shape == X.shape
+    with pytest.raises(ValueError, match=f"`model`.*none:.*act: the model.*{reason}"):
+        replace_activations(model, {"gelu_tanh"}, example_args=(X,))
+
+
+def test_errors_of_the_model_itself_are_its_own():
+    with pytest.raises(TypeError, match="got an unexpected keyword argument 'axis'"):
+        replace_activations(NnxHolder(lambda act, x: act(x, axis=0)), example_args=(X,))
