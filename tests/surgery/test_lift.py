@@ -139,6 +139,10 @@ INSIDE = {
         lambda x: lax.cond(x[0, 0] > 0, jax.nn.relu, lambda x: jax.nn.elu(x, 0.5), x),
         ["elu", "relu"],
     ),
+    "complex factor": (
+        lambda x: jnp.abs(jax.nn.silu(x).astype("complex64") * lax.complex(x, x)),
+        ["silu"],
+    ),
     "bfloat16": (lambda x: jax.nn.silu(x.astype(jnp.bfloat16)) * 2, ["silu"]),
     "named_scope": (jax.named_scope("a/b")(jax.nn.relu), ["a/b/relu"]),
 }  # fmt: skip
