@@ -1,6 +1,6 @@
 """Replace the activations of any JAX function."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.extend.core import Jaxpr
 from jax.typing import ArrayLike
 
-from apalu_jax._arguments import describe
+from apalu_jax._arguments import check_instance, checked_arrays, describe
 from apalu_jax._trees import PyTree
 from apalu_jax.functional import APALUParams, Residual, apalu, check_residual
 from apalu_jax.surgery._choice import (
@@ -91,7 +91,7 @@ def lift(
     Raises:
       TypeError: If ``fn`` is no function.
       ValueError: If ``fn`` has no activation that is known and chosen, or an argument
-        is unknown. ``apply`` raises if ``params`` lacks a place.
+        is unknown. ``apply`` raises if ``params`` has other keys than ``init`` gives.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -182,13 +182,26 @@ def _evaluate(visit: Visit, *, values_of: list[str], residual: Residual) -> Arra
     return y.astype(shaped(visit.place.site.result).dtype)
 
 
+_PAIR = ("apalu_a", "apalu_b")
+
+
 def _values(params: Params, names: list[str]) -> Values:
+    _check_keys("params", params, names)
+    values: dict[str, tuple[Array, ...]] = {}
     for name in names:
-        if name not in params:
-            raise ValueError(
-                f"`params` must have the key {name!r}, got {sorted(params)}."
-            )
-    return {n: (params[n]["apalu_a"], params[n]["apalu_b"]) for n in names}
+        of_name = f"params[{name!r}]"
+        _check_keys(of_name, params[name], _PAIR)
+        arrays = ({f"{of_name}[{key!r}]": params[name][key]} for key in _PAIR)
+        values[name] = tuple(checked_arrays(**array)[0] for array in arrays)
+    return values
+
+
+def _check_keys(name: str, given: Mapping[str, object], keys: Sequence[str]) -> None:
+    expected = f"a mapping with the keys {', '.join(sorted(keys))}"
+    check_instance(name, given, Mapping, expected)
+    if set(given) != set(keys):
+        got = ", ".join(sorted(map(str, given))) or "none"
+        raise ValueError(f"`{name}` must be {expected}, got {got}.")
 
 
 def _record(
