@@ -126,20 +126,21 @@ def lift(
         call = partial(_evaluate, values_of=replaced, residual=residual)
         return _run(fn, args, found, Interpreter(call, per_step), values)
 
-    calls, slopes = _record(fn, example_args, found) if concrete else (None, {})
+    recorded = _record(fn, example_args, found) if concrete else None
+    slopes = recorded.slopes if recorded else {}
     activations = {
         name: prelu(slopes[name]) if name in slopes else places[name].site.activation
         for name in replaced
     }
-    initial = to_initial(activations, make, calls)
+    initial = to_initial(activations, make, recorded.calls if recorded else None)
     steps = {name: places[name].steps if per_step else () for name in replaced}
     params = {way: _to_params(values, steps) for way, values in initial.items()}
     way = match or next(iter(initial))
     moved: dict[str, float] = {}
-    if concrete:
-        before = fn(*example_args)
+    if recorded is not None:
         moved = {
-            w: moved_by(apply(p, *example_args), before) for w, p in params.items()
+            w: moved_by(apply(p, *example_args), recorded.result)
+            for w, p in params.items()
         }
     report = Report(to_rows(found, left, initial[way]), moved)
     return Lifted(lambda: jax.tree.map(jnp.array, params[way]), apply, report)
@@ -204,10 +205,16 @@ def _check_keys(name: str, given: Mapping[str, object], keys: Sequence[str]) -> 
         raise ValueError(f"`{name}` must be {expected}, got {got}.")
 
 
+class _Recorded(NamedTuple):
+    calls: Calls
+    slopes: dict[str, float]  # of PReLU, their means
+    result: PyTree
+
+
 def _record(
     fn: Callable[..., PyTree], args: tuple[PyTree, ...], found: dict[str, str]
-) -> tuple[Calls, dict[str, float]]:
-    """Calls of each place when `fn` is evaluated, and the mean slopes of PReLU."""
+) -> _Recorded:
+    """Calls of each place when `fn` is evaluated, and its result."""
     calls = Calls()
     slopes: dict[str, list[np.ndarray]] = {}
 
@@ -223,9 +230,10 @@ def _record(
             jax.debug.callback(partial(store_slope, name), site.factor * visit.slope)
         return result
 
-    jax.block_until_ready(_run(fn, args, found, Interpreter(call), {}))
+    result = jax.block_until_ready(_run(fn, args, found, Interpreter(call), {}))
     jax.effects_barrier()
-    return calls, {name: float(np.mean(parts)) for name, parts in slopes.items()}
+    means = {name: float(np.mean(parts)) for name, parts in slopes.items()}
+    return _Recorded(calls, means, result)
 
 
 def _to_params(initial: Initial, steps: dict[str, tuple[int, ...]]) -> Params:
