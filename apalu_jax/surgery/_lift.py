@@ -198,11 +198,13 @@ def _values(params: Params, names: list[str]) -> Values:
 
 
 def _check_keys(name: str, given: Mapping[str, object], keys: Sequence[str]) -> None:
-    expected = f"a mapping with the keys {', '.join(sorted(keys))}"
-    check_instance(name, given, Mapping, expected)
+    expected = ", ".join(sorted(keys))
+    check_instance(name, given, Mapping, f"a mapping with the keys {expected}")
     if set(given) != set(keys):
         got = ", ".join(sorted(map(str, given))) or "none"
-        raise ValueError(f"`{name}` must be {expected}, got {got}.")
+        raise ValueError(
+            f"`{name}` must be a mapping with the keys {expected}, got {got}."
+        )
 
 
 class _Recorded(NamedTuple):
