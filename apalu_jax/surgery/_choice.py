@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -144,12 +145,22 @@ def _fitted(x: np.ndarray, y: np.ndarray) -> APALUParams | None:
 
 
 def moved_by(after: PyTree, before: PyTree) -> float:
-    """Root mean square of a change, relative to that of ``before``."""
+    """Root mean square of a change, relative to that of ``before``.
+
+    Only floating and complex arrays count: no key of a random stream, no integers. NaN
+    if there are none, or one of their numbers is not finite.
+    """
 
     def flat(tree: PyTree) -> np.ndarray:
-        leaves = [np.ravel(np.asarray(v, np.float64)) for v in jax.tree.leaves(tree)]
-        return np.concatenate(leaves)
+        leaves = [
+            np.ravel(np.asarray(v, np.complex128))
+            for v in jax.tree.leaves(tree)
+            if jnp.issubdtype(getattr(v, "dtype", type(v)), jnp.inexact)
+        ]
+        return np.concatenate(leaves or [np.array(np.nan)], axis=None)
 
-    old = flat(before)
-    change, size = np.linalg.norm(flat(after) - old), np.linalg.norm(old)
+    old, new = flat(before), flat(after)
+    if not (np.isfinite(old).all() and np.isfinite(new).all()):
+        return np.nan
+    change, size = np.linalg.norm(new - old), np.linalg.norm(old)
     return float(change / size) if size else float(change)

@@ -280,7 +280,10 @@ def _shard_map(entry: Entry) -> list[Array]:
         axis_names=axes,
         check_vma=params["check_vma"],
     )
-    return run(dict(entry.values), *entry.inputs)
+    # Outside of jit a shard_map is compiled anew for each of its operations: a chain of
+    # 11 activations on 8 devices takes 6 s then, and 0.6 s so.
+    results: list[Array] = jax.jit(run)(dict(entry.values), *entry.inputs)
+    return results
 
 
 _ENTERED: dict[str, Callable[[Entry], list[Array]]] = {

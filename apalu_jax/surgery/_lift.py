@@ -1,6 +1,6 @@
 """Replace the activations of any JAX function."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.extend.core import Jaxpr
 from jax.typing import ArrayLike
 
-from apalu_jax._arguments import describe
+from apalu_jax._arguments import check_instance, checked_arrays, describe
 from apalu_jax._trees import PyTree
 from apalu_jax.functional import APALUParams, Residual, apalu, check_residual
 from apalu_jax.surgery._choice import (
@@ -91,7 +91,7 @@ def lift(
     Raises:
       TypeError: If ``fn`` is no function.
       ValueError: If ``fn`` has no activation that is known and chosen, or an argument
-        is unknown. ``apply`` raises if ``params`` lacks a place.
+        is unknown. ``apply`` raises if ``params`` has other keys than ``init`` gives.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -126,20 +126,21 @@ def lift(
         call = partial(_evaluate, values_of=replaced, residual=residual)
         return _run(fn, args, found, Interpreter(call, per_step), values)
 
-    calls, slopes = _record(fn, example_args, found) if concrete else (None, {})
+    recorded = _record(fn, example_args, found) if concrete else None
+    slopes = recorded.slopes if recorded else {}
     activations = {
         name: prelu(slopes[name]) if name in slopes else places[name].site.activation
         for name in replaced
     }
-    initial = to_initial(activations, make, calls)
+    initial = to_initial(activations, make, recorded.calls if recorded else None)
     steps = {name: places[name].steps if per_step else () for name in replaced}
     params = {way: _to_params(values, steps) for way, values in initial.items()}
     way = match or next(iter(initial))
     moved: dict[str, float] = {}
-    if concrete:
-        before = fn(*example_args)
+    if recorded is not None:
         moved = {
-            w: moved_by(apply(p, *example_args), before) for w, p in params.items()
+            w: moved_by(apply(p, *example_args), recorded.result)
+            for w, p in params.items()
         }
     report = Report(to_rows(found, left, initial[way]), moved)
     return Lifted(lambda: jax.tree.map(jnp.array, params[way]), apply, report)
@@ -182,19 +183,40 @@ def _evaluate(visit: Visit, *, values_of: list[str], residual: Residual) -> Arra
     return y.astype(shaped(visit.place.site.result).dtype)
 
 
+_PAIR = ("apalu_a", "apalu_b")
+
+
 def _values(params: Params, names: list[str]) -> Values:
+    _check_keys("params", params, names)
+    values: dict[str, tuple[Array, ...]] = {}
     for name in names:
-        if name not in params:
-            raise ValueError(
-                f"`params` must have the key {name!r}, got {sorted(params)}."
-            )
-    return {n: (params[n]["apalu_a"], params[n]["apalu_b"]) for n in names}
+        of_name = f"params[{name!r}]"
+        _check_keys(of_name, params[name], _PAIR)
+        arrays = ({f"{of_name}[{key!r}]": params[name][key]} for key in _PAIR)
+        values[name] = tuple(checked_arrays(**array)[0] for array in arrays)
+    return values
+
+
+def _check_keys(name: str, given: Mapping[str, object], keys: Sequence[str]) -> None:
+    expected = ", ".join(sorted(keys))
+    check_instance(name, given, Mapping, f"a mapping with the keys {expected}")
+    if set(given) != set(keys):
+        got = ", ".join(sorted(map(str, given))) or "none"
+        raise ValueError(
+            f"`{name}` must be a mapping with the keys {expected}, got {got}."
+        )
+
+
+class _Recorded(NamedTuple):
+    calls: Calls
+    slopes: dict[str, float]  # of PReLU, their means
+    result: PyTree
 
 
 def _record(
     fn: Callable[..., PyTree], args: tuple[PyTree, ...], found: dict[str, str]
-) -> tuple[Calls, dict[str, float]]:
-    """Calls of each place when `fn` is evaluated, and the mean slopes of PReLU."""
+) -> _Recorded:
+    """Calls of each place when `fn` is evaluated, and its result."""
     calls = Calls()
     slopes: dict[str, list[np.ndarray]] = {}
 
@@ -210,9 +232,10 @@ def _record(
             jax.debug.callback(partial(store_slope, name), site.factor * visit.slope)
         return result
 
-    jax.block_until_ready(_run(fn, args, found, Interpreter(call), {}))
+    result = jax.block_until_ready(_run(fn, args, found, Interpreter(call), {}))
     jax.effects_barrier()
-    return calls, {name: float(np.mean(parts)) for name, parts in slopes.items()}
+    means = {name: float(np.mean(parts)) for name, parts in slopes.items()}
+    return _Recorded(calls, means, result)
 
 
 def _to_params(initial: Initial, steps: dict[str, tuple[int, ...]]) -> Params:

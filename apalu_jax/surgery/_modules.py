@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import types
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +24,17 @@ from apalu_jax.surgery._choice import (
     to_initial,
     to_left,
 )
+from apalu_jax.surgery._members import (
+    Container,
+    Key,
+    Model,
+    Path,
+    children,
+    is_equinox,
+    with_values,
+)
 from apalu_jax.surgery._recognize import KNOWN, Activation, prelu, recognize_function
 from apalu_jax.surgery._report import Report, to_rows
-
-Model: TypeAlias = Any  # a module of flax.nnx or equinox, called with any arguments
-Container: TypeAlias = Any  # a module, a list, a tuple or a dictionary
-Key: TypeAlias = str | int
-Path: TypeAlias = tuple[Key, ...]
 
 _FUNCTIONS = (
     types.FunctionType,
@@ -63,8 +67,9 @@ def replace_activations(
     PReLU, in attributes, fields, lists, tuples and dictionaries at any depth; each
     place gets parameters of its own. Activations that a model calls by name, as in
     ``jax.nn.relu(x)`` within its ``__call__``, are no part of it: :func:`lift` finds
-    them. Models whose layers are stacked, as by ``nnx.vmap`` or ``eqx.filter_vmap``,
-    need :func:`lift` too: the new parameters would lack the axis of the stack.
+    them. Those in layers that are stacked, as by ``nnx.vmap`` or ``eqx.filter_vmap``,
+    are left too, as new parameters would lack the axis of the stack. That is seen in
+    the weights of the linear layers and convolutions of the libraries.
 
     Args:
       model: The model. It is left as it is; the result is a changed copy.
@@ -76,7 +81,9 @@ def replace_activations(
       match: "inputs" for the values closest to the activation on the inputs that each
         place sees in ``model(*example_args)``.
       example_args: Arguments of the model, which the report needs to say how far its
-        output moved.
+        output moved. They also show where a module cannot stand, as in
+        ``self.act(x, approximate=False)``: it is called with ``x`` alone. Such a place
+        is left with the reason. Without them the new model fails there when called.
 
     Returns:
       The new model and the report.
@@ -106,6 +113,15 @@ def replace_activations(
     places = {_name(place.path): place for place in _places(model, (), set())}
     found = {name: place.activation.name for name, place in places.items()}
     left = to_left(which, found, {name: place.left for name, place in places.items()})
+    if example_args:
+        # Copies are called: a call moves batch statistics and random streams of NNX.
+        old = with_values(model, {})(*example_args)
+        modules = {
+            name: {place.path: construct(APALUParams(), place.shape)}
+            for name, place in places.items()
+            if not left[name]
+        }
+        left |= _failing(model, modules, example_args)
     replaced = {name: place for name, place in places.items() if not left[name]}
     if not replaced:
         seen = "; ".join(f"{name}: {left[name]}" for name in places)
@@ -117,7 +133,7 @@ def replace_activations(
     activations = {name: place.activation for name, place in replaced.items()}
     initial = to_initial(activations, make, calls)
     models = {
-        way: _with(
+        way: with_values(
             model,
             {p.path: construct(values[name], p.shape) for name, p in replaced.items()},
         )
@@ -126,10 +142,9 @@ def replace_activations(
     way = match or next(iter(initial))
     moved: dict[str, float] = {}
     if example_args:
-        # Copies are called: a call moves batch statistics and random streams of NNX.
-        old = _with(model, {})(*example_args)
         moved = {
-            w: moved_by(_with(new, {})(*example_args), old) for w, new in models.items()
+            w: moved_by(with_values(new, {})(*example_args), old)
+            for w, new in models.items()
         }
     return models[way], Report(to_rows(found, left, initial[way]), moved)
 
@@ -140,7 +155,7 @@ def _constructor(model: Model) -> Callable[[APALUParams, tuple[int, ...]], Model
         from apalu_jax.nnx import APALU as NnxAPALU
 
         return lambda init, shape: NnxAPALU(params_init=init)
-    if _is_equinox(model):
+    if is_equinox(model):
         from apalu_jax.equinox import APALU as EquinoxAPALU
 
         def construct(init: APALUParams, shape: tuple[int, ...]) -> Model:
@@ -156,46 +171,67 @@ def _constructor(model: Model) -> Callable[[APALUParams, tuple[int, ...]], Model
     )
 
 
-def _is_equinox(value: object) -> bool:
-    return isinstance(value, loaded("equinox", "Module"))
-
-
 def _name(path: Path) -> str:
     return "/".join(map(str, path))
 
 
-def _places(node: Container, path: Path, visited: set[int]) -> Iterator[_Place]:
+def _places(
+    node: Container, path: Path, visited: set[int], left: str = ""
+) -> Iterator[_Place]:
     """Yield the activations below a node; an NNX module that is shared stays one."""
     if id(node) in visited:
         return
     if is_nnx_module(node):
         visited.add(id(node))
-    for key, value in _children(node):
+    axes = list(_axes_of_stacks(node, set()))
+    stacked = min(axes) > 0 if axes else left == _STACKED
+    for key, value in children(node):
         here = (*path, key)
+        static = left == _STATIC or key in _static_fields(node)
+        reason = _STATIC if static else _STACKED if stacked else ""
         found = _activation(value)
         if found is not None:
-            static = key in _static_fields(node)
-            left = "a static field, whose arrays are not trained" if static else ""
-            yield _Place(here, found, value, left, _stack(node, key))
-        elif _children(value):
-            yield from _places(value, here, visited)
+            yield _Place(here, found, value, reason, _stack(node, key))
+        elif children(value):
+            yield from _places(value, here, visited, reason)
 
 
-def _children(node: Container) -> list[tuple[Key, Container]]:
-    if is_nnx_module(node) and not _is_nnx_list(node):
-        return [(k, v) for k, v in vars(node).items() if not k.startswith("_pytree")]
-    if _is_equinox(node):
-        fields = (field.name for field in dataclasses.fields(node))
-        return [(name, getattr(node, name)) for name in fields if hasattr(node, name)]
-    if isinstance(node, list | tuple) or _is_nnx_list(node):
-        return list(enumerate(node))
-    if isinstance(node, dict):
-        return list(node.items())
-    return []
+_STATIC = "a static field, whose arrays are not trained"
+_STACKED = "in layers that are stacked: surgery.lift replaces it"
+
+# Layers by module and class: a weight, and the number of its axes in one layer.
+_LAYERS: tuple[tuple[str, str, str, Callable[[Container], int]], ...] = (
+    ("flax.nnx", "Linear", "kernel", lambda _: 2),
+    (
+        "flax.nnx",
+        "LinearGeneral",
+        "kernel",
+        lambda layer: (
+            len(layer.in_features) + len(layer.out_features) + len(layer.batch_axis)
+        ),
+    ),
+    ("flax.nnx", "Conv", "kernel", lambda layer: 2 + len(layer.kernel_size)),
+    ("equinox.nn", "Linear", "weight", lambda _: 2),
+    ("equinox.nn", "Conv", "weight", lambda layer: 2 + layer.num_spatial_dims),
+)
+
+
+def _axes_of_stacks(node: Container, visited: set[int]) -> Iterator[int]:
+    """Yield, for each layer below a node, the number of axes that stack it."""
+    if id(node) in visited:
+        return
+    if is_nnx_module(node):
+        visited.add(id(node))
+    for module, name, weight, axes in _LAYERS:
+        if isinstance(node, loaded(module, name)):
+            yield len(getattr(getattr(node, weight), "shape", ())) - axes(node)
+            return
+    for _, value in children(node):
+        yield from _axes_of_stacks(value, visited)
 
 
 def _static_fields(node: Container) -> set[str]:
-    if not _is_equinox(node):
+    if not is_equinox(node):
         return set()
     return {f.name for f in dataclasses.fields(node) if f.metadata.get("static")}
 
@@ -216,6 +252,33 @@ def _activation(value: Container) -> Activation | None:
     return recognize_function(value) if isinstance(value, _FUNCTIONS) else None
 
 
+def _failing(
+    model: Model,
+    modules: Mapping[str, Mapping[Path, Model]],
+    args: tuple[PyTree, ...],
+) -> dict[str, str]:
+    """Why the model fails with a module in a place, by the name of the place."""
+
+    def run(values: Mapping[Path, Model]) -> None:
+        jax.block_until_ready(with_values(model, values)(*args))
+
+    reasons: dict[str, str] = {}
+    try:
+        run({path: m for module in modules.values() for path, m in module.items()})
+    except Exception:  # that of any library: an argument it lacks, an axis of a stack
+        for name, module in modules.items():
+            try:
+                run(module)
+            except Exception as error:
+                line = f"{type(error).__name__}: {error}".splitlines()[0]
+                reasons[name] = (
+                    f"the model fails with APALU there, take surgery.lift ({line})"
+                )
+        if not reasons:
+            raise
+    return reasons
+
+
 def _record(
     model: Model, places: Mapping[str, _Place], args: tuple[PyTree, ...]
 ) -> Calls:
@@ -223,8 +286,8 @@ def _record(
     calls = Calls()
 
     def recording(name: str, former: Callable[..., Array]) -> Callable[..., Array]:
-        def call(x: Array, **kwargs: PyTree) -> Array:
-            y = former(x, **kwargs)
+        def call(x: Array, *args: PyTree, **kwargs: PyTree) -> Array:
+            y = former(x, *args, **kwargs)
             jax.debug.callback(functools.partial(calls.add, name), x, y)
             return y
 
@@ -234,73 +297,11 @@ def _record(
         module: Callable[..., Array] = copy.copy(former)
         cls = type(former)
         module.__class__ = type(
-            cls.__name__, (cls,), {"__call__": lambda self, x, **kw: call(x, **kw)}
+            cls.__name__, (cls,), {"__call__": lambda self, *a, **kw: call(*a, **kw)}
         )
         return module
 
     recorders = {p.path: recording(name, p.former) for name, p in places.items()}
-    jax.block_until_ready(_with(model, recorders)(*args))
+    jax.block_until_ready(with_values(model, recorders)(*args))
     jax.effects_barrier()
     return calls
-
-
-def _with(model: Model, values: dict[Path, Container]) -> Model:
-    """A copy of the model that holds other values in some places."""
-    if is_nnx_module(model):
-        from flax import nnx
-
-        model = nnx.clone(model)
-    return _rebuilt(model, (), values, set())
-
-
-def _rebuilt(
-    node: Container,
-    path: Path,
-    values: dict[Path, Container],
-    visited: set[int],
-) -> Container:
-    """The node with the values below its path; an NNX module is changed in place."""
-    if path in values:
-        return values[path]
-    inside = any(other[: len(path)] == path for other in values)
-    if not inside or id(node) in visited:
-        return node
-    if is_nnx_module(node):
-        visited.add(id(node))
-    new = {k: _rebuilt(v, (*path, k), values, visited) for k, v in _children(node)}
-    if is_nnx_module(node):
-        _set_in_nnx(node, {k: v for k, v in new.items() if v is not _get(node, k)})
-        return node
-    if _is_equinox(node):
-        changed = copy.copy(node)
-        for key, value in new.items():
-            object.__setattr__(changed, str(key), value)
-        return changed
-    if isinstance(node, dict):
-        return type(node)(new)
-    made = list(new.values())
-    return type(node)(*made) if hasattr(node, "_fields") else type(node)(made)
-
-
-def _get(node: Container, key: Key) -> Container:
-    return getattr(node, key) if isinstance(key, str) else node[key]
-
-
-def _set_in_nnx(node: Container, values: dict[Key, Container]) -> None:
-    """Set attributes or items, which Flax asks to be marked where they hold modules."""
-    from flax import nnx
-
-    for key, value in values.items():
-        if isinstance(value, list | tuple) and any(map(is_nnx_module, value)):
-            value = nnx.List(list(value))
-        elif type(value) is dict and any(map(is_nnx_module, value.values())):
-            value = nnx.Dict(value)
-        value = nnx.data(value) if is_nnx_module(value) else value
-        if _is_nnx_list(node):
-            node[int(key)] = value
-        else:
-            setattr(node, str(key), value)
-
-
-def _is_nnx_list(value: object) -> bool:
-    return isinstance(value, loaded("flax.nnx", "List"))

@@ -39,7 +39,8 @@ class Report(NamedTuple):
       rows: One for each activation, in the order in which they are called or held.
       moved: Root mean square of the change of the model's output on the example
         arguments, relative to the output's, for each choice of initial values; empty if
-        they were abstract.
+        they were abstract. Floating arrays count, and NaN tells that there are none or
+        that they hold NaN or infinity.
     """
 
     rows: tuple[Replacement, ...]
@@ -55,6 +56,8 @@ class Report(NamedTuple):
         lines += [f"left: {row.path}, {row.left}" for row in self.rows if row.left]
         lines += [
             f"output moved by {share:.3g} (relative rms) with initial values by {name}"
+            if np.isfinite(share)
+            else f"output not of finite numbers with initial values by {name}"
             for name, share in self.moved.items()
         ]
         return "\n".join(lines)

@@ -213,7 +213,7 @@ def _slope(
     eqn: JaxprEqn, images: dict[Var, Image], constants: dict[Var, Image]
 ) -> Var | None:
     """The slope of PReLU, if another variable multiplies the source or its one side."""
-    if eqn.primitive.name != "mul":
+    if eqn.primitive.name != "mul" or not _is_floating(eqn.outvars[0]):
         return None
     others = [v for v in eqn.invars if isinstance(v, Var) and v not in images]
     others = [v for v in others if v not in constants]

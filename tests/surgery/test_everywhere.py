@@ -105,6 +105,14 @@ def test_all_else_is_evaluated_as_before(where, monkeypatch):
     np.testing.assert_allclose(got, INSIDE[where](X), rtol=1e-5, atol=1e-6)
 
 
+def test_shard_map_is_one_program():
+    """Outside of jit, each of its operations would be a program for each call."""
+    lifted = lift(INSIDE["shard_map"], X)
+    eqns = jax.make_jaxpr(lambda p: lifted.apply(p, X))(lifted.init()).eqns
+    (called,) = [eqn for eqn in eqns if "shard_map" in str(eqn)]
+    assert called.primitive.name == "jit"
+
+
 PRELU = {
     "where": lambda s, x: jnp.where(x >= 0, x, s * x),
     "two sides": lambda s, x: jnp.maximum(x, 0) + s * jnp.minimum(x, 0),

@@ -106,8 +106,49 @@ def test_apalu_is_evaluated_in_each_place():
         7,
         3,
     )
-    with pytest.raises(ValueError, match="`params` must have the key 'silu'"):
-        lifted.apply({"relu": params["relu"]}, w, X)
+
+
+PAIR = {"apalu_a": 0.5, "apalu_b": 0.1}
+PARAMS = {
+    "none": (None, "`params` must be .* relu, silu, got None"),
+    "array": (X, "`params` must be .* relu, silu, got an array of shape"),
+    "pair": (APALUParams(), "`params` must be .* relu, silu, got .* APALUParams"),
+    "one pair": (PAIR, "`params` must be .* relu, silu, got apalu_a, apalu_b"),
+    "empty": ({}, "`params` must be .* relu, silu, got none"),
+    "place lacks": ({"relu": PAIR}, "`params` must be .* relu, silu, got relu"),
+    "another place": (
+        {"relu": PAIR, "silu": PAIR, "gelu": PAIR},
+        "`params` must be .* relu, silu, got gelu, relu, silu",
+    ),
+    "a and b": (
+        {"relu": PAIR, "silu": {"a": 0.5, "b": 0.1}},
+        r"`params\['silu'\]` must be .* apalu_a, apalu_b, got a, b",
+    ),
+    "another number": (
+        {"relu": {**PAIR, "apalu_c": 1}, "silu": PAIR},
+        r"`params\['relu'\]` must be .*, apalu_b, got apalu_a, apalu_b, apalu_c",
+    ),
+    "none in it": (
+        {"relu": None, "silu": PAIR},
+        r"`params\['relu'\]` must be .* apalu_a, apalu_b, got None",
+    ),
+    "no pair": (
+        {"relu": PAIR, "silu": APALUParams()},
+        r"`params\['silu'\]` must be .* apalu_a, apalu_b, got .* APALUParams",
+    ),
+    "no number": (
+        {"relu": PAIR, "silu": {"apalu_a": None, "apalu_b": 0.1}},
+        r"`params\['silu'\]\['apalu_a'\]` must be a real array or scalar, got None",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PARAMS)
+def test_other_params_than_those_of_init_are_refused(case):
+    params, message = PARAMS[case]
+    lifted = lift(lambda x: jax.nn.relu(x) + jax.nn.silu(x), X)
+    with pytest.raises((TypeError, ValueError), match=f"^{message}[^\n]*$"):
+        lifted.apply(params, X)
 
 
 def scanned(x):
@@ -138,6 +179,10 @@ INSIDE = {
     "cond": (
         lambda x: lax.cond(x[0, 0] > 0, jax.nn.relu, lambda x: jax.nn.elu(x, 0.5), x),
         ["elu", "relu"],
+    ),
+    "complex factor": (
+        lambda x: jnp.abs(jax.nn.silu(x).astype("complex64") * lax.complex(x, x)),
+        ["silu"],
     ),
     "bfloat16": (lambda x: jax.nn.silu(x.astype(jnp.bfloat16)) * 2, ["silu"]),
     "named_scope": (jax.named_scope("a/b")(jax.nn.relu), ["a/b/relu"]),
