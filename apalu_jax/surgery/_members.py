@@ -1,4 +1,4 @@
-"""What the modules of an NNX or Equinox model hold: read, and replaced in a copy."""
+"""Contents of the modules of an NNX or Equinox model: read, and replaced in a copy."""
 
 import copy
 import dataclasses
@@ -35,7 +35,7 @@ def _is_nnx_list(value: object) -> bool:
 
 
 def children(node: Container) -> list[tuple[Key, Container]]:
-    """What a module or a container holds, by key; of anything else, nothing."""
+    """List the contents of a module or a container by key; of anything else, none."""
     if is_nnx_module(node) and not _is_nnx_list(node):
         return [(k, v) for k, v in vars(node).items() if not k.startswith("_pytree")]
     if is_equinox(node):
