@@ -28,8 +28,8 @@ Outcome: TypeAlias = Literal[
 
 _AGAINST: Mapping[Outcome, str] = {"no relevant difference": "from", "worse": "than"}
 
-# Labels of records begin with the first; the quality is that of the file.
-_COPIES = {"CIFAR-10 (JPEG copy": "CIFAR-10 (JPEG copy, quality 75)"}
+COPIES = {"CIFAR-10 (JPEG copy": "CIFAR-10 (JPEG copy, quality 75)"}
+"""Lossy copies of data sets in full, by a part of the label that records hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,8 +205,9 @@ def reading(spec: Spec, claim: Claim) -> str:
         size = f"more than the margin, {metric.margin_text}"
         if claim.effect is not None:
             size = metric.size_text(claim.effect)
+        each = "each of " if len(claim.arms) > 1 else ""
         sentence = (
-            f"Read as: {spec.reference} is better than each of {', '.join(claim.arms)} "
+            f"Read as: {spec.reference} is better than {each}{', '.join(claim.arms)} "
             f"by {size}, in test {metric.name}."
         )
     return joined(sentence, claim.note, by=" ")
@@ -261,7 +262,7 @@ def _protocol(spec: Spec, claim: Claim, records: Sequence[Record]) -> str:
     labels = {record.data for record in records}
     copies = [
         text
-        for start, text in _COPIES.items()
+        for start, text in COPIES.items()
         if any(label.startswith(start) for label in labels)
     ]
     data = joined(claim.data, *copies)

@@ -56,7 +56,7 @@ def build(results: Results) -> Report:
     claimed = summaries[spec.claimed_variant, spec.claimed_metric.name]
     judged = verdicts.judge(spec, records, claimed)
     others = (
-        tables.gates(claimed, judged),
+        tables.gates(spec, claimed, judged),
         checks.published_baselines(spec, records),
         checks.best_on_test(spec, records),
         checks.monitored(spec, records),

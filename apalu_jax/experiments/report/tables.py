@@ -48,7 +48,7 @@ def judged(spec: Spec, table: Table) -> Section:
     return Section(title, tables, text.reading(spec, table))
 
 
-def gates(table: Table, verdict: Verdict | None) -> Section | None:
+def gates(spec: Spec, table: Table, verdict: Verdict | None) -> Section | None:
     """Gates of the claim, and the outcome against each of its arms."""
     if verdict is None:
         return None
@@ -68,7 +68,8 @@ def gates(table: Table, verdict: Verdict | None) -> Section | None:
             )
     if compared:
         title = "Each arm of the claim, by its interval alone"
-        header = ("arm", "difference", "95 % interval", "outcome")
+        minus = f"{spec.reference} - it{table.metric.unit(', ')}"
+        header = ("arm of the claim", minus, "95 % interval", "outcome")
         tables.append(TextTable(title, header, compared))
     note = "A claim is judged only if every gate is passed."
     return Section("Gates", tables, [note])
@@ -80,7 +81,7 @@ def revisions(spec: Spec) -> Section | None:
         (str(r.date), r.changed, r.reason, r.found) for r in spec.revisions
     ]
     header = ("date", "changed", "reason", "found by the version before")
-    note = "Before a change its results were known, those on the test split included."
+    note = "Each change was made by someone who knew the results of the version before."
     return Section("Revisions", [TextTable("", header, rows)], [note]) if rows else None
 
 

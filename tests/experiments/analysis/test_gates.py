@@ -245,10 +245,39 @@ def test_an_optimum_at_an_end_of_the_grid_resolves_nothing(best, ends):
     found = failed(judge_runs(spec, runs))
     assert [check.gate for check in found] == ["learning-rate search"] * bool(ends)
     if ends:
-        assert found[0].found == f"{len(ends)} of 5 at an end: {', '.join(ends)}"
+        counts = [f"{arm} {int(arm in ends)} of 1" for arm in (*ARMS, "apalu")]
+        assert found[0].found == ", ".join(counts)
     # One multiplier is no search.
     alone = replace(spec, lr_search=LRSearch(multipliers=(1.0,), seeds=1))
     assert failed(judge_runs(alone, runs)) == []
+
+
+@pytest.mark.parametrize(("at_end", "count"), [(0, 0), (1, 0), (2, 1)])
+def test_one_search_in_ten_may_choose_an_end(at_end, count):
+    search = LRSearch(multipliers=(1 / 3, 1.0, 3.0), seeds=1)
+    units = {f"u{i}": {} for i in range(10)}
+    claim = replace(CLAIM, arms=("relu",))
+    spec = spec_with(claim, arms=("relu", "apalu"), units=units, lr_search=search)
+    columns = {"relu": LEADS[0], "apalu": SHARED}
+    runs = [run for unit in units for run in make_runs(columns, unit=unit)]
+    runs += [
+        make_record(
+            kind="search",
+            arm=arm,
+            unit=unit,
+            seed=seed,
+            lr_multiplier=multiplier,
+            value=0.9 if multiplier == (3.0 if i < at_end else 1.0) else 0.5,
+            history=History(),
+        )
+        for arm in columns
+        for i, unit in enumerate(units)
+        for seed, multiplier in search.runs
+    ]
+    assert len(failed(judge_runs(spec, runs))) == count
+    # The searches of an arm that are not finished.
+    some = [run for run in runs if (run.kind, run.arm) != ("search", "relu")]
+    assert failed(judge_runs(spec, some))
 
 
 def test_a_level_has_gates_too():
