@@ -281,7 +281,7 @@ def _undeclared(spec: Spec, run_hash: str, record: Record) -> str:
         )
     if unknown := undeclared_name(spec, record):
         return unknown
-    declared = record.seed < spec.seeds
+    declared = record.seed in spec.seed_range
     if record.kind == "search":
         runs = spec.lr_search.runs if spec.lr_search else []
         declared = (record.seed, record.lr_multiplier) in runs

@@ -55,14 +55,15 @@ def outcome(spec: Spec, table: Table) -> str:
     return f"{sentence}. {equivalent}" if same else f"{sentence}."
 
 
-def verdict(found: Verdict | None) -> list[str]:
+def verdict(spec: Spec, found: Verdict | None) -> list[str]:
     """The claim, its verdict and the reason; empty if nothing is claimed."""
     if found is None:
         return []
     where = f" (variant {found.variant})" if found.variant else ""
+    claim = f"Claim: {found.claim.text} ({found.claim.source})"
     return [
-        f"Claim: {found.claim.text} ({found.claim.source})",
-        f"Verdict{where}: {found.status}. {found.reason}",
+        joined(claim, verdicts.reading(spec, found.claim), by=". "),
+        f"Verdict{where}: {found.words}. {found.reason}",
     ]
 
 
@@ -118,7 +119,8 @@ def state(results: Results) -> list[str]:
     if earlier:
         notes.append(
             f"The declaration was changed after the run: {earlier} of {len(records)} "
-            "runs were made under another margin, family of arms, pairing or claim."
+            "runs were made under another margin, family of arms, pairing, claim or "
+            "gate. The rules are later than the result."
         )
     return notes
 
@@ -151,7 +153,11 @@ def declaration(results: Results) -> list[tuple[str, str]]:
         *((name, _items(table) or "as declared") for name, table in tables.items()),
         ("learning-rate search", search),
         ("paired by", spec.pair_by),
-        ("seeds", f"0 to {spec.seeds - 1}, {spec.vmapped_seeds} vmapped"),
+        (
+            "seeds",
+            f"{spec.seed_range[0]} to {spec.seed_range[-1]}, {spec.vmapped_seeds} "
+            "vmapped",
+        ),
         ("epochs and batch size", f"{spec.epochs}, {spec.batch_size}"),
         ("run hash", spec.run_hash),
         ("declaration hash", spec.declaration_hash),
