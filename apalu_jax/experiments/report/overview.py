@@ -1,14 +1,16 @@
 """Overview of several experiments: the verdict on each claim."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from apalu_jax import _readme
 from apalu_jax._tables import markdown_table
-from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments import ExperimentError, analysis, specs
 from apalu_jax.experiments.analysis import ArmSummary, Table, summarize, verdicts
+from apalu_jax.experiments.analysis.samples import LEVEL
 from apalu_jax.experiments.formatting import joined
+from apalu_jax.experiments.records import Record, select
 from apalu_jax.experiments.report.checks import published_range
 from apalu_jax.experiments.report.tables import Row, Section, TextTable
 from apalu_jax.experiments.results import Results
@@ -54,6 +56,7 @@ def overview(results: Iterable[Results]) -> Overview:
     rows: list[Row] = []
     short: list[Row] = []
     reasons = []
+    p_values: dict[str, float] = {}
     for result in results:
         spec, records = result.spec, result.records
         variant, metric = verdicts.claimed(spec)
@@ -64,6 +67,9 @@ def overview(results: Iterable[Results]) -> Overview:
         names, unit = joined(spec.preset, variant), metric.unit()
         judgment = ("none", "-")
         if verdict:
+            evaluable = _is_complete(spec, records, variant)
+            p = analysis.claim_p(verdict.claim, table) if evaluable else 1.0
+            p_values[spec.name] = max(p, p_values.get(spec.name, 0.0))
             reason = verdict.reason if verdict.reason.startswith("incomplete") else ""
             status = f"{verdict.status} ({reason})" if reason else verdict.status
             judgment = (verdict.claim.text, status)
@@ -88,7 +94,9 @@ def overview(results: Iterable[Results]) -> Overview:
         )
         short.append((spec.name, *judgment, pairs, shown.rstrip()))
     return Overview(
-        Section("Verdicts", [TextTable("", _HEADER, rows)], [_READING]),
+        Section(
+            "Verdicts", [TextTable("", _HEADER, rows)], [_READING, *_over_all(p_values)]
+        ),
         TextTable("", _SHORT, short, _SHOWN),
         reasons,
     )
@@ -103,7 +111,8 @@ def update_readme(readme: Path, found: Overview, *, check: bool = False) -> bool
     """
     (table,), notes = found.section.tables, found.section.notes
     texts = {
-        "verdicts": f"{markdown_table(table.header, table.rows)}\n\n- {notes[0]}",
+        "verdicts": f"{markdown_table(table.header, table.rows)}\n\n"
+        + "\n".join(f"- {note}" for note in notes),
         "verdicts short": markdown_table(found.short.header, found.short.rows),
     }
     differs = _readme.fill(
@@ -115,6 +124,30 @@ def update_readme(readme: Path, found: Overview, *, check: bool = False) -> bool
             f"{readme} must mark the place by the lines {marks} and <!-- end -->."
         )
     return differs
+
+
+def _is_complete(spec: Spec, records: Sequence[Record], variant: str) -> bool:
+    """True if no declared run of the family is missing."""
+    runs = [r for r in select(records, variant) if r.arm in spec.arms]
+    done = sum(run.status != "failed" for run in runs)
+    return done == len(spec.arms) * len(spec.unit_names) * spec.seeds
+
+
+def _over_all(p_values: Mapping[str, float]) -> list[str]:
+    """The sentence over all claims of the package; none without one of them."""
+    claims = [name for name in specs.names() if specs.load(name).claim]
+    if not p_values.keys() & {*claims}:
+        return []
+    adjusted = analysis.over_all({name: p_values.get(name, 1.0) for name in claims})
+    shown = [name for name, p in adjusted.items() if p <= LEVEL]
+    found = joined(f"{len(shown)} of {len(claims)} claims", *shown)
+    return [
+        f"APALU helps: shown for {found}, by Holm's adjustment over all {len(claims)}, "
+        f"of which the smallest p-value is {min(adjusted.values()):.2g}. A claim's own "
+        "p-value is the largest over the arms that it names, as APALU must beat each; "
+        "it is 1 where APALU is not ahead of all of them, and where there is nothing "
+        "to evaluate."
+    ]
 
 
 def _baseline(spec: Spec, table: Table) -> tuple[str, str]:
