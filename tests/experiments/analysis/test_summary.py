@@ -203,3 +203,13 @@ def test_variants_are_judged_apart():
     gain = analysis.summarize(spec, runs, "gain").arm("relu")
     assert (gain.n, gain.mean) == (1, 0.5)
     assert gain.comparison.mean == pytest.approx(-0.2)
+
+
+def test_ablations_are_not_ranked():
+    spec = tiny(units=UNITS)
+    runs = make_units()
+    best = {"apalu-frozen": [0.9, 0.9, 0.9]}
+    runs += make_runs(best, unit="small") + make_runs(best, unit="large")
+    table = analysis.summarize(spec, runs)
+    assert table.ranks.averages == {"relu": 2.0, "apalu": 1.0}
+    assert table.arm("apalu-frozen").comparison.mean < 0
