@@ -97,7 +97,7 @@ def detectable(n, comparisons):
 def detectable_by_t(n, comparisons):
     critical = scipy.stats.t.ppf(1 - 0.05 / comparisons / 2, n - 1)
     power = lambda shift: 1 - scipy.stats.nct.cdf(critical, n - 1, shift)  # noqa: E731
-    return scipy.optimize.brentq(lambda shift: power(shift) - 0.8, 0, 50)
+    return scipy.optimize.brentq(lambda shift: power(shift) - 0.8, 0, 12)
 
 
 class Values:
