@@ -78,7 +78,7 @@ def reading(spec: Spec, table: Table) -> list[str]:
         "TOST: two one-sided paired t tests of equivalence within the margin "
         f"±{table.metric.margin_text}. MDE: minimum detectable effect, the smallest "
         "true difference that is detected with 80 % power at the level of Holm's first "
-        "step, by the noncentral t distribution.",
+        "step, by the test that decides.",
     ]
     if table.metric.relative:
         notes.insert(
@@ -95,8 +95,9 @@ def reading(spec: Spec, table: Table) -> list[str]:
         p = table.ranks.p
         friedman = "not defined" if p is None else f"p = {p:.2g}"
         notes.append(
-            f"Mean rank over {len(table.ranks.units)} units, 1 is the best; Friedman's "
-            f"test that all arms rank alike: {friedman}."
+            f"Mean rank over {len(table.ranks.units)} units among the arms without "
+            "ablations, 1 is the best; Friedman's test that they all rank alike: "
+            f"{friedman}."
         )
     return notes
 
@@ -179,14 +180,11 @@ def _pairing(spec: Spec, table: Table) -> str:
         over = "units" if spec.pair_by == "seed" else "seeds"
         averaged = f" and averaged over {over}"
     unit = table.metric.unit(", in ")
-    interval = (
-        "by the corrected resampled t distribution"
-        if table.test_train_ratio
-        else f"BCa bootstrap, {analysis.RESAMPLES:,} resamples"
-    )
+    test = "corrected t" if table.test_train_ratio else "sign-flip"
     return (
         f"Differences are paired by {spec.pair_by}{averaged}{unit}; {spec.reference} "
-        f"is better if they are {better} zero. Intervals: {interval}."
+        f"is better if they are {better} zero. Intervals: the differences that the "
+        f"{test} test does not reject at {100 * LEVEL:.0f} %, before any adjustment."
     )
 
 

@@ -52,7 +52,7 @@ def _size(spec: Spec, table: Table) -> str:
 
 def _detectable(spec: Spec, table: Table) -> str:
     metric, family = table.metric, _compared(table)
-    sizes = [c.minimum_detectable_effect for c in family if c.interval]
+    sizes = [c.minimum_detectable_effect for c in family]
     known = [size for size in sizes if not math.isnan(size)]
     margin = f"margin: ±{metric.margin_text}"
     if not known:
