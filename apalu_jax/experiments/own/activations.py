@@ -14,6 +14,7 @@ from jax import Array
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ARMS, Activation, ActivationFactory, Arm
+from apalu_jax.experiments.formatting import first_line
 from apalu_jax.nnx import APALU
 
 Choice: TypeAlias = str | tuple[str, ActivationFactory]
@@ -32,6 +33,7 @@ class ScaledGELU(nnx.Module):
         return jax.nn.gelu(x, approximate=False) * self.gain[...].astype(x.dtype)
 
 
+# Longest name that leaves a table room in 80 columns.
 _LONGEST = 40
 
 # Those of ARMS that have parameters, for NNX, which must know the number of channels
@@ -71,6 +73,25 @@ def choose(choices: Sequence[Choice]) -> dict[str, Arm]:
     return found
 
 
+def is_name(text: str) -> bool:
+    """True if a text fits terminals, tables and names of files."""
+    printable = bool(text.strip()) and text.isprintable() and len(text) <= _LONGEST
+    return printable and "/" not in text and not text.startswith(".")
+
+
+def check_name(key: str, name: str) -> None:
+    """Checks a name that a user gives.
+
+    Raises:
+      ExperimentError: It is empty, long, or has a control character or a slash.
+    """
+    if not is_name(name):
+        raise ExperimentError(
+            f"`{key}`: a name must have 1 to {_LONGEST} printable characters, no slash "
+            f"and no dot at its beginning, got {name!r}."
+        )
+
+
 def _choose(choice: Choice) -> tuple[str, Arm]:
     if isinstance(choice, str):
         if choice not in ARMS:
@@ -79,32 +100,33 @@ def _choose(choice: Choice) -> tuple[str, Arm]:
                 f"factory), got {choice!r}."
             )
         return choice, ARMS[choice]
-    if not isinstance(choice, tuple) or [isinstance(choice[0], str), len(choice)] != [
-        True,
-        2,
-    ]:
+    if not (
+        isinstance(choice, tuple) and len(choice) == 2 and isinstance(choice[0], str)
+    ):
         raise ExperimentError(
             f"`activations` must be names or pairs (name, factory), got {choice!r}."
         )
     name, factory = choice
-    # Names reach terminals, where an escape sequence would run, and columns of tables.
-    if not name.strip() or not name.isprintable() or len(name) > _LONGEST:
-        raise ExperimentError(
-            f"`activations`: a name must have 1 to {_LONGEST} printable characters, "
-            f"got {name!r}."
-        )
+    check_name("activations", name)
     if name in ARMS:
         raise ExperimentError(
             f"`activations` must not give the name {name!r} of an activation of the "
             "package to another one."
         )
     try:
-        made = factory()
-    except TypeError as error:
+        made, other = factory(), factory()
+    except Exception as error:
         raise ExperimentError(
             f"`activations`: {name!r} must come with a factory that makes an "
-            f"activation without an argument, such as lambda: jax.nn.silu; {error}."
+            "activation without an argument, such as lambda: jax.nn.silu, got "
+            f"{first_line(error)}"
         ) from error
+    if made is other and isinstance(made, nnx.Module | nn.Module):
+        raise ExperimentError(
+            f"`activations`: the factory of {name!r} must make a new module at each "
+            f"call, got the same {type(made).__name__} twice, whose parameters all "
+            "places would share."
+        )
     if not callable(made):
         raise ExperimentError(
             f"`activations`: the factory of {name!r} must make a function or a module, "

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.formatting import joined
-from apalu_jax.experiments.schema import Options, convert
+from apalu_jax.experiments.schema import Options, check_finite, convert
 from apalu_jax.experiments.specs.tables import (
     FIRST_SEARCH_SEED,
     Claim,
@@ -47,6 +47,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     """One experiment under one preset.
 
     Attributes:
+      preset: Name of the preset; "" of an experiment that has none.
       title: One line, for the report.
       stopping_rule: When a run and the experiment end, and what counts as the value.
       arms: The activations compared: the family of tests.
@@ -81,7 +82,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     """
 
     name: str
-    preset: str
+    preset: str = ""
     title: str
     question: str
     stopping_rule: str
@@ -103,7 +104,8 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     descriptions: dict[str, str] = {}
 
     def __post_init__(self) -> None:
-        """Checks the names that refer to each other."""
+        """Checks that numbers are finite, and the names that refer to each other."""
+        check_finite(self.to_dict(), self.name)
         for key in ("data", "task", "model", "optimizer"):
             if "name" not in getattr(self, key):
                 raise ExperimentError(

@@ -196,6 +196,9 @@ def test_figures_as_files(tmp_path):
         assert path.read_bytes() == (tmp_path / "a" / path.name).read_bytes()
 
 
+CAPTION_SPILL = "caption => caption.getBoundingClientRect().right - innerWidth"
+
+
 @pytest.mark.browser
 def test_in_a_browser(page, tmp_path):
     from axe_playwright_python.sync_playwright import Axe
@@ -227,6 +230,9 @@ def test_in_a_browser(page, tmp_path):
                 ]
                 spill = "document.documentElement.scrollWidth - innerWidth"
                 assert tab.evaluate(spill) <= 0
+                # A caption is read whole, also beside a table that is scrolled.
+                for caption in tab.locator("caption:not(.unseen)").all():
+                    assert caption.evaluate(CAPTION_SPILL) <= 0
                 assert Axe().run(tab).response["violations"] == []
         path.write_text(write(build_report(*decided()), tmp_path))
         _sorts_and_explains(tab, path)
