@@ -126,7 +126,7 @@ ERRORS = [
     ({"model": '"json:f"'}, "`model`: json must have a function f, got a module with"),
     ({"model": '"digits"'}, "`model` and `data` must both name a function"),
     ({"data": '":load"'}, "`data` must name a function"),
-    ({"arms": '["relu", "mish"]'}, "must be among relu.*got 'mish'"),
+    ({"arms": '["relu", "mish"]'}, "`arms` must be among relu.*got 'mish'"),
     ({"learning_rate": '"high"'}, "`learning_rate`: Expected `float`, got 'high'"),
     ({"batch_size": "2000"}, "`batch_size` must be at most 1150"),
     (
@@ -140,6 +140,7 @@ ERRORS = [
         for name in ('"../../x"', '"/x"', '""', '"\\\\u001b[31m"', '"a\\\\nb"')
     ),
     ({"name": '"x"\npreset = "../y"'}, "`preset`: a name must have .*, got '../y'"),
+    ({"arms": '["apalu"]'}, "`arms` must hold two at least, got apalu"),
     ({"arms": '"relu"'}, "`arms` must be a list of names, got 'relu'"),
     ({"arms": '[["relu"], "apalu"]'}, "`arms` must be a list of names, got .*'relu'"),
     ({"name": '"x"\ntask = "own"'}, "`task` is for models of the package"),
@@ -176,7 +177,9 @@ def test_other_errors_of_files(folder):
     assert (missing.exit_code, missing.stderr.count("\n")) == (2, 1)
     path = new(folder)
     assert "has no table `presets`" in invoke("run", path, "--preset", "smoke").stderr
-    assert invoke("new", "a/b").exit_code == 2
+    for name in ("a/b", "", "3", "class", "json", "flax"):
+        refused = invoke("new", name)
+        assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
     path = new(folder)
     text = path.read_text()
     module = path.stem.replace("-", "_")

@@ -48,8 +48,10 @@ _NNX: Mapping[str, ActivationFactory] = {
 }
 
 
-def choose(choices: Sequence[Choice]) -> dict[str, Arm]:
+def choose(choices: Sequence[Choice], key: str = "activations") -> dict[str, Arm]:
     """Arms by name, those of the package in their Linen form.
+
+    ``key`` is what the user calls them, for errors.
 
     Raises:
       ExperimentError: A name is unknown or comes twice, there are fewer than two, or
@@ -57,18 +59,18 @@ def choose(choices: Sequence[Choice]) -> dict[str, Arm]:
     """
     if isinstance(choices, str) or not isinstance(choices, Sequence):
         raise ExperimentError(
-            "`activations` must be a list of names or of pairs (name, factory), got "
+            f"`{key}` must be a list of names or of pairs (name, factory), got "
             f"{choices!r}."
         )
     found: dict[str, Arm] = {}
     for choice in choices:
-        name, arm = _choose(choice)
+        name, arm = _choose(choice, key)
         if name in found:
-            raise ExperimentError(f"`activations` must differ, got {name!r} twice.")
+            raise ExperimentError(f"`{key}` must differ, got {name!r} twice.")
         found[name] = arm
     if len(found) < 2:
         raise ExperimentError(
-            f"`activations` must hold two at least, got {', '.join(found) or 'none'}."
+            f"`{key}` must hold two at least, got {', '.join(found) or 'none'}."
         )
     return found
 
@@ -92,11 +94,11 @@ def check_name(key: str, name: str) -> None:
         )
 
 
-def _choose(choice: Choice) -> tuple[str, Arm]:
+def _choose(choice: Choice, key: str) -> tuple[str, Arm]:
     if isinstance(choice, str):
         if choice not in ARMS:
             raise ExperimentError(
-                f"`activations` must be among {', '.join(ARMS)}, or pairs (name, "
+                f"`{key}` must be among {', '.join(ARMS)}, or pairs (name, "
                 f"factory), got {choice!r}."
             )
         return choice, ARMS[choice]
@@ -104,32 +106,32 @@ def _choose(choice: Choice) -> tuple[str, Arm]:
         isinstance(choice, tuple) and len(choice) == 2 and isinstance(choice[0], str)
     ):
         raise ExperimentError(
-            f"`activations` must be names or pairs (name, factory), got {choice!r}."
+            f"`{key}` must be names or pairs (name, factory), got {choice!r}."
         )
     name, factory = choice
-    check_name("activations", name)
+    check_name(key, name)
     if name in ARMS:
         raise ExperimentError(
-            f"`activations` must not give the name {name!r} of an activation of the "
+            f"`{key}` must not give the name {name!r} of an activation of the "
             "package to another one."
         )
     try:
         made, other = factory(), factory()
     except Exception as error:
         raise ExperimentError(
-            f"`activations`: {name!r} must come with a factory that makes an "
+            f"`{key}`: {name!r} must come with a factory that makes an "
             "activation without an argument, such as lambda: jax.nn.silu, got "
             f"{first_line(error)}"
         ) from error
     if made is other and isinstance(made, nnx.Module | nn.Module):
         raise ExperimentError(
-            f"`activations`: the factory of {name!r} must make a new module at each "
+            f"`{key}`: the factory of {name!r} must make a new module at each "
             f"call, got the same {type(made).__name__} twice, whose parameters all "
             "places would share."
         )
     if not callable(made):
         raise ExperimentError(
-            f"`activations`: the factory of {name!r} must make a function or a module, "
+            f"`{key}`: the factory of {name!r} must make a function or a module, "
             f"got {made!r}."
         )
     # Parameters of an APALU in it are treated as those of the package's arms.

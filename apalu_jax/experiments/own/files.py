@@ -5,7 +5,8 @@ functions, as in ``"my_module:make_model"``. Modules are looked for beside the f
 first.
 """
 
-import importlib
+import importlib.util
+import keyword
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -68,17 +69,24 @@ def write_new(name: str, folder: Path) -> list[Path]:
     """Writes a module and an experiment that run as they stand; returns the files.
 
     Raises:
-      ExperimentError: The name cannot be that of a module, or a file exists.
+      ExperimentError: The name cannot be that of a new module, or a file exists.
     """
     module = name.replace("-", "_")
-    if not module.isidentifier():
+    if not module.isidentifier() or keyword.iskeyword(module):
         raise ExperimentError(
-            f"The name must have letters, digits, - and _ alone, got {name!r}."
+            f"The name must have letters, digits, - and _ alone, and be no keyword of "
+            f"Python, got {name!r}."
         )
     paths = [folder / f"{module}.py", folder / f"{name}.toml"]
     for path in paths:
         if path.exists():
             raise ExperimentError(f"{path} exists already: choose another name.")
+    # Beside the file it would be imported in place of the other one, by everybody.
+    if importlib.util.find_spec(module) is not None:
+        raise ExperimentError(
+            f"The name of the module, {module}, must be new, got that of another "
+            "module of Python: choose another name."
+        )
     for path in paths:
         template = resources.files(__package__) / f"new{path.suffix}.txt"
         text = template.read_text(encoding="utf-8")
@@ -182,7 +190,7 @@ def _declare(path: Path, raw: dict[str, Any]) -> Declaration:
     name = table.get("name")
     own = isinstance(name, str) and ":" in name
     function = _function(path, "metric", name) if own else None
-    chosen = activations.choose(choices)
+    chosen = activations.choose(choices, "arms")
     if function is None:
         measured = task.choose_metric(loss_function or loss, name, None, None)
         table = {**asdict(measured), **table, "name": measured.name}
