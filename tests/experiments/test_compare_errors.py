@@ -120,7 +120,7 @@ DATA = [
     (lambda seed: (X, Y), "dict of such pairs"),
     (lambda seed: [][seed], "`data` fails for seed 0: IndexError: list index"),
     ((X, np.full(97, 0.5)), "must differ, .* got 0.5 for each of 62 training"),
-    ({**SPLITS, "train": (X, 0 * Y)}, "must differ, .* got 0.0 for each of 97"),
+    ({**SPLITS, "train": (X, 0 * Y + 2)}, "must differ, .* got 2.0 for each of 97"),
     ((X * 1e300, Y), "finite in float32, got NaN, infinity or too large"),
     (((X * 1e12).astype(int), Y), "fit into int32, got integers from -"),
     ((np.full(X.shape, 2**32 - 1, np.uint32), Y), "fit into int32"),
