@@ -280,6 +280,9 @@ def test_verify_lists_all_that_is_missing_and_damaged(tmp_path, monkeypatch):
         assert done.exit_code == 2
         assert done.stderr.count("\n") == 1
         assert "looked for in nowhere (which does not exist), " in done.stderr
+    Path("file").touch()
+    done = invoke("data", "verify", "--data-dir", "file")
+    assert "looked for in file (which is no folder), " in done.stderr
 
 
 @pytest.mark.parametrize("width", [80, pytest.param(60, marks=pytest.mark.slow), 40])
