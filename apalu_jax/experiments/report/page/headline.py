@@ -47,7 +47,8 @@ def _size(spec: Spec, table: Table) -> str:
     if ablations:
         arms += f" and {ablations} ablation{'s' * (ablations > 1)}"
     runs = sum(s.n for s in table.arms)
-    return f"{joined(f'{n} {kind}', *more)}; {arms}; {runs} runs; preset {spec.preset}"
+    preset = f"preset {spec.preset}" if spec.preset else ""
+    return joined(joined(f"{n} {kind}", *more), arms, f"{runs} runs", preset, by="; ")
 
 
 def _detectable(spec: Spec, table: Table) -> str:
