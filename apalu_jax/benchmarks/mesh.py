@@ -96,15 +96,6 @@ class Layout(NamedTuple):
 
 
 LAYOUTS: Mapping[str, Layout] = {
-    # Parameters on every chip, the batch split over all.
-    "mobilenet": Layout(
-        Network(
-            partial(MobileNet, outputs=10, gain=sqrt(2.0), width=1.0),
-            (2048, 32, 32, 3),
-        ),
-        (16, 1),
-        {},
-    ),
     # One axis of every matrix over "data", as the batch; heads and hidden units over
     # "model". The first axis is that of the layers.
     "gpt2-small": Layout(
@@ -124,6 +115,15 @@ LAYOUTS: Mapping[str, Layout] = {
             "Activation_0/b": P(None, "model"),
             "Dense_1/kernel": P(None, "model", "data"),
         },
+    ),
+    # Parameters on every chip, the batch split over all.
+    "mobilenet": Layout(
+        Network(
+            partial(MobileNet, outputs=10, gain=sqrt(2.0), width=1.0),
+            (2048, 32, 32, 3),
+        ),
+        (16, 1),
+        {},
     ),
 }
 
