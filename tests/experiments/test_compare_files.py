@@ -189,6 +189,12 @@ def test_other_errors_of_files(folder):
     for table, name in (("units", "../x"), ("variants", "a/b")):
         path.write_text(f'{text}\n[{table}."{name}"]\nepochs = 3\n')
         assert f"`{table}`: a name must have" in invoke("run", path).stderr
+    assert (
+        "`units` must be among none, got x"
+        in invoke("run", path, "--units", "x").stderr
+    )
+    path.write_text(f"{text}\n[units.b]\nepochs = 3\n[units.c]\nepochs = 4\n")
+    assert files.load(path, units=["c"]).spec.unit_names == ("c",)
     # Windows' editors begin a file with a byte order mark.
     path.write_text(text, encoding="utf-8-sig")
     assert files.load(path).spec.name == path.stem

@@ -72,7 +72,8 @@ def write_new(name: str, folder: Path) -> list[Path]:
       ExperimentError: The name cannot be that of a new module, or a file exists.
     """
     module = name.replace("-", "_")
-    if not module.isidentifier() or keyword.iskeyword(module):
+    wrong = not module.isidentifier() or keyword.iskeyword(module)
+    if wrong or name.startswith("-"):
         raise ExperimentError(
             f"The name must have letters, digits, - and _ alone, and be no keyword of "
             f"Python, got {name!r}."
@@ -110,6 +111,8 @@ def _load(path: Path, preset: str | None, units: Sequence[str] | None) -> Declar
         raw = specs.choose(raw, str(path), preset, units)
     elif preset is not None:
         raise ExperimentError(f"{path} has no table `presets`, got preset {preset!r}.")
+    elif units is not None:
+        raw = specs.choose({**raw, "presets": {"": {}}}, str(path), "", units)
     for key in ("model", "data"):
         if isinstance(raw.get(key), str):
             raw[key] = {"name": raw[key]}
