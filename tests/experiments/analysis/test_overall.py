@@ -3,7 +3,7 @@
 import pytest
 
 from apalu_jax.experiments import analysis, report, specs
-from apalu_jax.experiments.specs import Claim
+from apalu_jax.experiments.specs import Claim, Gate
 
 from ..helpers import make_runs, results_of, tiny
 
@@ -56,7 +56,8 @@ def helps(found):
 
 def test_claims_are_adjusted_over_all_eight():
     assert len([n for n in specs.names() if specs.load(n).claim]) == 8
-    changes = {"name": "mobilenet-cifar10", "claim": CLAIM}
+    gate = Gate(arm="relu", figure=0.2, tolerance=0.0)
+    changes = {"name": "mobilenet-cifar10", "claim": CLAIM, "gates": (gate,)}
     # p = 2 / 2^8, times eight: above 0.05. With ten pairs it is 2 / 2^10.
     spec, runs, _ = summary(0.1, 0.1, **changes)
     (sentence,) = helps([results_of(spec, runs)])
@@ -68,6 +69,11 @@ def test_claims_are_adjusted_over_all_eight():
     assert "smallest p-value is 0.016." in sentence
     # A run is missing.
     (sentence,) = helps([results_of(spec, runs[:-1])])
+    assert "smallest p-value is 1." in sentence
+    # The baseline has learned too little.
+    changes["gates"] = (Gate(arm="relu", figure=0.99, tolerance=0.0),)
+    spec, runs, _ = summary(0.1, 0.1, seeds=10, **changes)
+    (sentence,) = helps([results_of(spec, runs)])
     assert "smallest p-value is 1." in sentence
     # Claims of others say nothing of these.
     spec, runs, _ = summary(0.1, 0.1, claim=CLAIM)
