@@ -113,7 +113,7 @@ def run(
         declared = files.find(name, preset, some)
     folder = out or Path("runs") / declared.folder
     spec, parts = declaration.settle(declared, None if force else folder)
-    chosen_seeds = None if seeds is None else _parse_seeds(seeds, spec.seeds)
+    chosen_seeds = None if seeds is None else _parse_seeds(seeds, spec.seed_range)
     chosen_arms = None if arms is None else arms.split(",")
     if dry_run:
         for line in runner.forecast(
@@ -238,18 +238,19 @@ def _write_figures(found: "list[Results]", folder: Path) -> None:
         say(f"wrote {len(written)} files to {folder / name}")
 
 
-def _parse_seeds(text: str, declared: int) -> list[int]:
+def _parse_seeds(text: str, declared: range) -> list[int]:
     """Reads ``0:10``, ``3``, and lists of these with commas between."""
     seeds: list[int] = []
+    first, last = declared.start, declared.stop
     for item in text.split(","):
         start, colon, stop = item.partition(":")
         ends = [start, stop] if colon else [start]
         # Checked before the list is made: 0:99999999999 would not fit into memory.
         sound = all(end.isdecimal() and len(end) < 10 for end in ends)
-        if not sound or int(ends[-1]) > declared:
+        if not sound or int(ends[-1]) > last:
             raise ExperimentError(
-                f"`seeds` must be among 0:{declared}, such as 0:{declared} or 0,2, got "
-                f"{text!r}."
+                f"`seeds` must be among {first}:{last}, such as {first}:{last} or "
+                f"{first},{first + 2}, got {text!r}."
             )
         seeds += range(int(start), int(stop) if colon else int(start) + 1)
     return seeds

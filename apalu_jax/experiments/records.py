@@ -134,7 +134,7 @@ class Record(
         machine, e.g. out of memory; it is tried again on resume).
       history: Empty for a run of the search.
       inputs: Histogram of the inputs of each activation on the test split, by site.
-      figure_data: Data for a figure, of seed 0 only.
+      figure_data: Data for a figure, of the first seed only.
       data: The data, if the loader has a choice.
       error: First line of the error that made the run fail.
       setup: Index of the set-up in ``spec.json``.

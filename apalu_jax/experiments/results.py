@@ -281,7 +281,7 @@ def _undeclared(spec: Spec, run_hash: str, record: Record) -> str:
         )
     if unknown := undeclared_name(spec, record):
         return unknown
-    declared = record.seed < spec.seeds
+    declared = record.seed in spec.seed_range
     if record.kind == "search":
         declared = _is_searched(spec, record)
     if not declared:

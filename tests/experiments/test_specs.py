@@ -1,13 +1,22 @@
 """Declarations: what is refused, hashed, merged."""
 
+import datetime
 import json
+import tomllib
 
 import pytest
 from msgspec.structs import replace
 
 from apalu_jax.experiments import ExperimentError, arms, specs
 from apalu_jax.experiments.schema import convert
-from apalu_jax.experiments.specs import Claim, LRSearch, Published, Spec
+from apalu_jax.experiments.specs import (
+    Claim,
+    Gate,
+    LRSearch,
+    Published,
+    Revision,
+    Spec,
+)
 
 FIGURE = {
     "arm": "relu",
@@ -16,7 +25,9 @@ FIGURE = {
     "high": 0.95,
     "source": "somewhere",
 }
-CLAIM = {"text": "it is better", "source": "somewhere"}
+CLAIM = {"text": "it is better", "source": "somewhere", "arms": ["relu"]}
+GATE = {"arm": "relu", "figure": 0.9, "source": "somewhere"}
+REVISION = {"date": "2026-11-28", "changed": "a", "reason": "b", "found": "c"}
 
 
 def from_mapping(raw):
@@ -81,7 +92,12 @@ CLAIMED = {"claim": Claim(text="It is better.", source="s", arms=("relu",))}
         ({"variants": {"x": {"epochs": 2}}}, True, True),
         ({"units": {"x": {}}}, True, True),
         ({"claim": None}, False, True),
-        ({"claim": replace(CLAIMED["claim"], level=1.0)}, False, True),
+        ({"claim": replace(CLAIMED["claim"], note="n")}, False, False),
+        ({"claim": replace(CLAIMED["claim"], effect=0.02)}, False, True),
+        ({"claim": replace(CLAIMED["claim"], arms=("relu", "elu"))}, False, True),
+        ({"gates": (Gate(**GATE),)}, False, True),
+        ({"revisions": (convert(REVISION, Revision, ""),)}, False, False),
+        ({"first_seed": 100}, False, True),
         ({"arms": ("relu", "apalu")}, False, True),
         ({"ablations": ()}, False, True),
         ({"seeds": 4}, False, True),
@@ -95,6 +111,14 @@ def test_two_hashes(change, run, declaration):
     other = replace(spec, **change)
     assert (other.run_hash != spec.run_hash) == run
     assert (other.declaration_hash != spec.declaration_hash) == declaration
+
+
+def test_the_origin_of_a_gate_is_in_no_hash():
+    spec = replace(specs.load("digits", "smoke"), gates=(Gate(**GATE),))
+    other = replace(spec, gates=(Gate(**{**GATE, "source": "elsewhere"}),))
+    assert other.declaration_hash == spec.declaration_hash
+    other = replace(spec, gates=(Gate(**{**GATE, "tolerance": 0.0}),))
+    assert other.declaration_hash != spec.declaration_hash
 
 
 @pytest.mark.parametrize(
@@ -119,6 +143,8 @@ def test_fields_at_their_default_are_in_no_hash():
     raw = specs.load("digits", "smoke").to_dict()
     for name in ("backbone", "pretraining", "monitors", "num_log_points", "units"):
         assert name not in raw
+    for name in ("first_seed", "gates", "revisions"):
+        assert name not in raw
     assert from_mapping({**raw, "num_log_points": 20}).run_hash == (
         from_mapping(raw).run_hash
     )
@@ -134,6 +160,9 @@ def test_presets_are_merged_into_tables():
         "epochs": 1,
         "seeds": 3,
     }
+
+
+FREE = {"name": "accuracy", "higher_is_better": True, "margin": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -160,6 +189,25 @@ def test_presets_are_merged_into_tables():
         ({"claim": {**CLAIM, "variant": "x"}}, "`claim`: `variant` must be one of"),
         ({"published": [{**FIGURE, "metric": "x"}]}, "`published`: `metric` must"),
         ({"claim": {**CLAIM, "metric": "x"}}, "`claim`: `metric` must be one of"),
+        ({"claim": {**CLAIM, "arms": []}}, r"either `arms`.* or a `level`.* \[\] and"),
+        ({"claim": {**CLAIM, "level": 1.0}}, r"either `arms`.*got arms \['relu'\]"),
+        ({"claim": {**CLAIM, "arms": ["apalu"]}}, "`arms` must be .*got 'apalu'"),
+        ({"claim": {**CLAIM, "arms": ["mish"]}}, "`arms` must be .*got 'mish'"),
+        ({"claim": {**CLAIM, "effect": 0.0}}, "`claim.effect`: .* > 0.0, got 0.0"),
+        ({"claim": {**CLAIM, "effect": 0.01}}, "`claim.effect` .* margin, 0.01, or"),
+        (
+            {"claim": {**CLAIM, "arms": [], "level": 1.0, "effect": 0.02}},
+            "`claim.effect` must stand with `arms`",
+        ),
+        ({"claim": CLAIM, "metric": FREE}, "margin of accuracy.* above 0, got 0.0"),
+        ({"gates": [{**GATE, "arm": "mish"}]}, "`gates`: `arm` must be .*'mish'"),
+        ({"gates": [{**GATE, "metric": "x"}]}, "`gates`: `metric` must be"),
+        ({"gates": [{**GATE, "variant": "x"}]}, "`gates`: `variant` must be"),
+        ({"gates": [{**GATE, "unit": "x"}]}, "`gates`: `unit` must be .*'x'"),
+        ({"gates": [{**GATE, "tolerance": -0.1}]}, r"`gates\[0\].tolerance`: .* >= 0"),
+        ({"revisions": [{**REVISION, "date": "today"}]}, "date"),
+        ({"first_seed": -1}, "`first_seed`: .* >= 0, got -1"),
+        ({"first_seed": 998}, "`first_seed` . `seeds` .* 1000,.* got 998 . 3"),
         ({"pretraining": {"epochs": 2}}, "`pretraining`: .* `task`"),
         ({"log_test_curve": 1}, "`log_test_curve`: .*`bool`, got 1"),
         ({"monitors": [3]}, r"`monitors\[0\]`: .*`str`, got 3"),
@@ -169,6 +217,28 @@ def test_unsound_specs_are_refused(change, message):
     raw = specs.load("digits", "smoke").to_dict()
     with pytest.raises(ExperimentError, match=message):
         from_mapping({**raw, **change})
+
+
+def test_an_effect_within_the_margin_needs_a_note():
+    raw = specs.load("digits", "smoke").to_dict()
+    claim = {**CLAIM, "effect": 0.001, "note": "It can only be an equivalence."}
+    assert from_mapping({**raw, "claim": claim}).claim.effect == 0.001
+
+
+def test_seeds_start_at_the_first_one():
+    raw = specs.load("digits", "smoke").to_dict()
+    assert from_mapping(raw).seed_range == range(3)
+    assert from_mapping({**raw, "first_seed": 100}).seed_range == range(100, 103)
+    assert from_mapping({**raw, "first_seed": 997}).seed_range[-1] == 999
+
+
+def test_a_revision_has_a_date():
+    raw = specs.load("digits", "smoke").to_dict()
+    dated = tomllib.loads("date = 2026-11-28")
+    for date in ("2026-11-28", dated["date"]):
+        spec = from_mapping({**raw, "revisions": [{**REVISION, "date": date}]})
+        assert spec.revisions[0].date == datetime.date(2026, 11, 28)
+        assert from_mapping(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
 def test_a_unit_overrides_what_a_variant_overrides():
@@ -222,6 +292,14 @@ def test_a_preset_chooses_among_units_and_variants(monkeypatch):
         return specs.load("digits", "p")
 
     assert load().variant_names == ("one", "two")
+    gates = [{**GATE, "unit": unit} for unit in ("", "*", "x", "y")]
+    left = load(units=["y"], gates=gates).gates
+    assert [gate.unit for gate in left] == ["", "*", "y"]
+    gates = [{**GATE, "variant": variant} for variant in ("", "one", "two")]
+    left = load(variants=["one"], gates=gates).gates
+    assert [gate.variant for gate in left] == ["", "one"]
+    with pytest.raises(ExperimentError, match="`gates`: `unit` must be .*'z'"):
+        load(units=["y"], gates=[{**GATE, "unit": "z"}])
     spec = load(variants=["two"], units=["y", "x"])
     assert (spec.variant_names, spec.unit_names) == (("two",), ("y", "x"))
     assert spec.at("two", "x").epochs == 9
@@ -233,12 +311,14 @@ def test_a_preset_chooses_among_units_and_variants(monkeypatch):
 def test_other_units_make_another_spec():
     """What is published of the mean over all units is not of a few of them."""
     whole = specs.load("deep-svdd-mnist", "full")
+    assert "" in {gate.unit for gate in whole.gates}
     assert {figure.unit for figure in whole.published} == {"", *whole.unit_names}
     same = specs.load("deep-svdd-mnist", "full", whole.unit_names)
     assert same == whole
     few = specs.load("deep-svdd-mnist", "full", ["1", "3"])
     assert few.unit_names == ("1", "3")
     assert few.published == tuple(f for f in whole.published if f.unit)
+    assert few.gates == tuple(g for g in whole.gates if g.unit in ("*", "1", "3"))
     assert few.run_hash != whole.run_hash
     # Not only those of the preset: every declared unit can be run.
     one = specs.load("distillation-ad", "reduced", ["cifar10-3"])

@@ -153,7 +153,7 @@ def _faster(spec: Spec, parts: Parts) -> int:
         return 1
     seconds = {}
     for each in (1, size):
-        trial = Trial(spec.reference, *place, tuple(range(each)))
+        trial = Trial(spec.reference, *place, tuple(spec.seed_range[:each]))
         try:
             found = time_step(replace(spec, vmapped_seeds=each), trial, parts)
         except jax.errors.JaxRuntimeError:  # out of memory
@@ -167,7 +167,7 @@ def _are_alike(spec: Spec, parts: Parts, seeds: int) -> bool:
     shapes = set()
     for unit in spec.unit_names:
         dataset = parts.dataset(spec.at(spec.variant_names[0], unit).data, None, unit)
-        for seed in range(seeds):
+        for seed in spec.seed_range[:seeds]:
             fold = dataset.splits(seed)
             shapes.add((unit, *(len(split["targets"]) for split in fold)))
     return len(shapes) == len(spec.unit_names)

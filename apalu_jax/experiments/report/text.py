@@ -151,7 +151,11 @@ def declaration(results: Results) -> list[tuple[str, str]]:
         *((name, _items(table) or "as declared") for name, table in tables.items()),
         ("learning-rate search", search),
         ("paired by", spec.pair_by),
-        ("seeds", f"0 to {spec.seeds - 1}, {spec.vmapped_seeds} vmapped"),
+        (
+            "seeds",
+            f"{spec.seed_range[0]} to {spec.seed_range[-1]}, {spec.vmapped_seeds} "
+            "vmapped",
+        ),
         ("epochs and batch size", f"{spec.epochs}, {spec.batch_size}"),
         ("run hash", spec.run_hash),
         ("declaration hash", spec.declaration_hash),

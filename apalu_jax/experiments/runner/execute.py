@@ -202,7 +202,7 @@ class Executor:
         ]
         for i, outcome in enumerate(outcomes):
             outcome["inputs"] = {site: _counts(h, i) for site, h in histograms.items()}
-        if trial.seeds[0] == 0:
+        if trial.seeds[0] == self._spec.first_seed:
             first = jax.tree.map(lambda leaf: leaf[0], predictions)
             outcomes[0]["figure_data"] = task.figure_data(first, tests[0])
         return outcomes

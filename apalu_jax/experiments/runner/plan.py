@@ -21,9 +21,9 @@ def wanted_keys(
     spec: Spec, arms: Sequence[str] | None, seeds: Sequence[int] | None
 ) -> set[Key]:
     """Coordinates of the requested arms and seeds in every variant and unit."""
-    declared = range(spec.seeds)
+    declared = spec.seed_range
     _check("arms", arms, spec.all_arms, ", ".join(spec.all_arms))
-    _check("seeds", seeds, declared, f"0:{spec.seeds}")
+    _check("seeds", seeds, declared, f"{declared.start}:{declared.stop}")
     return {
         Key(arm, variant, unit, seed)
         for arm in (spec.all_arms if arms is None else arms)
@@ -86,7 +86,7 @@ def _evaluations(spec: Spec) -> Iterator[Trial]:
         for unit in spec.unit_names:
             size = spec.at(variant, unit).vmapped_seeds
             for start in range(0, spec.seeds, size):
-                seeds = tuple(range(start, min(start + size, spec.seeds)))
+                seeds = tuple(spec.seed_range[start : start + size])
                 for arm in spec.all_arms:
                     yield Trial(arm, variant, unit, seeds)
 

@@ -17,9 +17,11 @@ from apalu_jax.experiments.specs.spec import Spec as Spec
 from apalu_jax.experiments.specs.spec import merge
 from apalu_jax.experiments.specs.tables import FIRST_SEARCH_SEED as FIRST_SEARCH_SEED
 from apalu_jax.experiments.specs.tables import Claim as Claim
+from apalu_jax.experiments.specs.tables import Gate as Gate
 from apalu_jax.experiments.specs.tables import LRSearch as LRSearch
 from apalu_jax.experiments.specs.tables import Metric as Metric
 from apalu_jax.experiments.specs.tables import Published as Published
+from apalu_jax.experiments.specs.tables import Revision as Revision
 
 
 def names() -> list[str]:
@@ -42,7 +44,7 @@ def load(
     """Loads a declared experiment.
 
     ``units`` other than those of the preset make another spec, without the published
-    means over all units.
+    means over all units and the gates on such means.
 
     Raises:
       ExperimentError: The experiment, preset or unit is unknown, or its file is
@@ -79,8 +81,9 @@ def choose(
     merged = {**merge(raw, chosen), "preset": preset}
     if units is not None:
         if set(units) != set(wanted.get("units", merged.get("units", ()))):
-            figures = merged.get("published", ())
-            merged["published"] = [figure for figure in figures if figure.get("unit")]
+            for table in ("published", "gates"):
+                entries = merged.get(table, ())
+                merged[table] = [entry for entry in entries if entry.get("unit")]
         wanted["units"] = units
     for key, some in wanted.items():
         declared = merged.get(key, {})
@@ -91,6 +94,13 @@ def choose(
                 f"{', '.join(unknown) or 'none'}."
             )
         merged[key] = {name: declared[name] for name in some}
+        # A gate on what is left out; one that is declared nowhere is refused later.
+        left_out = {*declared} - {*some}
+        merged["gates"] = [
+            gate
+            for gate in merged.get("gates", ())
+            if gate.get(key.removesuffix("s")) not in left_out
+        ]
     return merged
 
 

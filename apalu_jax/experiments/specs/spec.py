@@ -21,9 +21,11 @@ from apalu_jax.experiments.specs.tables import (
     FIRST_SEARCH_SEED,
     Claim,
     Count,
+    Gate,
     LRSearch,
     Metric,
     Published,
+    Revision,
     RunConfig,
 )
 
@@ -34,10 +36,10 @@ _SETTINGS = (
     *("variants", "units", "lr_search", "num_log_points", "log_test_curve"),
 )
 _RULES = (
-    *("arms", "ablations", "reference", "seeds", "pair_by"),
+    *("arms", "ablations", "reference", "first_seed", "seeds", "pair_by"),
     *("metric", "secondary_metrics"),
 )
-_PROSE = ("text", "source")
+_PROSE = ("text", "source", "note")
 
 Overrides: TypeAlias = dict[str, Options]
 """Settings that differ, by the name of a variant or a unit."""
@@ -64,7 +66,13 @@ class Spec(RunConfig, frozen=True, kw_only=True):
       task: Class of :mod:`apalu_jax.experiments.tasks`, likewise.
       model: Class of :mod:`apalu_jax.experiments.models`, likewise.
       optimizer: Fields of :class:`apalu_jax.experiments.training.optimizers.Optimizer`.
-      seeds: Number of paired seeds; they are ``0, ..., seeds - 1``.
+      claim: The claim of the paper; None if there is none.
+      gates: Conditions on baselines, without which the claim is not judged.
+      revisions: Earlier versions of the declaration, the oldest first.
+      published: Published results of baselines, shown beside those here.
+      seeds: Number of paired seeds.
+      first_seed: The first of them; the others follow. Runs after results were seen
+        take seeds that had no part in them.
       vmapped_seeds: Number of consecutive seeds that are trained together under
         ``jax.vmap``. A block of them is always trained as a whole, so that no value
         depends on which seeds were requested.
@@ -96,9 +104,12 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     metric: Metric
     secondary_metrics: tuple[Metric, ...] = ()
     claim: Claim | None = None
+    gates: tuple[Gate, ...] = ()
+    revisions: tuple[Revision, ...] = ()
     published: tuple[Published, ...] = ()
     lr_search: LRSearch | None = None
     seeds: Annotated[int, Meta(ge=1, le=FIRST_SEARCH_SEED)]
+    first_seed: Annotated[int, Meta(ge=0, lt=FIRST_SEARCH_SEED)] = 0
     num_log_points: Count = 20
     log_test_curve: bool = False
     monitors: tuple[str, ...] = ()
@@ -119,12 +130,18 @@ class Spec(RunConfig, frozen=True, kw_only=True):
         if len({*self.all_arms}) < len(self.all_arms):
             raise ExperimentError(f"{self.name}: an arm is declared twice.")
         self._check_name("reference", "it", self.reference, self.arms)
+        if self.first_seed + self.seeds > FIRST_SEARCH_SEED:
+            raise ExperimentError(
+                f"{self.name}: `first_seed` + `seeds` must be at most "
+                f"{FIRST_SEARCH_SEED}, where the seeds of the search start, got "
+                f"{self.first_seed} + {self.seeds}."
+            )
         metrics = [metric.name for metric in self.metrics]
-        if self.claim:
-            self._check_name("claim", "`variant`", self.claim.variant, self.variants)
-            self._check_name("claim", "`metric`", self.claim.metric, metrics)
         for figure in self.published:
             self._check_name("published", "`metric`", figure.metric, metrics)
+        self._check_gates(metrics)
+        if self.claim:
+            self._check_claim(self.claim, metrics)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickles the declaration: msgspec omits only defaults that are identical."""
@@ -138,6 +155,49 @@ class Spec(RunConfig, frozen=True, kw_only=True):
                 f"{self.name}, `{table}`: {key} must be one of {', '.join(known)}, got "
                 f"{name!r}."
             )
+
+    def _check_gates(self, metrics: Iterable[str]) -> None:
+        for gate in self.gates:
+            self._check_name("gates", "`arm`", gate.arm, self.all_arms)
+            self._check_name("gates", "`metric`", gate.metric, metrics)
+            self._check_name("gates", "`variant`", gate.variant, self.variants)
+            self._check_name("gates", "`unit`", gate.unit, ("*", *self.units))
+
+    def _check_claim(self, claim: Claim, metrics: Iterable[str]) -> None:
+        self._check_name("claim", "`variant`", claim.variant, self.variants)
+        self._check_name("claim", "`metric`", claim.metric, metrics)
+        others = [arm for arm in self.all_arms if arm != self.reference]
+        for arm in claim.arms:
+            self._check_name("claim", "`arms`", arm, others)
+        metric = self.claimed_metric
+        if not metric.margin > 0:
+            raise ExperimentError(
+                f"{self.name}: the margin of {metric.name}, by which the claim is "
+                f"judged, must be above 0, got {metric.margin}."
+            )
+        within = claim.effect is not None and claim.effect <= metric.margin
+        if within and not claim.note:
+            raise ExperimentError(
+                f"{self.name}: `claim.effect` must be above the margin, "
+                f"{metric.margin}, or `claim.note` say why it is not, got "
+                f"{claim.effect}."
+            )
+
+    @property
+    def seed_range(self) -> range:
+        """The paired seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    @property
+    def claimed_metric(self) -> Metric:
+        """The metric that decides on the claim; the primary one without a claim."""
+        name = (self.claim and self.claim.metric) or self.metric.name
+        return next(metric for metric in self.metrics if metric.name == name)
+
+    @property
+    def claimed_variant(self) -> str:
+        """The variant that decides on the claim; the first one without a claim."""
+        return (self.claim and self.claim.variant) or self.variant_names[0]
 
     @property
     def is_smoke(self) -> bool:
@@ -222,7 +282,9 @@ class Spec(RunConfig, frozen=True, kw_only=True):
         rules = {key: plain[key] for key in _RULES if key in plain}
         for metric in (rules["metric"], *rules.get("secondary_metrics", ())):
             metric.pop("percent", None)
-        claim = {k: v for k, v in plain.get("claim", {}).items() if k not in _PROSE}
+        claim = _without_prose(plain.get("claim", {}))
+        if self.gates:
+            rules["gates"] = [_without_prose(gate) for gate in plain["gates"]]
         ratios = [
             [variant, unit, self.at(variant, unit).test_train_ratio]
             for variant in self.variant_names
@@ -238,6 +300,10 @@ def merge(base: Options, over: Options) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
         merged[key] = merge(base[key], value) if both else value
     return merged
+
+
+def _without_prose(table: Options) -> Options:
+    return {key: value for key, value in table.items() if key not in _PROSE}
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

@@ -1,10 +1,12 @@
-"""Tables of a declaration: metric, claim, search, settings of a run."""
+"""Tables of a declaration: metric, claim, gates, search, settings of a run."""
 
+import datetime
 import math
 from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
 
+from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.formatting import range_text
 from apalu_jax.experiments.schema import Options
 
@@ -94,17 +96,84 @@ class Metric(_Table, frozen=True, kw_only=True):
 class Claim(_Table, frozen=True, kw_only=True):
     """Claim of the paper about the experiment, and its citation.
 
-    The reference is claimed to be better than ``arms``, and to reach ``level`` in
-    ``metric``, the primary one if it is ``""``. ``variant`` decides, the first if it is
-    ``""``.
+    It is either one of an improvement over ``arms``, or one of a ``level``.
+
+    Attributes:
+      arms: The reference is claimed to be better than each of them.
+      effect: The claimed improvement over them, in the unit of the metric's differences
+        (of a relative metric, natural logarithms); None if the source names no size.
+      level: The reference is claimed to reach this value.
+      metric: The metric that decides; the primary one if it is ``""``.
+      variant: The variant that decides; the first if it is ``""``.
+      note: The way the claim is read, in a sentence for the report; needed where the
+        effect is not above the margin.
     """
 
     text: str
     source: str
     arms: tuple[str, ...] = ()
-    variant: str = ""
+    effect: Positive | None = None
     level: float | None = None
     metric: str = ""
+    variant: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks that it can be judged."""
+        if bool(self.arms) == (self.level is not None):
+            raise ExperimentError(
+                "`claim` must have either `arms`, which the reference is claimed to be "
+                f"better than, or a `level`, got arms {list(self.arms)} and level "
+                f"{self.level}."
+            )
+        if self.effect is not None and not self.arms:
+            raise ExperimentError(
+                f"`claim.effect` must stand with `arms`, got {self.effect} and none."
+            )
+
+
+class Gate(_Table, frozen=True, kw_only=True):
+    """Condition on a baseline; the claim is judged only if every gate is passed.
+
+    The mean of ``arm`` over its runs must reach ``figure`` but for ``tolerance``: be as
+    large, or as small where smaller is better. A baseline that is better passes.
+
+    Attributes:
+      metric: The metric of ``figure``; that of the claim if it is ``""``.
+      variant: The variant; that of the claim if it is ``""``.
+      unit: One unit; ``"*"`` for each of them, one by one; ``""`` for the mean over
+        all.
+      figure: Published, trained by others, or the chance level and a declared distance
+        from it. None for the worse end of each published range of the arm in this
+        metric and variant (in ``unit``, if it names one).
+      tolerance: In the unit of the metric's differences; None for the larger one of the
+        claimed effect and two standard deviations of the arm's runs.
+      source: The origin of the figure.
+    """
+
+    arm: str
+    metric: str = ""
+    variant: str = ""
+    unit: str = ""
+    figure: float | None = None
+    tolerance: Annotated[float, Meta(ge=0)] | None = None
+    source: str = ""
+
+
+class Revision(_Table, frozen=True, kw_only=True):
+    """An earlier version of the declaration, and the reason why it was changed.
+
+    Attributes:
+      date: Day of the change.
+      changed: The settings or rules that were changed.
+      reason: The reason, as it was at the time.
+      found: Results of the earlier version, with numbers.
+    """
+
+    date: datetime.date
+    changed: str
+    reason: str
+    found: str
 
 
 class Published(_Table, frozen=True, kw_only=True):

@@ -29,6 +29,15 @@ def test_a_plan_follows_from_the_records():
     assert plan(results_of(spec, done), some) == [Trial("apalu", "", "", (2, 3))]
 
 
+def test_a_plan_starts_at_the_first_seed():
+    spec = tiny(arms=("apalu",), ablations=(), first_seed=7, seeds=5, vmapped_seeds=2)
+    planned = plan(results_of(spec, []), wanted_keys(spec, None, None))
+    assert [trial.seeds for trial in planned] == [(7, 8), (9, 10), (11,)]
+    assert {key.seed for key in wanted_keys(spec, None, [8, 9])} == {8, 9}
+    with pytest.raises(ExperimentError, match="`seeds` must be among 7:12, got 0, 12"):
+        wanted_keys(spec, None, [0, 7, 12])
+
+
 @pytest.mark.parametrize(
     ("subset", "message"),
     [
