@@ -298,7 +298,7 @@ def _is_searched(spec: Spec, record: Record) -> bool:
     return (
         search is not None
         and record.lr_multiplier in search.reachable
-        and any(record.seed in search.seeds_for(seed) for seed in range(spec.seeds))
+        and any(record.seed in search.seeds_for(seed) for seed in spec.seed_range)
     )
 
 

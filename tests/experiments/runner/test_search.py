@@ -139,20 +139,22 @@ def test_a_nested_search_is_chosen_for_each_seed(jobs, tmp_path):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_grid_is_widened_beyond_an_end_that_is_best(jobs, tmp_path):
     widened = {"widenings": 2}
-    spec = search_spec((1e-4, 1e-2), 1, widened, seeds=2, vmapped_seeds=2)
+    spec = search_spec((0.03, 0.3), 1, widened, seeds=2, vmapped_seeds=2)
     out = tmp_path / "run"
     found = runner.run(spec, out, jobs=jobs)
     (search,) = lr_search.searches(spec, found.records)
-    assert list(search.scores) == [1e-4, 1e-2, 1.0, 100.0]
-    assert search.multiplier == 1.0
+    assert list(search.scores) == [0.03, 0.3, 3.0, 30.0]
+    assert search.multiplier == 3.0
     assert not lr_search.at_end(search)
-    assert {r.lr_multiplier for r in found.evaluated} == {1.0}
-    # A widened run that is lost is run again.
+    assert {r.lr_multiplier for r in found.evaluated} == {3.0}
+    # A widened run that is lost is run again before the evaluation.
     lines = (out / results.RECORDS).read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if b'"lr_multiplier":100' not in line]
+    grid = [line for line in lines if b'"kind":"search"' in line]
+    kept = [line for line in grid if b'"lr_multiplier":30.0' not in line]
+    assert len(kept) == 3
     (out / results.RECORDS).write_bytes(b"".join(kept))
     again = runner.run(spec, out, resume=True)
-    assert searched(again.records) == searched(found.records)
+    assert values(again.records) == values(found.records)
 
 
 def test_a_search_may_be_shorter_than_an_evaluation(tmp_path):
