@@ -46,7 +46,8 @@ PRESETS: Mapping[str, APALUParams] = MappingProxyType(
 )
 """Named initial values.
 
-``"paper"`` holds the values reported for the paper; ``"smooth"``, with ``b = 1.5 a``,
+``"paper"`` holds the paper's values as one third party reports them; the paper is said
+to tune them for each task. ``"smooth"``, with ``b = 1.5 a``,
 is differentiable at 0. The others are :func:`init_like` of the function that they name
 on a standard normal input; ``"gelu"`` is the exact one, by the error function.
 """

@@ -1,39 +1,64 @@
-"""Verdict on a claim of the paper, from the paired runs of an experiment."""
+"""Verdict on a claim of the paper, from one interval for each arm that it names."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal, NamedTuple, TypeAlias
 
-from apalu_jax.experiments.analysis import (
-    Comparison,
-    Table,
-    binomial_interval,
-    holm,
-    metric_values,
-)
-from apalu_jax.experiments.analysis.samples import LEVEL
-from apalu_jax.experiments.formatting import range_text
+from msgspec.structs import replace
+
+from apalu_jax.experiments.analysis import gates
+from apalu_jax.experiments.analysis.comparisons import Comparison
+from apalu_jax.experiments.analysis.gates import Check
+from apalu_jax.experiments.analysis.intervals import binomial_interval
+from apalu_jax.experiments.analysis.pairing import metric_values
+from apalu_jax.experiments.analysis.summary import Table
+from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import Record, select
 from apalu_jax.experiments.specs import Claim, Metric, Spec
 
-# In margins of the metric, which makes 1 to 10 points of an accuracy or AUROC: a
-# baseline further from its published range is of networks trained in another way.
-_REACH = 10
-
-Status: TypeAlias = Literal[
-    "supported", "contradicted", "equivalent within the margin", "not resolved"
+Outcome: TypeAlias = Literal[
+    "claimed size supported",
+    "supported",
+    "smaller than claimed",
+    "no relevant difference",
+    "worse",
+    "not resolved",
 ]
+
+_AGAINST: Mapping[Outcome, str] = {"no relevant difference": "from", "worse": "than"}
+
+COPIES = {"CIFAR-10 (JPEG copy": "CIFAR-10 (JPEG copy, quality 75)"}
+"""Lossy copies of data sets in full, by a part of the label that records hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Outcome of a claim, the variant that decided, and the reason in sentences."""
+    """Outcome of a claim.
+
+    Attributes:
+      variant: The variant that decided.
+      status: The outcome in a few words, without its protocol.
+      protocol: The training and the data that it holds for, after "under".
+      reason: Sentences; a gate that failed comes first.
+      arms: The outcome against each arm of the claim, whatever the gates say; empty for
+        a claim of a level.
+      gates: The gates, passed or not.
+    """
 
     claim: Claim
     variant: str
-    status: Status
+    status: str
+    protocol: str
     reason: str
+    arms: Mapping[str, Outcome]
+    gates: Sequence[Check]
+
+    @property
+    def words(self) -> str:
+        """Status and protocol; one is never shown without the other."""
+        kind, colon, details = self.status.partition(":")
+        return f"{kind} under {self.protocol}{colon}{details}"
 
 
 class Sides(NamedTuple):
@@ -60,56 +85,76 @@ class Sides(NamedTuple):
         return f"{reference} {'; it '.join(parts) or 'is compared with nothing'}"
 
 
-def claimed(spec: Spec) -> tuple[str, Metric]:
-    """Variant and metric of the claim; the primary ones unless it names others."""
-    variant = (spec.claim and spec.claim.variant) or spec.variant_names[0]
-    name = (spec.claim and spec.claim.metric) or spec.metric.name
-    return variant, next(metric for metric in spec.metrics if metric.name == name)
-
-
 def judge(spec: Spec, records: Sequence[Record], table: Table) -> Verdict | None:
-    """Judges the claim of an experiment in the variant that it is about.
+    """Judges the claim of an experiment in the variant and metric that it is about.
 
-    - Supported: after Holm's adjustment over the declared family the reference is
-      better than every arm of the claim.
-    - Contradicted: it is worse than one of them at least.
-    - Equivalent within the margin: neither, and the two one-sided tests, adjusted after
-      Holm over the arms of the claim, are below 0.05 for every one of them.
-    - Not resolved: everything else; where a declared run or an arm of the claim is
-      missing; and where a baseline is out of reach of its published range, by more than
-      ten margins, since the networks are then not those that the claim is about.
+    Against each arm of the claim, by the 95 % interval of the improvement over it, with
+    the margin and the claimed effect that were declared:
 
-    A claimed level must also be reached by every run of the reference; one that does
-    not reach it contradicts the claim. ``table`` is the summary of the claim's variant
-    by the primary metric. None if nothing is claimed, and for a smoke preset, which
-    checks that everything works.
+    - claimed size supported: above the margin, and not wholly below the claimed effect
+      (supported, where the source names no size: above the margin);
+    - no relevant difference: inside the margin on both sides;
+    - worse: below minus the margin;
+    - smaller than claimed: above zero, and below the claimed effect;
+    - not resolved: everything else.
+
+    Arms with different outcomes are told one by one, as "mixed". A significant
+    difference that is not relevant decides nothing. If a gate fails, see
+    :mod:`~apalu_jax.experiments.analysis.gates`, nothing is resolved, and so it is
+    with a claim that some level is reached.
+
+    ``table`` is the summary by the claim's variant and metric. None if nothing is
+    claimed, and for a smoke preset, which checks that everything works.
     """
-    claim, (variant, metric) = spec.claim, claimed(spec)
+    claim = spec.claim
     if claim is None or spec.is_smoke:
         return None
-    runs = [r for r in select(records, variant) if r.arm in spec.arms]
-    done = sum(r.status != "failed" for r in runs)
-    declared = len(spec.arms) * len(spec.unit_names) * spec.seeds
-    status: Status = "not resolved"
-    absent = [arm for arm in claim.arms if arm not in spec.all_arms]
-    if absent:
-        reasons = [f"the preset {spec.preset} lacks {', '.join(absent)}"]
-    elif done < declared:
-        reasons = [f"incomplete: {done} of {declared}"]
+    checks = gates.check(spec, claim, records, table)
+    found = ((arm, table.arm(arm)) for arm in claim.arms)
+    compared = {arm: summary.comparison if summary else None for arm, summary in found}
+    outcomes = {
+        arm: outcome(table.metric, claim.effect, comparison)
+        for arm, comparison in compared.items()
+    }
+    failed = [check for check in checks if not check.passed]
+    reasons = [
+        f"Gate not passed: {check.gate}: {check.required}; found {check.found}."
+        for check in failed
+    ]
+    if claim.level is None:
+        reasons += _sentences(spec, claim, table.metric, compared)
     else:
-        reasons = _out_of_reach(spec, table)
-        status = status if reasons else "supported"
-        if claim.level is not None:
-            all_reach, sentence = reached(spec, runs, claim.level, metric)
-            if status == "supported" and not all_reach:
-                status = "contradicted"
-            reasons.append(sentence)
-        if claim.arms:
-            compared, sentence = _judge_arms(spec, claim, table)
-            status = compared if status == "supported" else status
-            reasons.append(sentence)
-    reason = " ".join(reasons)
-    return Verdict(claim=claim, variant=variant, status=status, reason=reason)
+        reasons.append(reached(spec, claim.level, records))
+    resolved = not failed and claim.level is None
+    return Verdict(
+        claim=claim,
+        variant=spec.claimed_variant,
+        status=_told(outcomes) if resolved else "not resolved",
+        protocol=_protocol(spec, claim, records),
+        reason=" ".join(reasons),
+        arms=outcomes,
+        gates=checks,
+    )
+
+
+def outcome(
+    metric: Metric, effect: float | None, comparison: Comparison | None
+) -> Outcome:
+    """The reference against one arm, by the interval of the difference."""
+    if comparison is None or not comparison.is_tested or comparison.interval is None:
+        return "not resolved"
+    low, high = _improvement(metric, comparison.interval)
+    if low > metric.margin:
+        if effect is None:
+            return "supported"
+        return "claimed size supported" if high >= effect else "smaller than claimed"
+    if low > -metric.margin and high < metric.margin:
+        return "no relevant difference"
+    if high < -metric.margin:
+        return "worse"
+    if low > 0 and effect is not None and high < effect:
+        return "smaller than claimed"
+    return "not resolved"
 
 
 def sides(table: Table) -> Sides:
@@ -125,88 +170,101 @@ def sides(table: Table) -> Sides:
     return found
 
 
-def reached(
-    spec: Spec, runs: Sequence[Record], level: float, metric: Metric
-) -> tuple[bool, str]:
-    """True if every run of the reference reaches a claimed level, and a sentence."""
-    own = [r for r in runs if r.arm == spec.reference and r.status != "failed"]
-    values = list(metric_values(spec, own, metric).values())
-    if metric.relative:
-        values = [math.exp(value) for value in values]
+def reached(spec: Spec, level: float, records: Sequence[Record]) -> str:
+    """What the runs of the reference show about a claimed level, in sentences."""
+    metric = spec.claimed_metric
+    runs = select(records, spec.claimed_variant, spec.reference)
+    runs = [run for run in runs if run.status != "failed"]
+    values = list(metric_values(spec, runs, replace(metric, relative=False)).values())
     sign = 1 if metric.higher_is_better else -1
     hits = sum(sign * value >= sign * level for value in values)
     sentence = (
-        f"{hits} of {len(values)} runs of {spec.reference} reach {metric.name} "
-        f"{metric.value_text(level)}{' %' if metric.percent else ''}."
+        "Untestable as stated: a level is one of a test split and of a training as "
+        f"much as of an activation. {hits} of {len(values)} runs of {spec.reference} "
+        f"reach {metric.name} {metric.value_text(level)}"
+        f"{' %' if metric.percent else ''}."
     )
-    if metric.name == "accuracy":
-        sentence += _bounds(own, values)
-    return hits == len(values), sentence
+    if metric.name == "accuracy" and values:
+        size = min(run.history.examples for run in runs)
+        alone, _ = binomial_interval(size, size)
+        mean = fmean(values)
+        sentence += (
+            f" A test split of {size} examples without an error shows no more than an "
+            f"accuracy above {100 * alone:.1f} % (exact 95 % bound); with the mean "
+            f"accuracy here, {100 * mean:.2f} %, one is without an error in "
+            f"{100 * mean**size:.2g} % of all cases."
+        )
+    return sentence
 
 
-def _bounds(runs: Sequence[Record], values: Sequence[float]) -> str:
-    sizes = [run.history.examples for run in runs]
-    pairs = zip(values, sizes, strict=True)
-    correct = sum(round(value * size) for value, size in pairs)
-    alone, _ = binomial_interval(min(sizes), min(sizes))
-    low, high = binomial_interval(correct, sum(sizes))
-    return (
-        f" A test split of {min(sizes)} examples without an error shows no more than "
-        f"an accuracy above {100 * alone:.1f} % (exact 95 % bound); all {len(runs)} "
-        f"together, {correct} of {sum(sizes)} right, show {100 * low:.1f} to "
-        f"{100 * high:.1f} % as far as the test splits do not overlap."
+def reading(spec: Spec, claim: Claim) -> str:
+    """The claim as it is judged, in sentences."""
+    metric = spec.claimed_metric
+    sentence = ""
+    if claim.arms:
+        size = f"more than the margin, {metric.margin_text}"
+        if claim.effect is not None:
+            size = metric.size_text(claim.effect)
+        each = "each of " if len(claim.arms) > 1 else ""
+        sentence = (
+            f"Read as: {spec.reference} is better than {each}{', '.join(claim.arms)} "
+            f"by {size}, in test {metric.name}."
+        )
+    return joined(sentence, claim.note, by=" ")
+
+
+def _told(outcomes: Mapping[str, Outcome]) -> str:
+    """One outcome, or a mixture of them with the arms of each."""
+    by_kind: dict[Outcome, list[str]] = {}
+    for arm, kind in outcomes.items():
+        by_kind.setdefault(kind, []).append(arm)
+    if len(by_kind) == 1:
+        return next(iter(by_kind))
+    parts = (
+        f"{kind} {_AGAINST.get(kind, 'against')} {', '.join(arms)}"
+        for kind, arms in by_kind.items()
     )
+    return f"mixed: {'; '.join(parts)}"
 
 
-def _judge_arms(spec: Spec, claim: Claim, table: Table) -> tuple[Status, str]:
-    found = {s.arm: s.comparison for s in table.arms if s.comparison}
-    compared = {arm: found[arm] for arm in claim.arms}
-    own = Sides(*([arm for arm in compared if arm in side] for side in sides(table)))
-    rest = [arm for arm in compared if arm not in (*own.better, *own.worse)]
-    p = holm([c.p_equivalent if c.is_tested else 1.0 for c in compared.values()])
-    same = [arm for arm, value in zip(compared, p, strict=True) if value < LEVEL]
-    status: Status = "not resolved"
-    if own.worse:
-        status = "contradicted"
-    elif len(own.better) == len(compared):
-        status = "supported"
-    elif len(same) == len(compared):
-        status = "equivalent within the margin"
-    outcome = own._replace(unresolved=rest).sentence(spec.reference)
-    return status, (
-        f"Of the claim's arms, {outcome}. It is equivalent within the margin to "
-        f"{', '.join(same) or 'none'}. {_detectable(spec.metric, compared)}"
-    )
-
-
-def _out_of_reach(spec: Spec, table: Table) -> list[str]:
-    """Baselines that are too far from their published range, a sentence each."""
-    found, metric = [], table.metric
-    for figure in spec.published_of(table.variant, metric):
-        here = table.arm(figure.arm)
-        if here is None or figure.unit:
+def _sentences(
+    spec: Spec, claim: Claim, metric: Metric, compared: Mapping[str, Comparison | None]
+) -> list[str]:
+    """The difference to each arm, and the claimed sizes that are excluded."""
+    differences, excluded = [], []
+    for arm, comparison in compared.items():
+        if comparison is None:
+            differences.append(f"{arm} no pair")
             continue
-        off = max(figure.low - here.mean, here.mean - figure.high)
-        if not metric.relative and off > _REACH * metric.margin:
-            found.append(
-                f"{figure.arm} is at {metric.value_text(here.mean)} here, published "
-                f"at {figure.range_text(metric)}: too far off to judge the claim."
-            )
+        mean, ends = metric.difference_text(comparison.mean), comparison.interval
+        interval = metric.interval_text(ends) if ends else "no interval"
+        differences.append(f"{arm} {mean} ({interval})")
+        if claim.effect and ends and _improvement(metric, ends)[1] < claim.effect:
+            excluded.append(arm)
+    about = f"{spec.reference} - arm{metric.unit(', in ')}"
+    found = [f"Differences, {about}: {', '.join(differences)}."]
+    if claim.effect and excluded:
+        found.append(
+            f"Under this training an improvement of {metric.size_text(claim.effect)} "
+            f"is excluded over {', '.join(excluded)}."
+        )
     return found
 
 
-def _detectable(metric: Metric, compared: Mapping[str, Comparison]) -> str:
-    """Minimum detectable effect of the sample, in words."""
-    n = min(comparison.n for comparison in compared.values())
-    sizes = [c.minimum_detectable_effect for c in compared.values()]
-    known = [size for size in sizes if not math.isnan(size)]
-    margin = f"the margin is {metric.margin_text}."
-    if any(math.isinf(size) for size in known):
-        return f"With {n} pairs no difference of any size can be significant; {margin}"
-    if not known:
-        return f"With {n} pairs that do not vary the effect size is undefined; {margin}"
-    ends = (metric.difference_text(size, "") for size in (min(known), max(known)))
-    return (
-        f"With {n} pairs the minimum detectable effect (80 % power) is "
-        f"{range_text(ends)}{metric.unit(' ')}, by arm; {margin}"
-    )
+def _improvement(metric: Metric, ends: tuple[float, float]) -> tuple[float, float]:
+    """An interval of differences, so that positive ones are for the reference."""
+    low, high = ends
+    return (low, high) if metric.higher_is_better else (-high, -low)
+
+
+def _protocol(spec: Spec, claim: Claim, records: Sequence[Record]) -> str:
+    """The training and, where they are not those of the claim, the data."""
+    labels = {record.data for record in records}
+    copies = [
+        text
+        for start, text in COPIES.items()
+        if any(label.startswith(start) for label in labels)
+    ]
+    data = joined(claim.data, *copies)
+    training = spec.protocol or f"{spec.preset} training"
+    return f"{training}, on {data}" if data else training

@@ -52,21 +52,24 @@ def build(results: Results) -> Report:
         for metric in spec.metrics
         for variant in spec.variant_names
     }
-    decisive = summaries[verdicts.claimed(spec)[0], spec.metric.name]
+    decisive = summaries[spec.claimed_variant, spec.metric.name]
+    claimed = summaries[spec.claimed_variant, spec.claimed_metric.name]
+    judged = verdicts.judge(spec, records, claimed)
     others = (
+        tables.gates(spec, claimed, judged),
         checks.published_baselines(spec, records),
         checks.best_on_test(spec, records),
         checks.monitored(spec, records),
         tables.searched(spec, lr_search.searches(spec, records)),
+        tables.revisions(spec),
     )
-    judged = verdicts.judge(spec, records, decisive)
     tried = [section for section in others if section]
     drawn = figures.draw(results, list(summaries.values()))
     notes = text.state(results)
     return Report(
         title=f"{spec.title} ({spec.name}, preset {spec.preset})",
         question=spec.question,
-        verdict=[*_headline(results, decisive), *text.verdict(judged)],
+        verdict=[*_headline(results, decisive), *text.verdict(spec, judged)],
         sections=[tables.judged(spec, summary) for summary in summaries.values()],
         others=tried,
         notes=notes,

@@ -56,17 +56,13 @@ def overview(results: Iterable[Results]) -> Overview:
     reasons = []
     for result in results:
         spec, records = result.spec, result.records
-        variant, metric = verdicts.claimed(spec)
-        table = judged = summarize(spec, records, variant, metric)
-        if metric != spec.metric:
-            judged = summarize(spec, records, variant)
-        verdict = verdicts.judge(spec, records, judged)
+        variant, metric = spec.claimed_variant, spec.claimed_metric
+        table = summarize(spec, records, variant, metric)
+        verdict = verdicts.judge(spec, records, table)
         names, unit = joined(spec.preset, variant), metric.unit()
         judgment = ("none", "-")
         if verdict:
-            reason = verdict.reason if verdict.reason.startswith("incomplete") else ""
-            status = f"{verdict.status} ({reason})" if reason else verdict.status
-            judgment = (verdict.claim.text, status)
+            judgment = (verdict.claim.text, verdict.words)
             reasons.append(f"{spec.name}: {verdict.reason}")
         best = _best(spec, table)
         pairs, difference, effect = _compared(metric, best)

@@ -6,6 +6,7 @@ from typing import NamedTuple, TypeAlias
 from apalu_jax.experiments.analysis import ArmSummary, Comparison, Table
 from apalu_jax.experiments.analysis.lr_search import Search
 from apalu_jax.experiments.analysis.samples import LEVEL
+from apalu_jax.experiments.analysis.verdicts import Verdict
 from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.report import text
 from apalu_jax.experiments.specs import Metric, Spec
@@ -45,6 +46,43 @@ def judged(spec: Spec, table: Table) -> Section:
     if table.leave_one_out:
         tables.append(_leave_one_out(spec, table))
     return Section(title, tables, text.reading(spec, table))
+
+
+def gates(spec: Spec, table: Table, verdict: Verdict | None) -> Section | None:
+    """Gates of the claim, and the outcome against each of its arms."""
+    if verdict is None:
+        return None
+    rows: list[Row] = [
+        (c.gate, c.required, c.found, "yes" if c.passed else "no", c.source)
+        for c in verdict.gates
+    ]
+    tables = [TextTable("", ("gate", "required", "found", "passed", "source"), rows)]
+    compared: list[Row] = []
+    for arm, outcome in verdict.arms.items():
+        summary = table.arm(arm)
+        if summary and summary.comparison:
+            comparison, metric = summary.comparison, table.metric
+            mean = metric.difference_text(comparison.mean)
+            compared.append(
+                (arm, mean, metric.interval_text(comparison.interval), outcome)
+            )
+    if compared:
+        title = "Each arm of the claim, by its interval alone"
+        minus = f"{spec.reference} - it{table.metric.unit(', ')}"
+        header = ("arm of the claim", minus, "95 % interval", "outcome")
+        tables.append(TextTable(title, header, compared))
+    note = "A claim is judged only if every gate is passed."
+    return Section("Gates", tables, [note])
+
+
+def revisions(spec: Spec) -> Section | None:
+    """Earlier versions of the declaration, and what they gave."""
+    rows: list[Row] = [
+        (str(r.date), r.changed, r.reason, r.found) for r in spec.revisions
+    ]
+    header = ("date", "changed", "reason", "found by the version before")
+    note = "Each change was made by someone who knew the results of the version before."
+    return Section("Revisions", [TextTable("", header, rows)], [note]) if rows else None
 
 
 def searched(spec: Spec, found: Sequence[Search]) -> Section | None:

@@ -55,14 +55,15 @@ def outcome(spec: Spec, table: Table) -> str:
     return f"{sentence}. {equivalent}" if same else f"{sentence}."
 
 
-def verdict(found: Verdict | None) -> list[str]:
+def verdict(spec: Spec, found: Verdict | None) -> list[str]:
     """The claim, its verdict and the reason; empty if nothing is claimed."""
     if found is None:
         return []
     where = f" (variant {found.variant})" if found.variant else ""
+    claim = f"Claim: {found.claim.text} ({found.claim.source})"
     return [
-        f"Claim: {found.claim.text} ({found.claim.source})",
-        f"Verdict{where}: {found.status}. {found.reason}",
+        joined(claim, verdicts.reading(spec, found.claim), by=". "),
+        f"Verdict{where}: {found.words}. {found.reason}",
     ]
 
 
@@ -118,7 +119,8 @@ def state(results: Results) -> list[str]:
     if earlier:
         notes.append(
             f"The declaration was changed after the run: {earlier} of {len(records)} "
-            "runs were made under another margin, family of arms, pairing or claim."
+            "runs were made under another margin, family of arms, pairing, claim or "
+            "gate. The rules are later than the result."
         )
     return notes
 

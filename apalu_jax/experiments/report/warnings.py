@@ -11,6 +11,7 @@ from statistics import fmean
 import numpy as np
 
 from apalu_jax.experiments.analysis import Table
+from apalu_jax.experiments.analysis.verdicts import COPIES
 from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import CHANCE, InputCounts, Record, select
 from apalu_jax.experiments.results import Results
@@ -21,11 +22,20 @@ _DEAD_SLOPE, _DEAD_SHARE = 1e-3, 0.999
 def warnings(results: Results, table: Table) -> list[str]:
     """A sentence for each arm and kind of mishap, in the variant of a table."""
     return [
+        *_copies(results),
         *_at_chance(results, table.variant),
         *_lost(table),
         *_floors(results, table.variant),
         *_dead(results, table.variant),
     ]
+
+
+def _copies(results: Results) -> Iterator[str]:
+    """Lossy copies of a data set that the runs or their backbone have seen."""
+    labels = {run.data for run in results.evaluated}
+    for part, copy in COPIES.items():
+        if any(part in label for label in labels):
+            yield f"{copy} is lossy: figures from it do not compare with published ones."
 
 
 def _at_chance(results: Results, variant: str) -> Iterator[str]:

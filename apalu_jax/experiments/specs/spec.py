@@ -39,7 +39,7 @@ _RULES = (
     *("arms", "ablations", "reference", "first_seed", "seeds", "pair_by"),
     *("metric", "secondary_metrics"),
 )
-_PROSE = ("text", "source", "note")
+_PROSE = ("text", "source", "data", "note")
 
 Overrides: TypeAlias = dict[str, Options]
 """Settings that differ, by the name of a variant or a unit."""
@@ -50,6 +50,8 @@ class Spec(RunConfig, frozen=True, kw_only=True):
 
     Attributes:
       title: One line, for the report.
+      protocol: The training in a few words, which follow every verdict after "under";
+        ``""`` for the name of the preset and "training".
       stopping_rule: When a run and the experiment end, and what counts as the value.
       arms: The activations compared: the family of tests.
       ablations: Arms outside the family of tests; shown as exploratory.
@@ -94,6 +96,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     preset: str
     title: str
     question: str
+    protocol: str = ""
     stopping_rule: str
     arms: Annotated[tuple[str, ...], Meta(min_length=1)]
     ablations: tuple[str, ...] = ()

@@ -87,10 +87,14 @@ class Metric(_Table, frozen=True, kw_only=True):
         """An interval of differences; a dash for None."""
         return " to ".join(map(self.difference_text, ends)) if ends else "-"
 
+    def size_text(self, size: float) -> str:
+        """The size of a difference, and its unit."""
+        return self.difference_text(size, "") + self.unit(" ")
+
     @property
     def margin_text(self) -> str:
         """The margin and its unit."""
-        return self.difference_text(self.margin, "") + self.unit(" ")
+        return self.size_text(self.margin)
 
 
 class Claim(_Table, frozen=True, kw_only=True):
@@ -105,6 +109,7 @@ class Claim(_Table, frozen=True, kw_only=True):
       level: The reference is claimed to reach this value.
       metric: The metric that decides; the primary one if it is ``""``.
       variant: The variant that decides; the first if it is ``""``.
+      data: The data that it is judged on, where they are not those of the claim.
       note: The way the claim is read, in a sentence for the report; needed where the
         effect is not above the margin.
     """
@@ -116,6 +121,7 @@ class Claim(_Table, frozen=True, kw_only=True):
     level: float | None = None
     metric: str = ""
     variant: str = ""
+    data: str = ""
     note: str = ""
 
     def __post_init__(self) -> None:

@@ -5,203 +5,256 @@ from msgspec.structs import replace
 
 from apalu_jax.experiments import analysis
 from apalu_jax.experiments.analysis import verdicts
-from apalu_jax.experiments.specs import Claim, Published
+from apalu_jax.experiments.specs import Claim, Gate, Metric
 
 from ..helpers import RMSE, make_runs, tiny
 
-# Ten seeds: noise that pairs take away, and noise that they do not.
-SHARED = [0.8 + 0.01 * (s % 4) for s in range(10)]
-OWN = [0.001 * (s % 3 - 1) for s in range(10)]
+SEEDS = range(8)
+ARMS = ("relu", "leaky_relu", "elu", "gelu")
+# Noise that pairs take away, and noise of 0.05 points that they do not.
+SHARED = [0.92 + 0.002 * (seed % 4) for seed in SEEDS]
+OWN = [0.0005 * step for step in (-1, 0.6, 0.2, -0.4, 1, -0.7, 0.5, -0.2)]
+ACCURACY = Metric(name="accuracy", higher_is_better=True, percent=True, margin=0.003)
+REACHED = Gate(arm="relu", figure=0.5, tolerance=0.0)
+CLAIM = Claim(text="It is better.", source="table 1", arms=ARMS, effect=0.0037)
 
 
-def column(shift, noise=1.0):
+def column(ahead, noise=1.0):
+    """Values of an arm that the reference leads by so much."""
     return [
-        shared - shift + noise * own for shared, own in zip(SHARED, OWN, strict=True)
+        shared - ahead + noise * own for shared, own in zip(SHARED, OWN, strict=True)
     ]
 
 
-def spec_with(arms=("relu", "gelu"), settings=None, **claim):
-    return tiny(
-        arms=("relu", "gelu", "apalu"),
-        ablations=(),
-        seeds=10,
-        claim=Claim(text="It is better.", source="table 1", arms=arms, **claim),
-        **(settings or {}),
-    )
+def spec_with(claim=CLAIM, **settings):
+    defaults = {
+        "arms": (*ARMS, "apalu"),
+        "ablations": (),
+        "seeds": len(SEEDS),
+        "metric": ACCURACY,
+        "gates": (REACHED,),
+    }
+    return tiny(**{**defaults, **settings}, claim=claim)
 
 
 def judge_runs(spec, runs):
-    table = analysis.summarize(spec, runs, verdicts.claimed(spec)[0])
+    table = analysis.summarize(spec, runs, spec.claimed_variant, spec.claimed_metric)
     return verdicts.judge(spec, runs, table)
 
 
-def judge(spec, relu, gelu, apalu=SHARED):
-    return judge_runs(spec, make_runs({"relu": relu, "gelu": gelu, "apalu": apalu}))
+def judge(spec, *columns, apalu=SHARED):
+    arms = dict(zip(ARMS, columns, strict=True))
+    return judge_runs(spec, make_runs({**arms, "apalu": apalu}))
+
+
+def judge_lead(ahead, noise=1.0, **settings):
+    """The verdict where the reference leads every arm by so much."""
+    return judge(spec_with(**settings), *[column(ahead, noise)] * 4)
 
 
 @pytest.mark.parametrize(
-    ("relu", "gelu", "status", "words"),
+    ("ahead", "noise", "status"),
     [
-        (
-            column(0.02),
-            column(0.03),
-            "supported",
-            "better than relu, gelu",
-        ),
-        (
-            column(0.02),
-            column(-0.03),
-            "contradicted",
-            "worse than gelu",
-        ),
-        (
-            column(0.02),
-            column(0),
-            "not resolved",
-            "not differ significantly from gelu",
-        ),
-        (
-            *(column(0), column(0, 2)),
-            *("equivalent within the margin", "margin to relu, gelu"),
-        ),
-        # One equivalent, the other too noisy for either.
-        (column(0), column(0, 90), "not resolved", "margin to relu"),
-        # A difference that is significant and yet does not matter is a win.
-        (column(0.002), column(0.002), "supported", "margin to relu, gelu"),
-        (
-            # Without any variance there is no p-value, and so no verdict.
-            SHARED,
-            SHARED,
-            "not resolved",
-            "undefined",
-        ),
+        (0.005, 1, "claimed size supported"),
+        (0.02, 1, "claimed size supported"),
+        (0.0037, 0.5, "claimed size supported"),
+        # Above the margin, and yet below the claim.
+        (0.0033, 0.1, "smaller than claimed"),
+        (0.0033, 2, "not resolved"),
+        # Above zero and below the claim, neither inside the margin nor above it.
+        (0.0030, 0.8, "smaller than claimed"),
+        # Significant, and of no relevance.
+        (0.0002, 0.1, "no relevant difference"),
+        (0, 1, "no relevant difference"),
+        (-0.0002, 0.1, "no relevant difference"),
+        (-0.01, 1, "worse"),
+        # Significantly worse, but perhaps by less than matters.
+        (-0.003, 1, "not resolved"),
+        (0.003, 5, "not resolved"),
+        (0, 90, "not resolved"),
     ],
 )
-def test_arms(relu, gelu, status, words):
-    verdict = judge(spec_with(), relu, gelu)
-    assert (verdict.status, verdict.variant) == (status, "")
-    assert words in verdict.reason
+def test_one_interval_decides(ahead, noise, status):
+    verdict = judge_lead(ahead, noise)
+    assert verdict.status == status
+    assert dict(verdict.arms) == dict.fromkeys(ARMS, status)
+    assert all(check.passed for check in verdict.gates)
+    flipped = spec_with(metric=replace(ACCURACY, higher_is_better=False), gates=())
+    flipped = replace(flipped, gates=(replace(REACHED, figure=1.0),))
+    assert judge(flipped, *[column(-ahead, -noise)] * 4).status == status
 
 
-def test_direction_of_the_metric():
-    spec = spec_with()
-    spec = replace(spec, metric=replace(spec.metric, higher_is_better=False))
-    assert judge(spec, column(-0.02), column(-0.03)).status == "supported"
-    assert judge(spec, column(0.02), column(0.03)).status == "contradicted"
+@pytest.mark.parametrize(
+    ("ahead", "noise", "status"),
+    [
+        (0.005, 1, "supported"),
+        (0.0033, 2, "not resolved"),
+        (0, 1, "no relevant difference"),
+    ],
+)
+def test_a_claim_without_a_size_is_one_of_a_relevant_improvement(ahead, noise, status):
+    verdict = judge_lead(ahead, noise, claim=replace(CLAIM, effect=None))
+    assert verdict.status == status
+    assert "excluded" not in verdict.reason
+
+
+def test_effect_within_the_margin():
+    """It can be an equivalence, and a difference above the margin exceeds it."""
+    claim = replace(CLAIM, effect=0.0004, note="An equivalence.")
+    assert judge_lead(0.0004, 0.1, claim=claim).status == "no relevant difference"
+    assert judge_lead(0.01, claim=claim).status == "claimed size supported"
+
+
+def test_different_outcomes_are_told_arm_by_arm():
+    verdict = judge(
+        *(spec_with(), column(0.02), column(0.02)),
+        *(column(-0.0002, 0.1), column(0.02)),
+    )
+    assert verdict.status == (
+        "mixed: claimed size supported against relu, leaky_relu, gelu; no relevant "
+        "difference from elu"
+    )
+    assert verdict.words.startswith("mixed under tiny training: claimed size")
+    verdict = judge(
+        spec_with(), column(0.02), column(-0.02), column(0.0033, 0.1), column(0, 90)
+    )
+    assert verdict.status == (
+        "mixed: claimed size supported against relu; worse than leaky_relu; smaller "
+        "than claimed against elu; not resolved against gelu"
+    )
+
+
+def test_a_claimed_size_that_is_excluded_is_said():
+    reason = judge_lead(0, 1).reason
+    assert "0.37 percentage points is excluded over relu, leaky_relu, elu" in reason
+    assert "excluded" not in judge_lead(0.0037).reason
+    # Also where a gate is not passed.
+    strict = (replace(REACHED, figure=0.99),)
+    verdict = judge_lead(0, 1, gates=strict)
+    assert verdict.status == "not resolved"
+    assert "is excluded over relu" in verdict.reason
+    assert set(verdict.arms.values()) == {"no relevant difference"}
 
 
 def test_only_the_arms_of_the_claim_decide():
-    worse = column(-0.03)
-    assert judge(spec_with(("relu",)), column(0.02), worse).status == "supported"
-    assert judge(spec_with(("gelu",)), column(0.02), worse).status == "contradicted"
+    lost = column(-0.03)
+    claim = replace(CLAIM, arms=("relu",))
+    verdict = judge(spec_with(claim), column(0.02), lost, lost, lost)
+    assert verdict.status == "claimed size supported"
+    claim = replace(CLAIM, arms=("gelu",))
+    assert judge(spec_with(claim), column(0.02), lost, lost, lost).status == "worse"
 
 
-def test_what_could_have_been_resolved_is_said():
-    reason = judge(spec_with(), column(0.02), column(0.02)).reason
-    table = analysis.summarize(
-        spec_with(),
-        make_runs({"relu": column(0.02), "gelu": column(0.02), "apalu": SHARED}),
+def test_a_relative_metric_is_judged_by_logarithms():
+    metric = replace(RMSE, name="accuracy", margin=0.01)
+    claim = replace(CLAIM, arms=("relu",), effect=0.02)
+    spec = spec_with(
+        claim,
+        arms=("relu", "apalu"),
+        metric=metric,
+        gates=(replace(REACHED, figure=1.0),),
     )
-    size = 100 * table.arm("relu").comparison.minimum_detectable_effect
-    assert "10 pairs" in reason and f"{size:.2f} percentage points" in reason
-    few = replace(spec_with(), seeds=3)
-    verdict = judge(few, column(0.02)[:3], column(0.02)[:3], SHARED[:3])
+    smaller = make_runs({"relu": SHARED, "apalu": [0.97 * v for v in column(0, 0.1)]})
+    verdict = judge_runs(spec, smaller)
+    assert verdict.status == "claimed size supported"
+    assert "relu -3.0" in verdict.reason and "% of the arm's value" in verdict.reason
+
+
+def test_differences_without_a_variance_resolve_nothing():
+    verdict = judge(spec_with(), *[[0.5] * 8] * 4, apalu=[0.6] * 8)
     assert verdict.status == "not resolved"
-    assert "3 pairs" in verdict.reason
+    assert "no interval" in verdict.reason
 
 
-def test_incomplete_records_resolve_nothing():
-    verdict = judge(spec_with(), column(0.02), column(0.03)[:9])
+def test_the_protocol_is_a_part_of_the_verdict():
+    verdict = judge_lead(0.02, preset="reduced")
+    assert verdict.words == "claimed size supported under reduced training"
+    verdict = judge_lead(0.02, preset="full", protocol="the published training")
+    assert verdict.words == "claimed size supported under the published training"
+    told = replace(CLAIM, data="tile + screw, not the 15 categories")
+    verdict = judge_lead(0.02, preset="full", claim=told)
+    assert verdict.words == (
+        "claimed size supported under full training, on tile + screw, not the 15 "
+        "categories"
+    )
+
+
+def test_the_copy_of_a_data_set_is_said():
+    columns = dict.fromkeys(ARMS, column(0.02))
+    runs = make_runs({**columns, "apalu": SHARED}, data="CIFAR-10 (JPEG copy)")
+    verdict = judge_runs(spec_with(preset="reduced"), runs)
+    assert verdict.protocol == ("reduced training, on CIFAR-10 (JPEG copy, quality 75)")
+    runs = make_runs({**columns, "apalu": SHARED}, data="CIFAR-10")
+    assert judge_runs(spec_with(), runs).protocol == "tiny training"
+
+
+def test_a_claim_is_read_in_words():
+    spec = spec_with(replace(CLAIM, note="So it is."))
+    assert verdicts.reading(spec, spec.claim) == (
+        "Read as: apalu is better than each of relu, leaky_relu, elu, gelu by 0.37 "
+        "percentage points, in test accuracy. So it is."
+    )
+    spec = spec_with(replace(CLAIM, effect=None))
+    assert "by more than the margin, 0.30 percent" in verdicts.reading(spec, spec.claim)
+    spec = spec_with(replace(CLAIM, arms=(), effect=None, level=1.0))
+    assert verdicts.reading(spec, spec.claim) == ""
+
+
+LEVEL = Claim(text="It is perfect.", source="table 2", level=1.0)
+
+
+@pytest.mark.parametrize(("last", "hits"), [(1.0, 8), (0.99, 7)])
+def test_a_level_is_untestable_as_stated(last, hits):
+    spec = spec_with(LEVEL)
+    verdict = judge(spec, *[SHARED] * 4, apalu=[1.0] * 7 + [last])
     assert verdict.status == "not resolved"
-    assert "29 of 30" in verdict.reason
-    runs = make_runs({"relu": SHARED, "gelu": SHARED, "apalu": SHARED})
-    runs[0] = replace(runs[0], status="failed", value=None, history={"error": "x"})
-    assert "29 of 30" in judge_runs(spec_with(), runs).reason
-    assert "0 of 30" in judge_runs(spec_with(), []).reason
-
-
-def test_a_preset_without_an_arm_of_the_claim_resolves_nothing():
-    spec = replace(spec_with(), arms=("relu", "apalu"))
-    runs = make_runs({"relu": column(0.02), "apalu": SHARED})
-    verdict = judge_runs(spec, runs)
-    assert verdict.status == "not resolved"
-    assert "gelu" in verdict.reason
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "withheld"),
-    [
-        (0.85, 0.9, False),  # relu is at 0.7929, a tenth is ten margins
-        (0.9, 0.95, True),
-        (0.5, 0.6, True),
-        (0.7, 0.9, False),
-    ],
-)
-def test_baselines_out_of_reach_resolve_nothing(low, high, withheld):
-    figure = Published(arm="relu", metric="accuracy", low=low, high=high, source="s")
-    spec = spec_with(settings={"published": (figure,)})
-    verdict = judge(spec, column(0.02), column(0.03))
-    assert verdict.status == ("not resolved" if withheld else "supported")
-    assert ("79.29" in verdict.reason) == withheld
-    # What is published of a unit, or of another metric, decides nothing.
-    other = replace(figure, unit="x", low=0.1, high=0.1)
-    spec = spec_with(settings={"published": (other,)})
-    assert judge(spec, column(0.02), column(0.03)).status == "supported"
-
-
-@pytest.mark.parametrize(
-    ("apalu", "status", "hits"),
-    [([1.0] * 10, "supported", 10), ([1.0] * 9 + [0.99], "contradicted", 9)],
-)
-def test_level(apalu, status, hits):
-    verdict = judge(spec_with((), level=1.0), SHARED, SHARED, apalu)
-    assert verdict.status == status
-    assert f"{hits} of 10 runs" in verdict.reason
-    # 0.025 ** (1 / 100), and Clopper and Pearson of all test parts together.
+    assert "Untestable as stated" in verdict.reason
+    assert f"{hits} of 8 runs of apalu reach accuracy 100.00 %" in verdict.reason
+    # 0.025 ** (1 / 100) of one test split; the splits may overlap, and are not pooled.
     assert "96.4 %" in verdict.reason
-    low, high = analysis.binomial_interval(round(100 * sum(apalu)), 1000)
-    assert f"{100 * low:.1f} to {100 * high:.1f} %" in verdict.reason
-
-
-def test_a_level_does_not_replace_the_arms():
-    ones = [1.0] * 10
-    better = [0.9 + own for own in OWN]
-    spec = spec_with(level=1.0)
-    assert judge(spec, better, better, ones).status == "supported"
-    assert judge(spec, better, ones, ones).status == "not resolved"
-    low = [*ones[1:], 0.99]
-    assert judge(spec, better, better, low).status == "contradicted"
+    mean = (7 + last) / 8
+    assert f"in {100 * mean**100:.2g} % of all cases" in verdict.reason
+    assert verdict.arms == {}
 
 
 def test_level_of_another_metric():
-    spec = spec_with((), {"secondary_metrics": (RMSE,)}, level=0.2, metric="rmse")
-    runs = make_runs(
-        {"relu": SHARED, "gelu": SHARED, "apalu": SHARED}, also=lambda value: 1 - value
+    claim = replace(LEVEL, level=0.2, metric="rmse")
+    spec = spec_with(claim, arms=("relu", "apalu"), secondary_metrics=(RMSE,))
+    runs = make_runs({"relu": SHARED, "apalu": SHARED}, also=lambda value: 1 - value)
+    reason = judge_runs(spec, runs).reason
+    assert "8 of 8 runs of apalu reach rmse 0.2." in reason
+    assert "without an error" not in reason
+
+
+def test_arms_are_compared_in_the_metric_of_the_claim():
+    claim = replace(CLAIM, arms=("relu",), effect=0.05, metric="rmse")
+    gate = Gate(arm="relu", figure=1.0, tolerance=0.0)
+    spec = spec_with(
+        claim, arms=("relu", "apalu"), secondary_metrics=(RMSE,), gates=(gate,)
     )
-    # Values of 0.8 to 0.83 are errors of 0.2 to 0.17.
-    verdict = judge_runs(spec, [replace(r, value=round(r.value, 2)) for r in runs])
-    assert verdict.status == "supported"
-    assert "10 of 10 runs" in verdict.reason
+    runs = make_runs(
+        {"relu": column(-0.02, 0.1), "apalu": SHARED}, also=lambda value: value
+    )
+    # Lower is better by rmse: 0.92 against 0.94.
+    assert judge_runs(spec, runs).status == "smaller than claimed"
 
 
 def test_the_variant_of_the_claim_decides():
     variants = {"same": {}, "gain": {"model": {"init": "gain"}}}
-    spec = spec_with(settings={"variants": variants}, variant="gain")
-    lost = {"relu": column(-0.02), "gelu": column(-0.03), "apalu": SHARED}
-    won = {"relu": column(0.02), "gelu": column(0.03), "apalu": SHARED}
-    runs = make_runs(lost, variant="same") + make_runs(won, variant="gain")
+    spec = spec_with(replace(CLAIM, variant="gain"), variants=variants)
+    runs = []
+    for variant, ahead in (("same", -0.02), ("gain", 0.02)):
+        columns = dict.fromkeys(ARMS, column(ahead))
+        runs += make_runs({**columns, "apalu": SHARED}, variant=variant)
     verdict = judge_runs(spec, runs)
-    assert (verdict.status, verdict.variant) == ("supported", "gain")
-    first = replace(spec, claim=replace(spec.claim, variant=""))
-    verdict = judge_runs(first, runs)
-    assert (verdict.status, verdict.variant) == ("contradicted", "same")
+    assert (verdict.status, verdict.variant) == ("claimed size supported", "gain")
+    verdict = judge_runs(replace(spec, claim=CLAIM), runs)
+    assert (verdict.status, verdict.variant) == ("worse", "same")
 
 
 def test_a_smoke_run_is_not_judged():
-    spec = spec_with()
-    assert judge(spec, column(0.02), column(0.03)) is not None
-    smoke = replace(spec, preset="smoke")
-    assert judge(smoke, column(0.02), column(0.03)) is None
+    assert judge_lead(0.02) is not None
+    assert judge_lead(0.02, preset="smoke") is None
 
 
 def test_nothing_claimed_nothing_judged():

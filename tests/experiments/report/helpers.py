@@ -1,13 +1,22 @@
 """A made-up experiment with everything that a report can show."""
 
+import datetime
+
 from msgspec.structs import replace
 
 from apalu_jax.experiments.records import History, InputCounts
-from apalu_jax.experiments.specs import Claim, LRSearch
+from apalu_jax.experiments.specs import Claim, Gate, LRSearch, Revision
 
 from ..helpers import RMSE, UNITS, hashes, make_record, make_units, tiny
 
-CLAIM = Claim(text="APALU is better.", source="table 1", arms=("relu",))
+CLAIM = Claim(text="APALU is better.", source="table 1", arms=("relu",), effect=0.02)
+GATE = Gate(arm="relu", figure=0.15, tolerance=0.0, source="chance is 10 %")
+REVISION = Revision(
+    date=datetime.date(2026, 11, 24),
+    changed="Three seeds instead of two.",
+    reason="Two are too few.",
+    found="apalu 40.00 %, relu 41.00 %.",
+)
 VARIANTS = {"same": {}, "gain": {"model": {"init": "gain"}}}
 SITES = [f"block_{i}/APALU_0" for i in range(20)]
 
@@ -44,6 +53,8 @@ def make_large():
         variants=VARIANTS,
         secondary_metrics=(RMSE,),
         claim=CLAIM,
+        gates=(GATE, replace(GATE, unit="*", figure=0.3)),
+        revisions=(REVISION,),
         lr_search=LRSearch(multipliers=(0.5, 1.0), seeds=2),
     )
     runs = [

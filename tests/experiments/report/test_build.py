@@ -264,3 +264,19 @@ def test_no_record_gives_an_empty_report():
     assert built.figures == {}
     assert any("0 of 9" in note for note in built.notes)
     assert built.others == []
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("CIFAR-10", False),
+        ("CIFAR-10 (JPEG copy)", True),
+        ("Tiles; VGG16, trained on CIFAR-10 (JPEG copy): 56.1 %", True),
+    ],
+)
+def test_a_lossy_copy_is_said_in_the_headline(label, said):
+    spec = tiny(ablations=())
+    runs = make_runs({"relu": [0.5] * 3, "apalu": [0.6] * 3}, data=label)
+    found = [text for text in build_report(spec, runs).verdict if "lossy" in text]
+    assert len(found) == said
+    assert all("CIFAR-10 (JPEG copy, quality 75)" in text for text in found)

@@ -17,10 +17,11 @@ from apalu_jax.experiments.report import checks
 from apalu_jax.experiments.specs import Published
 
 from ..helpers import FIGURES, LEARNED, build_report
-from .helpers import SITES, make_large
+from .helpers import REVISION, SITES, make_large
 
 GOLDEN = Path(__file__).with_name("golden.md")
 TABLE = ("a table", "")
+CHANCE = "chance is 10 %"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_spread_over_units_is_not_one_of_the_arm(large):
 
 
 def test_search_and_its_cost(large_report):
-    (search,) = large_report.others
+    search = large_report.others[1]
     (cells,) = search.tables
     assert cells.header == ("", "relu", "apalu", "apalu-frozen", "runs", "seconds")
     assert cells.rows == [
@@ -86,6 +87,36 @@ def test_search_and_its_cost(large_report):
     text = " ".join(search.notes)
     assert all(each in text for each in ("16 runs", "10 seconds", "4 of 4 searches"))
     assert "4 multipliers diverged" in text
+
+
+def test_gates_stand_with_what_was_found(large_report):
+    gates, arms = large_report.others[0].tables
+    assert gates.header == ("gate", "required", "found", "passed", "source")
+    assert gates.rows == [
+        ("runs", "all 12", "12 of 12", "yes", ""),
+        ("divergence and failure", "none", "none", "yes", ""),
+        ("pairs", "8 or more", "3", "no", ""),
+        (
+            *(
+                "learning-rate search",
+                "at most 10 % of each arm's at an end of the grid",
+            ),
+            *("relu / same 2 of 2, apalu / same 2 of 2", "no", ""),
+        ),
+        ("relu / same", "accuracy 15.00 % or more", "40.00 %", "yes", CHANCE),
+        ("relu / same / small", "accuracy 30.00 % or more", "60.00 %", "yes", CHANCE),
+        ("relu / same / large", "accuracy 30.00 % or more", "20.00 %", "no", CHANCE),
+    ]
+    assert arms.rows == [("relu", "+2.50", "-0.35 to +5.35", "not resolved")]
+    assert "Each arm of the claim" in arms.title
+
+
+def test_earlier_versions_are_told(large_report):
+    section = large_report.others[-1]
+    assert section.title == "Revisions"
+    assert section.tables[0].rows == [
+        ("2026-11-24", REVISION.changed, REVISION.reason, REVISION.found)
+    ]
 
 
 def test_baselines_stand_beside_published_results(large):
@@ -99,7 +130,7 @@ def test_baselines_stand_beside_published_results(large):
         Published(metric="rmse", low=1.0, high=1.5, arm="relu", source="all"),
     )
     spec = replace(spec, published=published)
-    (section,) = build_report(spec, runs).others
+    _, section, _ = build_report(spec, runs).others
     here = "20.00 (n = 3)"
     assert section.tables[0].rows == [
         ("relu, same, large", "accuracy, %", "21.00 to 25.00", here, "-1.00", *TABLE),
@@ -107,7 +138,8 @@ def test_baselines_stand_beside_published_results(large):
         ("relu, gain, large", "rmse", "1.5 to 1.7", "1.8 (n = 3)", "0.1", *TABLE),
         ("relu, same", "rmse", "1 to 1.5", "1.6 (n = 6)", "0.1", "all", ""),
     ]
-    assert build_report(spec, []).others == []
+    empty = build_report(spec, []).others
+    assert [section.title for section in empty] == ["Gates", "Revisions"]
     accuracy, rmse = spec.metrics
     assert checks.published_range(spec, "same", accuracy, "relu") == "-"
     assert checks.published_range(spec, "same", rmse, "relu") == "1 to 1.5"

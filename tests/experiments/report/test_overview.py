@@ -8,7 +8,10 @@ from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.specs import Published
 
 from ..helpers import SETUP, hashes, make_runs, tiny
-from .helpers import CLAIM
+from .helpers import CLAIM, GATE
+
+UNRESOLVED = "not resolved under tiny training"
+SUPPORTED = "claimed size supported"
 
 
 def write_result(folder, spec, runs):
@@ -29,7 +32,12 @@ def collection(large, tmp_path):
         }
     )
     spec = tiny(
-        arms=("relu", "gelu", "apalu"), ablations=(), seeds=10, claim=CLAIM, name="b"
+        arms=("relu", "gelu", "apalu"),
+        ablations=(),
+        seeds=10,
+        claim=CLAIM,
+        gates=(GATE,),
+        name="b",
     )
     write_result(tmp_path / "b", spec, runs)
     (tmp_path / "elsewhere").mkdir()
@@ -46,9 +54,9 @@ def test_verdicts_over_a_collection(large, collection):
     (cells,) = judged.section.tables
     first, second = cells.rows
     assert [reason.split(":")[0] for reason in judged.reasons] == ["digits", "b"]
-    assert first[:3] == ("digits (tiny, same)", CLAIM.text, "not resolved")
+    assert first[:3] == ("digits (tiny, same)", CLAIM.text, UNRESOLVED)
     assert second[:8] == (
-        *("b (tiny)", CLAIM.text, "supported"),
+        *("b (tiny)", CLAIM.text, f"{SUPPORTED} under tiny training"),
         "accuracy, % (differences in percentage points)",
         *("50.90", "relu, 20.45", "-", "gelu, 39.55"),
     )
@@ -62,7 +70,7 @@ def test_verdicts_over_a_collection(large, collection):
     (cells,) = report.overview([Results(published, found[1].records)]).section.tables
     assert cells.rows[0][5:7] == ("gelu, 39.55", "40.00 to 50.00")
     # A claim that some level is reached is shown in the metric that it is about.
-    level = replace(CLAIM, level=1.0, metric="rmse")
+    level = replace(CLAIM, arms=(), effect=None, level=1.0, metric="rmse")
     spec = replace(found[0].spec, claim=level)
     (cells,) = report.overview([Results(spec, found[0].records)]).section.tables
     assert cells.rows[0][3].startswith("rmse")
@@ -81,13 +89,13 @@ def test_readme_holds_the_verdicts(collection):
     text = readme.read_text()
     assert text.startswith(other)
     assert text.endswith("<!-- end -->\nafter\n")
-    assert "| b (tiny) | APALU is better. | supported |" in text
+    assert f"| b (tiny) | APALU is better. | {SUPPORTED} under tiny training |" in text
     assert "old" not in text
     assert not report.update_readme(readme, found, check=True)
     readme.write_text("<!-- table: verdicts short -->\n<!-- end -->\n")
     assert report.update_readme(readme, found)
-    short = "| b | APALU is better. | supported | 10 | accuracy against gelu: +11.35"
-    assert short in readme.read_text()
+    short = f"| b | APALU is better. | {SUPPORTED} under tiny training | 10 | accuracy"
+    assert f"{short} against gelu: +11.35" in readme.read_text()
     readme.write_text(other)
     with pytest.raises(ExperimentError, match="must mark the place"):
         report.update_readme(readme, found)

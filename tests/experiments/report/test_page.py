@@ -8,14 +8,15 @@ from msgspec.structs import replace
 
 from apalu_jax.experiments import report, results
 from apalu_jax.experiments.records import InputCounts
-from apalu_jax.experiments.specs import Claim
+from apalu_jax.experiments.specs import Claim, Gate
 
 from ..helpers import RESULTS, build_report, make_record, make_runs, tiny
 from .decided import decided
 from .page_tree import elements
 
 SIZES = (390, 768, 1280, 1600)
-CLAIM = Claim(text="APALU is better.", source="a table", arms=("relu",))
+CLAIM = Claim(text="APALU is better.", source="a table", arms=("relu",), effect=0.02)
+GATE = Gate(arm="relu", figure=0.1, tolerance=0.0)
 
 
 def write(built, folder):
@@ -113,9 +114,11 @@ def test_the_card_answers():
     runs = [replace(run, variant="wide") for run in runs]
     facts = dict(build_report(spec, runs).page.card.facts)
     assert facts["Decided by"] == "test accuracy, variant wide"
-    claimed = build_report(*decided(claim=CLAIM)).page.card
-    assert dict(claimed.facts)["Verdict on the claim"] == "supported"
-    assert "significantly better than relu" in claimed.reason
+    claimed = build_report(*decided(claim=CLAIM, gates=(GATE,))).page.card
+    assert dict(claimed.facts)["Verdict on the claim"] == (
+        "claimed size supported under reduced training"
+    )
+    assert "relu +" in claimed.reason
 
 
 def test_a_smoke_run_has_no_verdict(large):

@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 import apalu_jax
 from apalu_jax.experiments import specs
-from apalu_jax.experiments.analysis import Table, verdicts
+from apalu_jax.experiments.analysis import Table
 from apalu_jax.experiments.analysis.verdicts import Verdict
 from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.report import curves, tables
@@ -41,7 +41,7 @@ def build(
 
     ``others`` are sanity checks; of ``pictures`` the page shows those that are images.
     """
-    variant, metric = verdicts.claimed(results.spec)[0], results.spec.metric
+    variant, metric = results.spec.claimed_variant, results.spec.metric
     decisive = next(s for s in summaries if (s.variant, s.metric) == (variant, metric))
     chapters = [
         Chapter("result", "Result", _judged(results, summaries)),

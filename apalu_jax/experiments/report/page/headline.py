@@ -24,7 +24,7 @@ def card(
             ("Decided by", f"test {table.metric.name}, variant {table.variant}")
         )
     if verdict:
-        facts.insert(0, ("Verdict on the claim", verdict.status))
+        facts.insert(0, ("Verdict on the claim", verdict.words))
         facts.append(("Claim", f"{verdict.claim.text} ({verdict.claim.source})"))
     warned = [*warnings(results, table), *notes]
     reason = verdict.reason if verdict else ""
