@@ -53,6 +53,8 @@ class Spec(RunConfig, frozen=True, kw_only=True):
       protocol: The training in a few words, which follow every verdict after "under";
         ``""`` for the name of the preset and "training".
       stopping_rule: When a run and the experiment end, and what counts as the value.
+      deviations: The differences from the protocol that the baselines were published
+        with, apart from the settings below.
       arms: The activations compared: the family of tests.
       ablations: Arms outside the family of tests; shown as exploratory.
       reference: The arm that every other arm is paired with.
@@ -98,6 +100,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     question: str
     protocol: str = ""
     stopping_rule: str
+    deviations: str = ""
     arms: Annotated[tuple[str, ...], Meta(min_length=1)]
     ablations: tuple[str, ...] = ()
     reference: str
