@@ -74,9 +74,7 @@ def verify() -> list[Path]:
 def find(network: str) -> Path:
     """Finds a network's file in the installed package, unchecked."""
     try:
-        path = Path(
-            str(metadata.distribution(PACKAGE).locate_file(FILES[network].path))
-        )
+        package = metadata.distribution(PACKAGE)
     except metadata.PackageNotFoundError as error:
         raise Missing(
             f"The ImageNet weights are those of the package {PACKAGE}, which is not "

@@ -125,8 +125,8 @@ def _build(options: BackboneConfig) -> nn.Module:
         return vgg.VGG(arm.activation, blocks, kernel_init=nn.initializers.zeros)
     if options.weights == "cifar10":
         raise ExperimentError(
-            "`weights` of alexnet must be random, imagenet or a file: the images of CIFAR-10 are "
-            "too small for it."
+            "`weights` of alexnet must be random, imagenet or a file: the images of "
+            "CIFAR-10 are too small for it."
         )
     channels = [max(1, round(options.width * n)) for n in alexnet.CHANNELS]
     return alexnet.AlexNet(arm.activation, tuple(channels), nn.initializers.zeros)
