@@ -25,6 +25,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from apalu_jax._fold import fold
 from apalu_jax._migration import migrate_params
 from apalu_jax.functional import APALUParams, apalu, apalu_reference
 from apalu_jax.initializers import init_like, variance_gain
@@ -60,6 +61,7 @@ __all__ = (
     "apalu",
     "apalu_reference",
     "equinox",
+    "fold",
     "init_like",
     "introspection",
     "linen",

@@ -27,6 +27,9 @@ __all__ = (
 # Between the lines of a log.
 _LOG_S = 30.0
 
+# Between the parts of a state, of which a narrow terminal shows the first ones.
+_BETWEEN = " · "
+
 Wide: TypeAlias = Annotated[
     bool, typer.Option("--wide", help="Show all columns, whatever the width.")
 ]
@@ -86,6 +89,13 @@ def print_json(content: object) -> None:
     typer.echo(msgspec.json.format(msgspec.json.encode(content), indent=2))
 
 
+def _fitting(text: str, room: int) -> str:
+    """The parts of a state, from the first on, that fit a line as a whole."""
+    while len(text) > room and _BETWEEN in text:
+        text = text.rpartition(_BETWEEN)[0]
+    return text[:room]
+
+
 class Ticker:
     """Shows the latest state on standard error.
 
@@ -101,7 +111,7 @@ class Ticker:
         """Shows a line; in a log only once the last one is old enough."""
         if self._in_place:
             room = shutil.get_terminal_size().columns - 1
-            sys.stderr.write(f"\r{printable(text)[:room]}\x1b[K")
+            sys.stderr.write(f"\r{_fitting(printable(text), room)}\x1b[K")
             sys.stderr.flush()
         elif time.monotonic() >= self._next:
             self._next = time.monotonic() + _LOG_S

@@ -100,11 +100,11 @@ def run_python(code):
     return done.stdout
 
 
-# Kernels from LLVM IR instead of MLIR, and each program in one piece.
-CODE_GENERATION = {
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
+# Each program in one piece, and, up to jaxlib 0.11, kernels from LLVM IR instead of
+# MLIR: 0.12 has MLIR's alone, and knows no option.
+CODE_GENERATION: dict[str, int] = {"xla_cpu_parallel_codegen_split_count": 1}
+if jax.__version_info__ < (0, 12):
+    CODE_GENERATION["xla_cpu_use_fusion_emitters"] = False
 
 # The same for a process that a test starts.
 QUICK_ENVIRONMENT = {

@@ -1,5 +1,6 @@
 """The command `apalu run | report | list | data`."""
 
+import io
 import json
 import os
 import re
@@ -95,10 +96,36 @@ def test_the_state_is_told_every_half_minute_without_a_terminal(monkeypatch):
     lines = invoke(*RUN, "--arms", "gelu").stderr.splitlines()
     assert re.fullmatch("0 % · data gelu \\(4 of 8\\) · seeds 0-2", lines[0])
     train = r"train gelu \(4 of 8\) · seeds 0-2 · epoch \d/3 · loss .+"
-    state = rf"\d+ %, \d+ seconds left · {train}"
+    state = rf"\d+ %, \d+ seconds? left · {train}"
     assert re.fullmatch(state, lines[-1])
     stages = [line.split(" · ")[1].split()[0] for line in lines]
     assert list(dict.fromkeys(stages)) == ["data", "compile", "train"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (80, "15 %, 1 second left · train apalu (4 of 4) · epoch 19/20 · loss 0.2345"),
+        (70, "15 %, 1 second left · train apalu (4 of 4) · epoch 19/20"),
+        (45, "15 %, 1 second left · train apalu (4 of 4)"),
+        (12, "15 %, 1 sec"),
+    ],
+)
+def test_a_narrow_terminal_leaves_out_whole_parts_of_the_state(
+    monkeypatch, columns, shown
+):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(
+        _console.shutil, "get_terminal_size", lambda: os.terminal_size((columns, 40))
+    )
+    state = "15 %, 1 second left · train apalu (4 of 4) · epoch 19/20 · loss 0.2345"
+    with _console.Ticker() as ticker:
+        ticker.show(state)
+    assert sys.stderr.getvalue() == f"\r{shown}\x1b[K\r\x1b[K"
 
 
 @pytest.mark.parametrize(
@@ -177,7 +204,10 @@ def test_report_of_a_folder(first_run, tmp_path):
     assert "relu" in text.stdout
     assert "A smoke run checks that everything works" in text.stdout
     wide = invoke("report", "run", "--wide")
-    assert "p, signed rank" not in text.stdout and "p, signed rank" in wide.stdout
+    # Notes are on what is shown.
+    for text_of_wide in ("p, signed rank", "- TOST: ", "- Binomial: "):
+        assert text_of_wide not in text.stdout and text_of_wide in wide.stdout
+    assert "- p: two-sided" in text.stdout
     (content,) = json.loads(invoke("report", "run", "--json").stdout)
     arms = {arm["arm"]: arm for arm in content["tables"][0]["arms"]}
     assert content["name"] == "digits" and arms["relu"]["n"] == 2
@@ -250,6 +280,9 @@ def test_verify_lists_all_that_is_missing_and_damaged(tmp_path, monkeypatch):
         assert done.exit_code == 2
         assert done.stderr.count("\n") == 1
         assert "looked for in nowhere (which does not exist), " in done.stderr
+    Path("file").touch()
+    done = invoke("data", "verify", "--data-dir", "file")
+    assert "looked for in file (which is no folder), " in done.stderr
 
 
 @pytest.mark.parametrize("width", [80, pytest.param(60, marks=pytest.mark.slow), 40])

@@ -4,12 +4,15 @@ import os
 import re
 import shlex
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
 
 import apalu_jax
+from apalu_jax._readme import fill
+from tests import versions
 
 ROOT = Path(__file__).parents[1]
 GITHUB = ROOT / ".github"
@@ -69,10 +72,29 @@ def test_commands_of_a_workflow_exist(path):
 
 def test_python_versions_are_those_supported():
     workflow = yaml.safe_load((GITHUB / "workflows" / "tests.yml").read_text())
-    versions = workflow["jobs"]["newest"]["strategy"]["matrix"]["python"]
-    assert versions == ["3.11", "3.12", "3.13", "3.14"]
+    pythons = workflow["jobs"]["newest"]["strategy"]["matrix"]["python"]
+    assert pythons == list(versions.PYTHONS)
     text = (ROOT / "pyproject.toml").read_text()
-    assert f'requires-python = ">={versions[0]}"' in text
+    assert f'requires-python = ">={pythons[0]}"' in text
+
+
+def test_versions_of_jax_are_those_of_the_table():
+    workflow = yaml.safe_load((GITHUB / "workflows" / "tests.yml").read_text())
+    matrix = workflow["jobs"]["versions"]["strategy"]["matrix"]
+    excluded = [(one["python"], one["jax"]) for one in matrix["exclude"]]
+    places = [*product(matrix["python"], matrix["jax"])]
+    assert [place for place in places if place not in excluded] == versions.MATRIX
+    assert f"jax=={versions.JAXES[0]}\n" in (ROOT / ".ci" / "lowest.txt").read_text()
+
+
+def test_table_of_versions_is_that_of_the_records():
+    def render(name, _):
+        return versions.table() if name == "versions" else None
+
+    assert fill(versions.PAGE, render, check=True) is False
+    records = versions.read()
+    assert all(not record["failed"] and record["passed"] for record in records)
+    assert {versions.place(record) for record in records} <= set(versions.MATRIX)
 
 
 def test_a_tag_is_the_version():

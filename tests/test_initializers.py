@@ -172,7 +172,8 @@ def test_fit_inside_a_traced_function():
     def traced(x):
         return apalu(x, init_like(jax.nn.mish)[0])
 
-    np.testing.assert_array_equal(traced(1.0), apalu(1.0, expected))
+    # Constants of a program are rounded otherwise than arguments (jaxlib 0.12).
+    np.testing.assert_array_max_ulp(traced(1.0), apalu(1.0, expected), 2)
 
 
 @pytest.mark.usefixtures("quick_compilation")

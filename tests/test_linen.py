@@ -59,7 +59,8 @@ def test_parameters_run_along_the_feature_axes(axes):
     for index in [(0, 0, 0, 0), (1, 2, 3, 4), (0, 1, 2, 3), (1, 0, 3, 1)]:
         at = tuple(index[axis] for axis in axes)
         single = {"params": {"apalu_a": a[at], "apalu_b": b[at]}}
-        np.testing.assert_array_equal(y[index], APALU().apply(single, X[index]))
+        # A program for a scalar rounds otherwise than one for an array (jaxlib 0.12).
+        np.testing.assert_array_max_ulp(y[index], APALU().apply(single, X[index]), 2)
 
 
 def test_feature_axes_that_the_input_lacks_are_rejected():

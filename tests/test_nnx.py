@@ -63,7 +63,8 @@ def test_parameters_run_along_the_feature_axes(features, axes, shape, constraint
         at = tuple(index[axis] for axis in axes)
         values = {name: p[at] for name, p in stored(module).items()}
         nnx.update(single, nnx.State(values))
-        np.testing.assert_array_equal(y[index], single(X[index]))
+        # A program for a scalar rounds otherwise than one for an array (jaxlib 0.12).
+        np.testing.assert_array_max_ulp(y[index], single(X[index]), 2)
 
 
 def test_inputs_of_other_shapes_are_rejected():

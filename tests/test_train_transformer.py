@@ -104,6 +104,12 @@ def alone():
         ("shard_map", (8, 1)),
         ("shard_map", (2, 4)),
         ("pmap", (8, 1)),
+        # The whole state on each device: the shape of the mesh only orders these.
+        pytest.param("shard_map", (1, 1), marks=pytest.mark.slow),
+        pytest.param("shard_map", (4, 2), marks=pytest.mark.slow),
+        pytest.param("pmap", (1, 1), marks=pytest.mark.slow),
+        pytest.param("pmap", (4, 2), marks=pytest.mark.slow),
+        pytest.param("pmap", (2, 4), marks=pytest.mark.slow),
     ],
 )
 def test_every_mesh_trains_the_same(alone, parallel, mesh, act):

@@ -92,11 +92,21 @@ def tpu(
     mesh: Annotated[
         bool, typer.Option("--mesh", help="Training steps on 16 chips.")
     ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="With --mesh: one network, two functions.")
+    ] = False,
     out: Out = None,
     wide: Wide = False,
 ) -> None:
-    """Count costs of programs compiled for a TPU; needs libtpu."""
-    _run("mesh" if mesh else "tpu", out, wide, functions=functions)
+    """Count costs of programs compiled for a TPU; needs libtpu.
+
+    With --mesh, a result is written to --out after each row, and one that is there is
+    gone on with.
+    """
+    if mesh:
+        _run("mesh", out, wide, functions=functions, quick=quick or None, resume=True)
+    else:
+        _run("tpu", out, wide, functions=functions)
 
 
 @_command
@@ -145,8 +155,10 @@ def tables(
         raise typer.Exit(1)
 
 
-def _run(name: str, out: Path | None, wide: bool, **options: object) -> None:
-    """Measure, write the file, print the table."""
+def _run(
+    name: str, out: Path | None, wide: bool, *, resume: bool = False, **options: object
+) -> None:
+    """Measure, write the file, print the table; `resume` hands the file to measure."""
     from apalu_jax.benchmarks import tables
 
     # Reported now, not after an hour of measuring.
@@ -154,6 +166,8 @@ def _run(name: str, out: Path | None, wide: bool, **options: object) -> None:
         raise FileNotFoundError(f"{out.parent} must be a folder, to write {out}.")
     module = import_module(f"apalu_jax.benchmarks.{name}")
     given = {key: value for key, value in options.items() if value is not None}
+    if resume:
+        given["out"] = out
     with Ticker() as ticker:
         result = module.measure(**given, progress=ticker.show)
     if out is not None:

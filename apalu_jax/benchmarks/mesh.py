@@ -1,11 +1,18 @@
-"""Costs of a training step on a mesh of described TPUs: communication and memory."""
+"""Costs of a training step on a mesh of described TPUs: communication and memory.
+
+A step takes minutes to compile. So every row is written when it is there, and a program
+that a result has already is not compiled again.
+"""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from hashlib import sha256
+from itertools import product
 from math import prod, sqrt
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -20,6 +27,8 @@ from apalu_jax.benchmarks import (
     plain,
     quiet,
     ratios,
+    read_result,
+    write_result,
 )
 from apalu_jax.benchmarks.functions import FUNCTIONS, choose
 from apalu_jax.benchmarks.memory import compiled_costs, cost_row
@@ -38,6 +47,14 @@ TOPOLOGIES = ("v5e:4x4", "v6e:4x4")
 PEERS = ("gelu", "relu", "prelu", "apalu", "apalu, per channel")
 
 REFERENCE = "gelu"
+
+Case: TypeAlias = tuple[str, str, str]
+_CASE = ("topology", "network", "function")
+
+_COMPARED = ("bytes", "temporary", "transcendentals", "moved")
+
+# What a compiled program depends on, besides the program.
+_COMPILERS = ("jax", "jaxlib", "libtpu")
 
 _AXES = ("data", "model")
 
@@ -79,15 +96,6 @@ class Layout(NamedTuple):
 
 
 LAYOUTS: Mapping[str, Layout] = {
-    # Parameters on every chip, the batch split over all.
-    "mobilenet": Layout(
-        Network(
-            partial(MobileNet, outputs=10, gain=sqrt(2.0), width=1.0),
-            (2048, 32, 32, 3),
-        ),
-        (16, 1),
-        {},
-    ),
     # One axis of every matrix over "data", as the batch; heads and hidden units over
     # "model". The first axis is that of the layers.
     "gpt2-small": Layout(
@@ -108,6 +116,15 @@ LAYOUTS: Mapping[str, Layout] = {
             "Dense_1/kernel": P(None, "model", "data"),
         },
     ),
+    # Parameters on every chip, the batch split over all.
+    "mobilenet": Layout(
+        Network(
+            partial(MobileNet, outputs=10, gain=sqrt(2.0), width=1.0),
+            (2048, 32, 32, 3),
+        ),
+        (16, 1),
+        {},
+    ),
 }
 
 
@@ -115,37 +132,73 @@ def measure(
     topologies: Sequence[str] = TOPOLOGIES,
     functions: Iterable[str] | None = None,
     layouts: Mapping[str, Layout] = LAYOUTS,
+    *,
+    quick: bool = False,
+    out: Path | None = None,
     progress: Progress = quiet,
 ) -> Result:
-    """Compile the training step of every network for every described mesh."""
-    names = choose(PEERS if functions is None else functions, REFERENCE)
-    rows: list[Row] = []
-    with compiler() as child:
-        for topology in topologies:
-            for title, layout in layouts.items():
-                found: dict[str, dict[str, float]] = {}
-                for name in names:
-                    progress(f"{topology}, {title}, {name}")
-                    used, costs = child.submit(step_costs, topology, layout, name)
-                    found[name] = costs
-                    row = {"topology": topology, "network": title, "function": name}
-                    compared = ratios(costs, found[REFERENCE], REFERENCE)
-                    rows.append({**row, "collectives": used, **costs, **compared})
-        kinds = [child.call(Compiler.kind, topology) for topology in topologies]
+    """Compile the training step of every network for every described mesh.
+
+    With `quick` the first of both, and by default APALU alone beside gelu. After each
+    row the result is written to `out`. Of a result that is there already, by the same
+    compiler, the rows whose programs are the same are taken.
+    """
+    if quick:
+        topologies, layouts = topologies[:1], dict(list(layouts.items())[:1])
+    if functions is None:
+        functions = ("apalu",) if quick else PEERS
+    names = choose(functions, REFERENCE)
     sizes = batch_sizes({title: layout.network for title, layout in layouts.items()})
     notes = [note.format(batches=sizes) for note in _NOTES]
-    return finish("mesh", _COLUMNS, rows, notes, kinds=kinds)
+    cases = list(product(topologies, layouts, names))
+    with compiler() as child:
+        kinds = [child.call(Compiler.kind, topology) for topology in topologies]
+        result = finish("mesh", _COLUMNS, [], notes, kinds=kinds)
+        found = read_rows(out, result["setting"]["versions"])
+        for case in cases:
+            topology, network, name = case
+            progress(f"{topology}, {network}, {name}")
+            place = topology, layouts[network], name
+            row = child.submit(step_costs, *place, found.get(case))
+            found[case] = {**dict(zip(_CASE, case, strict=True)), **row}
+            reference = found[topology, network, REFERENCE]
+            found[case] |= ratios(_compared(row), _compared(reference), REFERENCE)
+            result["rows"] = [found[case] for case in cases if case in found]
+            if out is not None:
+                write_result(result, out)
+    return result
 
 
-def step_costs(
-    topology: str, layout: Layout, name: str
-) -> tuple[str, dict[str, float]]:
-    """Collectives by kind, in words, and costs of one device; in the child process."""
-    compiled = compile_step(topology, layout, name)
+def read_rows(out: Path | None, versions: Mapping[str, str]) -> dict[Case, Row]:
+    """Rows of an earlier result, if the same versions of JAX and libtpu made it."""
+    if out is None or not out.exists():
+        return {}
+    result = read_result(out)
+    before = result["setting"]["versions"]
+    same = all(before.get(name) == versions[name] for name in _COMPILERS)
+    if result["benchmark"] != "mesh" or not same:
+        return {}
+    return {
+        (str(row["topology"]), str(row["network"]), str(row["function"])): row
+        for row in result["rows"]
+    }
+
+
+def step_costs(topology: str, layout: Layout, name: str, before: Row | None) -> Row:
+    """Costs of one device, in the child process; `before` if its program is the same.
+
+    The row also has a digest of the program and the collectives by kind, in words.
+    """
+    lowered = lower_step(topology, layout, name)
+    program = sha256(lowered.as_text().encode()).hexdigest()[:16]
+    if before is not None and before["program"] == program:
+        return before
+    compiled = lowered.compile()
     kinds, moved = count_collectives(compiled.as_text() or "")
     costs = compiled_costs(compiled)
-    words = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
-    return words, {
+    return {
+        "program": program,
+        "collectives": ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())),
         **cost_row(costs),
         "transcendentals": costs.transcendentals,
         "moved": moved,
@@ -153,7 +206,11 @@ def step_costs(
     }
 
 
-def compile_step(topology: str, layout: Layout, name: str) -> jax.stages.Compiled:
+def _compared(row: Row) -> dict[str, float]:
+    return {name: float(row[name]) for name in _COMPARED}
+
+
+def lower_step(topology: str, layout: Layout, name: str) -> jax.stages.Lowered:
     """The training step of a network with a function, for the mesh of a layout."""
     step, first = training_step(layout.network, FUNCTIONS[name], "bfloat16")
     devices = np.array(described_devices(topology)).reshape(layout.mesh)
@@ -170,7 +227,7 @@ def compile_step(topology: str, layout: Layout, name: str) -> jax.stages.Compile
     # The batch over all devices, or over the first axis of those that share a model.
     rows = NamedSharding(mesh, P(_AXES[0]))
     batch = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for x in batch]
-    return step.lower(state, *batch).compile()
+    return step.lower(state, *batch)
 
 
 def count_collectives(text: str) -> tuple[Counter[str], float]:

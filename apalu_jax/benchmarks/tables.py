@@ -10,7 +10,7 @@ from apalu_jax._tables import markdown_table
 from apalu_jax.benchmarks import BenchmarkError, Result, Row, plain, read_result
 
 # Tables of README.md that other commands fill.
-_ELSEWHERE = ("verdicts", "contexts")
+_ELSEWHERE = ("verdicts", "contexts", "equality")
 
 
 class _Pivot(NamedTuple):

@@ -11,6 +11,7 @@ from apalu_jax._console import (
     Wide,
     one_line_errors,
     print_json,
+    print_notes,
     print_table,
     say,
 )
@@ -116,15 +117,15 @@ def run(
     chosen_seeds = None if seeds is None else _parse_seeds(seeds, spec.seed_range)
     chosen_arms = None if arms is None else arms.split(",")
     if dry_run:
-        for line in runner.forecast(
+        said = runner.forecast(
             spec,
             folder,
             arm_names=chosen_arms,
             seeds=chosen_seeds,
             data_dir=data_dir,
             parts=parts,
-        ):
-            say(line)
+        )
+        print_notes(said, "")
         return
     text, started = display.state_text(spec), []
 

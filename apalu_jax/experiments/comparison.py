@@ -1,6 +1,6 @@
 """Comparison of activations on a user's own model and data."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -104,7 +104,7 @@ def compare(
     lr_search: Sequence[float] | LRSearch | None = None,
     test_train_ratio: float | None = None,
     vmapped_seeds: int | None = None,
-    name: str = "compare",
+    name: str | None = None,
     out: str | Path | None = None,
     progress: bool = True,
 ) -> Comparison:
@@ -153,7 +153,7 @@ def compare(
         test then decides. None: so for arrays, and for a function whose test targets
         differ between seeds. 0 for a function that gives every seed new examples.
       vmapped_seeds: Seeds trained at once; measured in the first seconds if None.
-      name: Name of the comparison, for the report.
+      name: Name of the comparison, for the report; None for that of the folder ``out``.
       out: Folder for the records; a call that is stopped goes on from them. None for a
         new temporary folder.
       progress: Whether to show what is trained and the time left.
@@ -194,7 +194,7 @@ def compare(
     is_optax = isinstance(optimizer, optax.GradientTransformation)
     title = getattr(make_model, "__qualname__", type(make_model).__name__)
     raw: dict[str, Any] = {
-        "name": name,
+        "name": _title(out) if name is None else name,
         "title": f"Activations in {title}",
         "question": f"Does {measured.name} depend on the activation of {title}?",
         "stopping_rule": _STOPPING.format(metric=measured.name),
@@ -251,6 +251,12 @@ def _folder(out: str | Path | None) -> Path:
     return folder
 
 
+def _title(out: str | Path | None) -> str:
+    """Name of a comparison without one: that of its folder, if it can be one."""
+    name = "" if out is None else Path(out).resolve().name
+    return name if own_activations.is_name(name) else "compare"
+
+
 def _choose_reference(reference: str | None, names: Sequence[str]) -> str:
     if reference is None:
         return "apalu" if "apalu" in names else names[-1]
@@ -290,4 +296,9 @@ def _options(optimizer: object) -> dict[str, Any]:
 def _search(given: Sequence[float] | LRSearch) -> dict[str, Any]:
     if isinstance(given, LRSearch):
         return asdict(given)
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ExperimentError(
+            "`lr_search` must be a list of multipliers of the learning rate, or an "
+            f"LRSearch, got {given!r}."
+        )
     return {"multipliers": list(given), "seeds": 3}

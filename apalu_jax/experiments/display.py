@@ -61,7 +61,8 @@ def print_report(found: Results, built: Report, *, wide: bool = False) -> None:
     for number, section in enumerate(built.sections):
         if not wide:
             # The notes stand under the first one, and units are left out.
-            notes = section.notes[:1] if number else section.notes
+            notes = [note for note in section.notes if note not in section.wide]
+            notes = notes[:1] if number else notes
             section = section._replace(tables=section.tables[:1], notes=notes)
         _print_section(section, wide, lead=number > 0)
     for section in built.others:

@@ -24,8 +24,10 @@ def duration(seconds: float) -> str:
     Examples:
       >>> duration(100), duration(130), duration(9000)
       ('100 seconds', '2 minutes', '2 hours')
+      >>> duration(0.7)
+      '1 second'
     """
     for size, unit in ((3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
+    return "1 second" if round(seconds) == 1 else f"{seconds:.0f} seconds"

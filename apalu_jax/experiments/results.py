@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from apalu_jax._files import write_atomic
 from apalu_jax.experiments import ExperimentError, storage
+from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import InputCounts, Key, Record, Setup, select
 from apalu_jax.experiments.schema import Options, convert
 from apalu_jax.experiments.specs import Spec
@@ -167,7 +168,7 @@ def open_folder(
             stored = results.spec
             if stored.run_hash != spec.run_hash:
                 raise ExperimentError(
-                    f"{folder / SPEC} is of {stored.name} ({stored.preset}) with "
+                    f"{folder / SPEC} is of {joined(stored.name, stored.preset)} with "
                     f"another {', '.join(stored.differing(spec))}: choose another "
                     "--out."
                 )

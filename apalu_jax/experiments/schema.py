@@ -1,6 +1,7 @@
 """Checked conversion of plain data (TOML, JSON) to typed options."""
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar, get_args, get_type_hints
@@ -56,6 +57,22 @@ def _explain(raw: Any, kind: Any, message: str, path: str) -> str:
     for key in keys:
         raw = raw[key] if isinstance(raw, Mapping) else raw[int(key)]
     return f"`{path.lstrip('.')}`: {message}, got {raw!r}."
+
+
+def check_finite(table: Options, where: str, path: str = "") -> None:
+    """Checks that every number of nested tables is finite, as JSON has no other.
+
+    Raises:
+      ExperimentError: One is not; the message names its key.
+    """
+    for key, value in table.items():
+        for entry in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(entry, Mapping):
+                check_finite(entry, where, f"{path}{key}.")
+            elif isinstance(entry, float) and not math.isfinite(entry):
+                raise ExperimentError(
+                    f"{where}: `{path}{key}` must be finite, got {entry}."
+                )
 
 
 def construct(

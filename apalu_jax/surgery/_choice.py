@@ -20,6 +20,7 @@ __all__ = (
     "Choice",
     "Make",
     "check_match",
+    "choose",
     "moved_by",
     "to_initial",
     "to_left",
@@ -130,6 +131,18 @@ def to_initial(
             for name, known in activations.items()
         }
     return initial
+
+
+def choose(match: str | None, moved: Mapping[str, float]) -> str:
+    """Choose a way to initial values, of those that have moved the output.
+
+    A fit place by place does not see what follows a place. So the values fitted to the
+    inputs are taken only if the output does not move further with them.
+    """
+    former = next(iter(moved))
+    if match is None or moved[match] > moved[former]:
+        return former
+    return match
 
 
 def _closest(activation: Activation) -> APALUParams:

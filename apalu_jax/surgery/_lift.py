@@ -20,6 +20,7 @@ from apalu_jax.surgery._choice import (
     Choice,
     Make,
     check_match,
+    choose,
     moved_by,
     to_initial,
     to_left,
@@ -78,7 +79,8 @@ def lift(
         that broadcast to the inputs there. If None, the values closest to the
         activation on a standard normal distribution (:func:`~apalu_jax.init_like`).
       match: "inputs" for the values closest to the activation on the inputs that each
-        place sees with ``example_args``.
+        place sees with ``example_args``, unless the function's result moves further
+        with them. The report says which values were taken.
       per_step: Whether a place inside of ``jax.lax.scan`` has a pair for each step,
         stacked, instead of one for all.
       residual: As in :func:`apalu_jax.apalu`.
@@ -135,14 +137,14 @@ def lift(
     initial = to_initial(activations, make, recorded.calls if recorded else None)
     steps = {name: places[name].steps if per_step else () for name in replaced}
     params = {way: _to_params(values, steps) for way, values in initial.items()}
-    way = match or next(iter(initial))
     moved: dict[str, float] = {}
     if recorded is not None:
         moved = {
             w: moved_by(apply(p, *example_args), recorded.result)
             for w, p in params.items()
         }
-    report = Report(to_rows(found, left, initial[way]), moved)
+    way = choose(match, moved or dict.fromkeys(initial, np.nan))
+    report = Report(to_rows(found, left, initial[way]), moved, way)
     return Lifted(lambda: jax.tree.map(jnp.array, params[way]), apply, report)
 
 

@@ -20,6 +20,7 @@ from apalu_jax.surgery._choice import (
     Choice,
     Make,
     check_match,
+    choose,
     moved_by,
     to_initial,
     to_left,
@@ -79,7 +80,8 @@ def replace_activations(
         ``params_init`` of the modules takes them. If None, the values closest to the
         activation on a standard normal distribution (:func:`~apalu_jax.init_like`).
       match: "inputs" for the values closest to the activation on the inputs that each
-        place sees in ``model(*example_args)``.
+        place sees in ``model(*example_args)``, unless the output moves further with
+        them. The report says which values were taken.
       example_args: Arguments of the model, which the report needs to say how far its
         output moved. They also show where a module cannot stand, as in
         ``self.act(x, approximate=False)``: it is called with ``x`` alone. Such a place
@@ -139,14 +141,14 @@ def replace_activations(
         )
         for way, values in initial.items()
     }
-    way = match or next(iter(initial))
     moved: dict[str, float] = {}
     if example_args:
         moved = {
             w: moved_by(with_values(new, {})(*example_args), old)
             for w, new in models.items()
         }
-    return models[way], Report(to_rows(found, left, initial[way]), moved)
+    way = choose(match, moved or dict.fromkeys(initial, np.nan))
+    return models[way], Report(to_rows(found, left, initial[way]), moved, way)
 
 
 def _constructor(model: Model) -> Callable[[APALUParams, tuple[int, ...]], Model]:

@@ -41,10 +41,12 @@ class Report(NamedTuple):
         arguments, relative to the output's, for each choice of initial values; empty if
         they were abstract. Floating arrays count, and NaN tells that there are none or
         that they hold NaN or infinity.
+      taken: The choice of initial values that was taken.
     """
 
     rows: tuple[Replacement, ...]
     moved: dict[str, float]
+    taken: str
 
     def __str__(self) -> str:
         """Format as a table with a line for each activation."""
@@ -54,12 +56,11 @@ class Report(NamedTuple):
             cells.append([row.path, row.found, *(became if not row.left else ["", ""])])
         lines = [align_columns(cells)]
         lines += [f"left: {row.path}, {row.left}" for row in self.rows if row.left]
-        lines += [
-            f"output moved by {share:.3g} (relative rms) with initial values by {name}"
-            if np.isfinite(share)
-            else f"output not of finite numbers with initial values by {name}"
-            for name, share in self.moved.items()
-        ]
+        for name, share in self.moved.items():
+            number = f"moved by {share:.3g} (relative rms)"
+            change = number if np.isfinite(share) else "not of finite numbers"
+            taken = ", taken" if name == self.taken else ""
+            lines.append(f"output {change} with initial values by {name}{taken}")
         return "\n".join(lines)
 
 

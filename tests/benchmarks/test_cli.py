@@ -9,7 +9,14 @@ import jax
 import pytest
 from typer.testing import CliRunner
 
-from apalu_jax.benchmarks import compile, memory, ops, to_result, write_result
+from apalu_jax.benchmarks import (
+    compile,
+    memory,
+    mesh,
+    ops,
+    to_result,
+    write_result,
+)
 from apalu_jax.cli import app
 
 ROW = {
@@ -178,6 +185,25 @@ def test_functions_are_chosen_by_name(small, monkeypatch, name):
     for args in ((), ("--function", "gelu, erf", "--function", "relu")):
         assert invoke(name, *args).exit_code == 0
     assert asked == [None, ["gelu, erf", "relu"]]
+
+
+def test_a_mesh_is_resumed_from_its_file(small, monkeypatch):
+    asked = []
+
+    def measure(*, progress, **options):
+        asked.append(options)
+        return OPS
+
+    monkeypatch.setattr(mesh, "measure", measure)
+    for args in ((), ("--quick", "--function", "relu", "--out", "mesh.json")):
+        done = invoke("tpu", "--mesh", *args)
+        assert done.exit_code == 0, done.output
+    out = Path("mesh.json")
+    assert asked == [
+        {"out": None},
+        {"functions": ["relu"], "quick": True, "out": out},
+    ]
+    assert out.exists()
 
 
 @pytest.mark.parametrize("sizes", ["", "2^", "2**12", "0", "-1", "1,,2", "1.5"])

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from apalu_jax.benchmarks import mesh
+from apalu_jax.benchmarks import mesh, read_result, to_result, write_result
 from apalu_jax.benchmarks.step import MLP, Network
 
 HLO = """
@@ -24,17 +24,65 @@ def test_collectives_are_counted_by_kind_with_their_bytes():
     assert moved == 4 * 8 * 128 + (4 * 3 + 2 * 35) + 10
 
 
+SETTING = {"jax": "1", "jaxlib": "1", "libtpu": "1", "numpy": "1"}
+ROW = {"topology": "v5e:2x2", "network": "mlp", "function": "gelu", "program": "p"}
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "versions", "rows"),
+    [
+        ("mesh", {}, 1),
+        ("mesh", {"numpy": "2"}, 1),
+        ("mesh", {"libtpu": "2"}, 0),
+        ("mesh", {"jax": "2"}, 0),
+        ("tpu", {}, 0),
+    ],
+)
+def test_rows_of_the_same_compiler_are_taken(tmp_path, benchmark, versions, rows):
+    assert mesh.read_rows(tmp_path / "absent.json", SETTING) == {}
+    assert mesh.read_rows(None, SETTING) == {}
+    result = to_result(benchmark, {}, [ROW], [])
+    result["setting"]["versions"] = SETTING | versions
+    write_result(result, tmp_path / "result.json")
+    found = mesh.read_rows(tmp_path / "result.json", SETTING)
+    assert found == ({("v5e:2x2", "mlp", "gelu"): ROW} if rows else {})
+
+
+NETWORK = Network(partial(MLP, width=128), (256, 128))
+LAYOUTS = {
+    "mlp": mesh.Layout(NETWORK, (2, 2), {"Dense_0/kernel": P("data", "model")}),
+    "other": mesh.Layout(NETWORK, (4, 1), {}),
+}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     find_spec("libtpu") is None, reason="the compiler for TPUs, libtpu, is missing"
 )
-def test_a_network_on_four_chips():
-    network = Network(partial(MLP, width=128), (256, 128))
-    places = {"Dense_0/kernel": P("data", "model")}
-    layouts = {"mlp": mesh.Layout(network, (2, 2), places)}
-    result = mesh.measure(["v5e:2x2"], ["apalu, per channel"], layouts)
+def test_a_network_on_four_chips(tmp_path):
+    out = tmp_path / "mesh.json"
+    measure = partial(mesh.measure, ["v5e:2x2"], ["apalu, per channel"], LAYOUTS)
+
+    def stop(text):
+        if "apalu" in text:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        measure(quick=True, out=out, progress=stop)
+    (kept,) = read_result(out)["rows"]
+    # Marks tell rows that were taken from those that were compiled again.
+    write_result(read_result(out) | {"rows": [kept | {"mark": 1}]}, out)
+    result = measure(quick=True, out=out)
+    assert read_result(out) == result
+    assert result["setting"]["platform"] == "TPU v5 lite"
     gelu, apalu = result["rows"]
     assert gelu["function"] == "gelu" and gelu["temporary_to_gelu"] == 1
+    assert gelu["mark"] == 1 and "mark" not in apalu
     assert "all-reduce" in apalu["collectives"]
     assert apalu["moved"] >= gelu["moved"] > 0
-    assert result["setting"]["platform"] == "TPU v5 lite"
+
+    changed = [{**gelu, "program": "another"}, {**apalu, "mark": 1}]
+    write_result(result | {"rows": changed}, out)
+    gelu, apalu = measure(quick=True, out=out)["rows"]
+    assert gelu == {k: v for k, v in kept.items() if k != "mark"}
+    assert apalu["mark"] == 1

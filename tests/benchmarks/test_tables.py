@@ -12,6 +12,7 @@ PAGES = [
     "notebooks/results/bench/README.md",
     "README.md",
     "docs/pages/accuracy-memory-speed.md",
+    "docs/pages/scale.md",
 ]
 
 

@@ -186,11 +186,21 @@ def test_number_of_vmapped_seeds_is_measured(monkeypatch, tmp_path, untrained):
     assert measured(lambda seed: {**SPLITS, "train": numbers(60 + seed)}) == 1
 
 
+def test_a_comparison_has_the_name_of_its_folder(tmp_path, untrained):
+    def name(**options):
+        return compare(activations=["relu", "gelu"], **options).results.spec.name
+
+    assert name(out=tmp_path / "wine") == "wine"
+    assert name(out=tmp_path / "wine", name="mine") == "mine"
+    assert name(out=tmp_path / ".hidden") == name() == "compare"
+
+
 def test_table_report_and_figure(tmp_path):
     found = compare(
         seeds=6, vmapped_seeds=6, epochs=1, activations=["relu", "gelu", "apalu"]
     )
     lines = str(found.table).splitlines()
+    assert lines[0] == "compare · 3 activations x 6 paired seeds"
     assert max(map(len, lines)) <= 79
     rows = found.table.table.rows
     assert {row[0] for row in rows} == {"relu", "gelu", "apalu"}
@@ -199,7 +209,7 @@ def test_table_report_and_figure(tmp_path):
     assert shown == ["relu", "gelu"]
     page = found.report()
     assert page == found.folder / "report.html"
-    assert "apalu" in page.read_text()
+    assert "apalu" in page.read_text() and "preset" not in page.read_text()
     result = CliRunner().invoke(app, ["report", str(found.folder)])
     assert result.exit_code == 0
     spec = json.loads((found.folder / "spec.json").read_text())["spec"]

@@ -16,6 +16,7 @@ from .test_compare import compare
 
 X, Y = numbers()
 CLASSES = numbers(classes=3)
+ONE = nnx.PReLU()
 
 
 class Unused(nnx.Module):
@@ -118,7 +119,22 @@ DATA = [
     ((X[:4], Y[:4]), "at least 5 examples, got 4"),
     (lambda seed: (X, Y), "dict of such pairs"),
     (lambda seed: [][seed], "`data` fails for seed 0: IndexError: list index"),
+    ((X, np.full(97, 0.5)), "must differ, .* got 0.5 for each of 62 training"),
+    ({**SPLITS, "train": (X, 0 * Y + 2)}, "must differ, .* got 2.0 for each of 97"),
+    ((X * 1e300, Y), "finite in float32, got NaN, infinity or too large"),
+    (((X * 1e12).astype(int), Y), "fit into int32, got integers from -"),
+    ((np.full(X.shape, 2**32 - 1, np.uint32), Y), "fit into int32"),
+    (lambda seed: by_seed(np.random.default_rng().normal()), "at its second call"),
+    (lambda seed: by_seed(np.nan if seed else 1), r"inputs of data\(1\)\['train'\]"),
+    (
+        lambda seed: by_seed(1, features=5 - seed),
+        r"inputs \(5,\), .* for seed 0 and inputs \(4,\), .* for seed 1",
+    ),
 ]
+
+
+def by_seed(factor, features=5):
+    return {name: (factor * X[:, :features], Y) for name in ("train", "test")}
 
 
 @pytest.mark.parametrize(("data", "message"), DATA)
@@ -138,15 +154,36 @@ ARGUMENTS = [
     ({"activations": ["relu", (" ", lambda: jnp.sin)]}, "printable .*, got ' '"),
     (
         {"activations": ["relu", ("\x1b[31m", lambda: jnp.sin)]},
-        r"printable characters, got '\\x1b",
+        r"printable characters.*, got '\\x1b",
     ),
     ({"activations": ["relu", ("x" * 41, lambda: jnp.sin)]}, "1 to 40 printable"),
+    ({"activations": ["relu", ("a/b", lambda: jnp.sin)]}, "no slash .*, got 'a/b'"),
+    ({"activations": ["relu", ()]}, r"pairs \(name, factory\), got \(\)"),
+    ({"activations": ["relu", ("one", lambda: 1 / 0)]}, "got ZeroDivisionError"),
+    (
+        {"activations": ["relu", ("mine", lambda: ONE)]},
+        "new module at each call, got the same PReLU twice",
+    ),
     ({"activations": ["relu", "apalu-channel"]}, "for Linen models"),
     ({"activations": ["relu", ("p", nn.PReLU)]}, "PReLU is a Linen module"),
     ({"loss": "l2"}, "`loss` must be one of cross_entropy, mse, or a function"),
     (
         {"loss": mean_of_all, "metric": "rmse"},
         r"one for each example, got .*\(13, 13\)",
+    ),
+    ({"loss": ["mse"]}, "`loss` must be one of cross_entropy, mse, or a function"),
+    ({"loss": lambda o, t: 1 / 0, "metric": "rmse"}, "`loss` fails with outputs of"),
+    *(
+        (
+            {"loss": loss, "metric": "rmse"},
+            f"`loss` must give one floating-point number, .* got {got}",
+        )
+        for loss, got in (
+            (lambda o, t: None, "None"),
+            (lambda o, t: 0.5, "0.5"),
+            (lambda o, t: jnp.sum(o > 0), "an array of shape .* dtype int32"),
+            (lambda o, t: jnp.mean(o)[None], r"an array of shape \(1,\)"),
+        )
     ),
     ({"metric": "auc"}, "`metric` must be one of accuracy, .* got 'auc'"),
     ({"metric": "accuracy"}, "must be classes, integers from 0, got float32"),
@@ -168,6 +205,7 @@ ARGUMENTS = [
     ({"steps": 3}, "One of `epochs` and `steps` must be given, got 2 and 3"),
     ({"epochs": None, "steps": 0}, "`steps` must be an integer from 1, got 0"),
     ({"epochs": None, "steps": 2.5}, "`steps` must be an integer from 1, got 2.5"),
+    ({"epochs": None, "steps": True}, "`steps` must be an integer from 1, got True"),
     ({"epochs": 0}, "`epochs`: Expected `int` >= 1, got 0"),
     ({"epochs": 10**30}, "`epochs`: .* got 1000000000"),
     ({"seeds": 2.5}, "`seeds`: Expected `int`, got 2.5"),
@@ -178,12 +216,31 @@ ARGUMENTS = [
     ({"optimizer": {"name": "adam", "learning_rate": -1.0}}, "`float` > 0.0, got -1"),
     (
         {"optimizer": {"name": "adam", "learning_rate": np.nan}},
-        "`learning_rate`: Expected `float` > 0.0, got nan",
+        "`optimizer.learning_rate` must be finite, got nan",
+    ),
+    ({"optimizer": {"name": "adam", "learning_rate": np.inf}}, "finite, got inf"),
+    ({"margin": np.inf}, "`metric.margin` must be finite, got inf"),
+    ({"lr_search": [1.0, np.inf]}, "`lr_search.multipliers` must be finite, got inf"),
+    ({"lr_search": 3}, "`lr_search` must be a list of multipliers .*, got 3"),
+    *(
+        ({"name": name}, "`name`: a name must have 1 to 40 printable .*, got ")
+        for name in (
+            "",
+            " ",
+            "../x",
+            "/x",
+            "..",
+            ".x",
+            "a\nb",
+            "\x1b[31m",
+            "x\0",
+            "x" * 41,
+        )
     ),
     ({"margin": -1.0}, "`metric.margin`: Expected `float` >= 0.0, got -1"),
     ({"margin": np.nan}, "`metric.margin`: Expected `float` >= 0.0, got nan"),
     ({"lr_search": []}, "`lr_search.multipliers`"),
-    ({"lr_search": "abc"}, "`lr_search.multipliers.0.`: Expected `float`, got 'a'"),
+    ({"lr_search": "abc"}, "`lr_search` must be a list of multipliers .*, got 'abc'"),
 ]
 
 
@@ -199,6 +256,16 @@ def test_arguments(changes, message):
         (maker("linen", outputs=3), (X, CLASSES[1] - 1), "must be classes"),
         (maker("linen", outputs=2), CLASSES, r"each of 3 classes, got .*\(2, 2\)"),
         (make_nnx, CLASSES, "one axis more than the targets"),
+        (
+            maker("linen", outputs=3),
+            (X, 0 * CLASSES[1] + 2),
+            "must differ, .* got 2 for each of 62 training examples",
+        ),
+        (
+            maker("linen", outputs=4),
+            lambda seed: {"train": CLASSES, "test": (X, CLASSES[1] + seed)},
+            "3 classes for seed 0 and .* 4 classes for seed 1",
+        ),
     ],
 )
 def test_classes(make_model, data, message):

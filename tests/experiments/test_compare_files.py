@@ -126,7 +126,7 @@ ERRORS = [
     ({"model": '"json:f"'}, "`model`: json must have a function f, got a module with"),
     ({"model": '"digits"'}, "`model` and `data` must both name a function"),
     ({"data": '":load"'}, "`data` must name a function"),
-    ({"arms": '["relu", "mish"]'}, "must be among relu.*got 'mish'"),
+    ({"arms": '["relu", "mish"]'}, "`arms` must be among relu.*got 'mish'"),
     ({"learning_rate": '"high"'}, "`learning_rate`: Expected `float`, got 'high'"),
     ({"batch_size": "2000"}, "`batch_size` must be at most 1150"),
     (
@@ -134,6 +134,30 @@ ERRORS = [
         "a key must be .*, got .sedes. .did you mean .seeds.",
     ),
     ({"name": "x"}, "is not valid TOML"),
+    ({"name": "[" * 5000}, "is not valid TOML: maximum recursion"),
+    *(
+        ({"name": name}, "`name`: a name must have 1 to 40 printable .*, got ")
+        for name in ('"../../x"', '"/x"', '""', '"\\\\u001b[31m"', '"a\\\\nb"')
+    ),
+    ({"name": '"x"\npreset = "../y"'}, "`preset`: a name must have .*, got '../y'"),
+    ({"arms": '["apalu"]'}, "`arms` must hold two at least, got apalu"),
+    ({"arms": '"relu"'}, "`arms` must be a list of names, got 'relu'"),
+    ({"arms": '[["relu"], "apalu"]'}, "`arms` must be a list of names, got .*'relu'"),
+    ({"name": '"x"\ntask = "own"'}, "`task` is for models of the package"),
+    ({"name": '"x"\nactivations = 3'}, "`activations` must be a table .*got 3"),
+    (
+        {"name": '"x"\nactivations = {mine = "m:f"}'},
+        "`activations` must be a table .* among `arms` .*got .'mine': 'm:f'",
+    ),
+    ({"learning_rate": "inf"}, "`optimizer.learning_rate` must be finite, got inf"),
+    ({"epochs": "2\npresets = {a = 3}"}, "`presets` must be a table of tables"),
+    (
+        {
+            "epochs": "2\nsecondary_metrics = [{name = 'auc', higher_is_better = true, "
+            "margin = 0.1}]"
+        },
+        "metrics of the test split are accuracy, log_loss, without .* 'auc'",
+    ),
     ({"epochs": "2\npresets = 3"}, "`presets` must be a table"),
 ]
 
@@ -153,7 +177,21 @@ def test_other_errors_of_files(folder):
     assert (missing.exit_code, missing.stderr.count("\n")) == (2, 1)
     path = new(folder)
     assert "has no table `presets`" in invoke("run", path, "--preset", "smoke").stderr
-    assert invoke("new", "a/b").exit_code == 2
+    for name in ("a/b", "", "3", "class", "json", "flax"):
+        refused = invoke("new", name)
+        assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    path = new(folder)
+    text = path.read_text()
+    module = path.stem.replace("-", "_")
+    options = f'data = {{name = "{module}:load", fold = 3}}'
+    path.write_text(text.replace(f'data = "{module}:load"', options))
+    assert "`data`: the function must take fold" in invoke("run", path).stderr
+    for table, name in (("units", "../x"), ("variants", "a/b")):
+        path.write_text(f'{text}\n[{table}."{name}"]\nepochs = 3\n')
+        assert f"`{table}`: a name must have" in invoke("run", path).stderr
+    # Windows' editors begin a file with a byte order mark.
+    path.write_text(text, encoding="utf-8-sig")
+    assert files.load(path).spec.name == path.stem
 
 
 def test_a_declared_experiment_is_forecast(folder):

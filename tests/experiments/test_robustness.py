@@ -3,8 +3,10 @@
 ``python -m pytest -m robustness`` tries them all, and writes docs/pages/robustness.md.
 """
 
+import itertools
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +19,11 @@ import apalu_jax
 from apalu_jax import _files
 from apalu_jax._tables import markdown_table
 from apalu_jax.experiments import ExperimentError, report, results, runner, storage
+from apalu_jax.experiments.own import declaration, files
+from apalu_jax.experiments.own.activations import is_name
+from apalu_jax.experiments.own.declaration import Declaration
+from apalu_jax.experiments.schema import convert
+from apalu_jax.experiments.specs import Spec
 
 from .helpers import ROOT, SETUP, make_record, results_of, tiny, values
 from .runner.test_kill import SPEC, progress, start
@@ -40,8 +47,8 @@ A run holds a lock on its folder, which the system drops with the process, howev
 ends: a second run is refused in one line, and nothing is left behind. A record says
 under which configuration it was made, a checkpoint of which configuration and trial it
 is, and both are compared. Random numbers and precision are set by the experiment:
-`JAX_DEFAULT_PRNG_IMPL`, `JAX_THREEFRY_PARTITIONABLE` and `JAX_ENABLE_X64` do not change
-a record.
+`JAX_DEFAULT_PRNG_IMPL`, `JAX_THREEFRY_PARTITIONABLE`, `JAX_ENABLE_X64` and
+`JAX_DEFAULT_MATMUL_PRECISION` do not change a record.
 """
 
 rows = []
@@ -57,7 +64,7 @@ def page(request):
     """Written if every try was right."""
     failed = request.session.testsfailed
     yield
-    if request.session.testsfailed == failed and len(rows) == 8:
+    if request.session.testsfailed == failed and len(rows) == 9:
         intro = INTRO.format(version=f"apalu_jax {apalu_jax.__version__}")
         table = markdown_table(("attack", "tries", "right"), rows)
         _files.write_atomic(PAGE, f"{intro}{table}\n{OUTRO}".encode())
@@ -231,6 +238,43 @@ def test_damaged_checkpoints(tmp_path):
         except ExperimentError as error:
             right += str(path) in str(error)
     note("a bit of a checkpoint is flipped: it is refused", at + 1, right)
+
+
+def test_hostile_files(tmp_path, monkeypatch):
+    def declare(raw, objects, where):
+        spec = convert({"vmapped_seeds": 1, **raw}, Spec, where)
+        declaration.check_names(spec)
+        return Declaration(spec, objects)
+
+    # Without the user's model, of which a trace takes a second.
+    monkeypatch.setattr(files, "declare", declare)
+    monkeypatch.syspath_prepend(tmp_path)
+    _, path = files.write_new("hostile", tmp_path)
+    content, right, tries = path.read_bytes(), 0, 0
+    places = [
+        *(match.span() for match in re.finditer(rb"(?m)^\w+", content)),
+        *(match.span() for match in re.finditer(rb"(?m)(?<= = )[^#\n]+", content)),
+    ]
+    pieces = [
+        *(b'"\\u001b[31m"', b'"../../x"', b'""', b'"a\\nb"', b"\xff", b"\x00"),
+        *(b"-1", b"0", b"1e999", b"nan", b"9" * 40, b"true", b"2020-01-01", b"12:00"),
+        *(b"[]", b"{}", b"[[1]]", b"[" * 5000, b'{"": 1}', b"]", b"3\narms = 3"),
+        *(b'"hostile:load"', b'"os:system"', b'":"', b"3\nunits.a.b = 1", b"title"),
+        *(b"units", b"presets", b"activations", b"1\n[model]\n", b"1\n[presets.a]\n"),
+    ]
+    for (begin, end), piece in itertools.product(places, pieces):
+        path.write_bytes(content[:begin] + piece + content[end:])
+        tries += 1
+        try:
+            spec = files.load(path).spec
+            right += is_name(spec.name) and spec.run_hash != ""
+        except ExperimentError as error:
+            right += "\n" not in str(error) and str(error).startswith(str(path))
+    note(
+        "a part of a file for `apalu run` is replaced: it is valid or refused",
+        tries,
+        right,
+    )
 
 
 HOSTILE = [

@@ -16,6 +16,7 @@ from tests.helpers import some, table
 from .test_recognize import NAMES
 
 X = 3 * jax.random.normal(jax.random.key(0), (8, 6))
+SHAPE = jax.ShapeDtypeStruct(X.shape, X.dtype)
 SLOPES = {"shared": jnp.float32(0.3), "per channel": jnp.linspace(0.1, 0.6, 6)}
 
 
@@ -87,7 +88,7 @@ SAME = {"relu", "relu6", "selu", "gelu", "gelu_tanh", "quick_gelu", "silu", "mis
 
 @pytest.mark.parametrize("where", some(INSIDE, *INSIDE.keys() - {"shard_map"}))
 def test_every_activation_is_found_inside(where):
-    report = lift(INSIDE[where], X).report
+    report = lift(INSIDE[where], SHAPE).report
     assert {row.found for row in report.rows if not row.left} == KNOWN - {"prelu"}
     assert not [row for row in report.rows if row.left]
 
@@ -107,7 +108,7 @@ def test_all_else_is_evaluated_as_before(where, monkeypatch):
 
 def test_shard_map_is_one_program():
     """Outside of jit, each of its operations would be a program for each call."""
-    lifted = lift(INSIDE["shard_map"], X)
+    lifted = lift(INSIDE["shard_map"], SHAPE)
     eqns = jax.make_jaxpr(lambda p: lifted.apply(p, X))(lifted.init()).eqns
     (called,) = [eqn for eqn in eqns if "shard_map" in str(eqn)]
     assert called.primitive.name == "jit"

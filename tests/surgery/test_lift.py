@@ -12,6 +12,7 @@ from jax import lax
 from apalu_jax import APALUParams, apalu, init_like, optim
 from apalu_jax.introspection import collect
 from apalu_jax.surgery import lift
+from apalu_jax.surgery._choice import moved_by
 
 from .patterns import PATTERNS
 
@@ -268,7 +269,15 @@ def test_errors(message):
 
 @pytest.mark.parametrize(
     ("act", "share"),
-    [(jax.nn.silu, 0.8), (jax.nn.mish, 0.8), (jax.nn.elu, 1), (jax.nn.gelu, 1)],
+    [
+        (jax.nn.silu, 0.8),
+        (jax.nn.mish, 0.8),
+        (jax.nn.elu, 1),
+        (jax.nn.gelu, 1),
+        # The fit of each place alone moves these networks 1 % further.
+        (jax.nn.relu, None),
+        (jax.nn.leaky_relu, None),
+    ],
 )
 def test_values_fitted_to_the_inputs_move_a_trained_network_less(act, share):
     x = jax.random.normal(jax.random.key(1), (64, 3))
@@ -299,8 +308,13 @@ def test_values_fitted_to_the_inputs_move_a_trained_network_less(act, share):
 
     weights, losses = lax.scan(step, weights, length=400)
     assert losses[-1] < losses[0] / 3
-    moved = lift(network, weights, x, match="inputs").report.moved
-    assert moved["inputs"] < share * moved["function"]
+    lifted = lift(network, weights, x, match="inputs")
+    moved = lifted.report.moved
+    if share is not None:
+        assert moved["inputs"] < share * moved["function"]
+    taken = moved_by(lifted.apply(lifted.init(), weights, x), network(weights, x))
+    assert taken == pytest.approx(min(moved.values()), rel=1e-4)
+    assert moved[lifted.report.taken] == min(moved.values())
 
 
 def test_rematerialization_is_kept():

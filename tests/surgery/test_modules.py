@@ -70,7 +70,7 @@ def test_nnx_model_trains_splits_and_is_a_copy(optax_promotion):
     assert {row.path: row.found for row in report.rows} == FOUND
     assert introspection.collect(model).keys() == FOUND.keys()
     np.testing.assert_array_equal(former(X), before)
-    assert report.moved["inputs"] == pytest.approx(
+    assert report.moved[report.taken] == pytest.approx(
         float(jnp.linalg.norm(model(X) - before) / jnp.linalg.norm(before)), rel=1e-4
     )
 

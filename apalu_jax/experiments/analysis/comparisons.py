@@ -1,6 +1,5 @@
 """The reference against one arm."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -8,18 +7,13 @@ from numpy.typing import ArrayLike
 
 from apalu_jax.experiments.analysis.hypothesis_tests import (
     equivalence,
-    sign_flip,
     signed_rank,
-    smallest_p,
     t_test,
 )
-from apalu_jax.experiments.analysis.intervals import bca_interval, t_interval
-from apalu_jax.experiments.analysis.samples import (
-    LEVEL,
-    are_equal,
-    as_differences,
-    minimum_detectable_effect,
-)
+from apalu_jax.experiments.analysis.intervals import t_interval
+from apalu_jax.experiments.analysis.power import minimum_detectable_effect
+from apalu_jax.experiments.analysis.samples import LEVEL, are_equal, as_differences
+from apalu_jax.experiments.analysis.sign_flips import sign_flip, sign_flip_interval
 
 FEWEST_PAIRS = 6
 """With fewer, no two-sided sign-flip test can be below 0.05: 2 / 2^5 = 0.0625."""
@@ -36,8 +30,8 @@ class Comparison:
     Attributes:
       mean: Mean of reference - arm; of a relative metric, of the logarithms.
       sd: Standard deviation of the differences; 0 for one.
-      interval: Ends of the 95 % interval: BCa, or corrected for overlapping splits;
-        None where it is not defined.
+      interval: Ends of the 95 % interval, which holds what the test that decides does
+        not reject; None where it is not defined.
       p: The two-sided p-value that decides: of the sign-flip test, or of the corrected
         resampled t test.
       p_equivalent: p-value of the two one-sided tests of equivalence.
@@ -89,32 +83,33 @@ def compare(
     *,
     comparisons: int = 1,
     test_train_ratio: float = 0.0,
+    scale: float = 0.0,
 ) -> Comparison:
     """Computes intervals and tests of paired differences, reference - arm, [n].
 
     The family has ``comparisons`` members; ``test_train_ratio`` is not 0 if the
-    differences are of overlapping random splits.
+    differences are of overlapping random splits; ``scale`` is the largest size of the
+    values that were subtracted, whose rounding errors the differences have.
 
     Examples:
       >>> compare([0.5, 0.5, 0.5], margin=0.1).note
       'all differences are equal: no interval'
     """
-    d = as_differences(differences)
-    flipped = sign_flip(d)
+    d, _ = as_differences(differences, scale)
+    flipped = sign_flip(d, scale)
     corrected = test_train_ratio > 0
-    interval = t_interval(d, test_train_ratio) if corrected else bca_interval(d)
+    interval = (
+        t_interval(d, test_train_ratio) if corrected else sign_flip_interval(d, scale)
+    )
     # Of equal numbers, rounding leaves a standard deviation of 1e-17.
     sd = 0.0 if are_equal(d) else float(d.std(ddof=1))
-    effect = minimum_detectable_effect(sd, d.size, comparisons, test_train_ratio)
-    if not corrected and smallest_p(d.size) * comparisons > LEVEL:
-        effect = math.inf
     note = ""
     if d.size == 1:
         note = "one pair: no interval"
     elif are_equal(d):
         note = "all differences are equal: no interval"
     elif interval is None:
-        note = "the BCa interval is not defined here"
+        note = f"fewer than {FEWEST_PAIRS} pairs: no interval"
     return Comparison(
         n=d.size,
         mean=float(d.mean()),
@@ -122,8 +117,10 @@ def compare(
         interval=interval,
         p=t_test(d, test_train_ratio) if corrected else flipped,
         p_sign_flip=flipped,
-        p_signed_rank=signed_rank(d),
+        p_signed_rank=signed_rank(d, scale),
         p_equivalent=equivalence(d, margin, test_train_ratio),
-        minimum_detectable_effect=effect,
+        minimum_detectable_effect=minimum_detectable_effect(
+            sd, d.size, comparisons, test_train_ratio
+        ),
         note=note,
     )

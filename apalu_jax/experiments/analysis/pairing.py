@@ -15,9 +15,6 @@ from apalu_jax.experiments.specs import Metric, Spec
 UnitSeed: TypeAlias = tuple[str, int]
 """Coordinates by which runs of two arms are paired."""
 
-# Decimal places of a difference, in units of the largest value.
-_ROUNDING = 12
-
 
 def metric_values(
     spec: Spec, runs: Iterable[Record], metric: Metric
@@ -63,16 +60,19 @@ def paired(
 ) -> dict[str | int, float]:
     """The same differences by seed or unit."""
     places = sorted(reference.keys() & arm.keys())
-    by_place = {place: reference[place] - arm[place] for place in places}
-    found = observations(by_place, pair_by)
-    # Rounding errors of the subtraction must not look like a variance.
-    scale = max((abs(reference[place]) for place in places), default=0.0)
-    if not scale:
-        return found
-    return {
-        key: float(np.round(value / scale, _ROUNDING) * scale)
-        for key, value in found.items()
-    }
+    return observations({p: reference[p] - arm[p] for p in places}, pair_by)
+
+
+def scale_of(
+    metric: Metric, reference: Mapping[UnitSeed, float], arm: Mapping[UnitSeed, float]
+) -> float:
+    """Largest size of the values that are subtracted, to tell rounding errors.
+
+    The error of a logarithm near zero is that of numbers near one.
+    """
+    values = (*reference.values(), *arm.values())
+    largest = max(map(abs, values), default=0.0)
+    return max(1.0, largest) if metric.relative else largest
 
 
 def gaps(

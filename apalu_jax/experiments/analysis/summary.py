@@ -17,6 +17,7 @@ from apalu_jax.experiments.analysis.pairing import (
     gaps,
     metric_values,
     observations,
+    scale_of,
 )
 from apalu_jax.experiments.analysis.ranks import Ranks, rank
 from apalu_jax.experiments.formatting import joined
@@ -62,6 +63,7 @@ class Table:
       units: The comparisons within each unit, by unit and arm; empty with one unit.
       leave_one_out: The comparisons over all other units, likewise; empty unless units
         are paired and at least three.
+      ranks: Average ranks of the arms without ablations; None with one unit.
       test_train_ratio: Ratio that the comparisons are corrected for: the largest of the
         units; 0 if units are paired.
       family: Size of the family of Holm's adjustment.
@@ -117,7 +119,10 @@ def summarize(
         ),
         units={unit: row for unit, row in units.items() if row},
         leave_one_out=_leave_one_out(spec, metric, values),
-        ranks=rank({a: v for a, v in values.items() if v}, metric.higher_is_better),
+        ranks=rank(
+            {arm: values[arm] for arm in spec.arms if values[arm]},
+            metric.higher_is_better,
+        ),
         test_train_ratio=ratio,
         family=len(spec.arms) - 1,
     )
@@ -129,13 +134,15 @@ def _compare(
     """The reference against every arm that has a pair."""
     found = {}
     for arm in spec.all_arms:
-        d = differences(values[spec.reference], values[arm], pair_by)
+        both = values[spec.reference], values[arm]
+        d = differences(*both, pair_by)
         if arm != spec.reference and d.size:
             found[arm] = compare(
                 d,
                 metric.margin,
                 comparisons=len(spec.arms) - 1,
                 test_train_ratio=test_train_ratio,
+                scale=scale_of(metric, *both),
             )
     return found
 

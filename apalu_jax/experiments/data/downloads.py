@@ -147,10 +147,13 @@ def folders(data_dir: Path | None = None) -> list[Path]:
 
 
 def _searched(data_dir: Path | None) -> str:
-    return ", ".join(
-        str(folder) if folder.is_dir() else f"{folder} (which does not exist)"
-        for folder in folders(data_dir)
-    )
+    def named(folder: Path) -> str:
+        if folder.is_dir():
+            return str(folder)
+        what = "is no folder" if folder.exists() else "does not exist"
+        return f"{folder} (which {what})"
+
+    return ", ".join(map(named, folders(data_dir)))
 
 
 def _is_here(file: File, data_dir: Path | None) -> bool:

@@ -14,6 +14,7 @@ from jax import Array
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ARMS, Activation, ActivationFactory, Arm
+from apalu_jax.experiments.formatting import first_line
 from apalu_jax.nnx import APALU
 
 Choice: TypeAlias = str | tuple[str, ActivationFactory]
@@ -32,6 +33,7 @@ class ScaledGELU(nnx.Module):
         return jax.nn.gelu(x, approximate=False) * self.gain[...].astype(x.dtype)
 
 
+# Longest name that leaves a table room in 80 columns.
 _LONGEST = 40
 
 # Those of ARMS that have parameters, for NNX, which must know the number of channels
@@ -46,8 +48,10 @@ _NNX: Mapping[str, ActivationFactory] = {
 }
 
 
-def choose(choices: Sequence[Choice]) -> dict[str, Arm]:
+def choose(choices: Sequence[Choice], key: str = "activations") -> dict[str, Arm]:
     """Arms by name, those of the package in their Linen form.
+
+    ``key`` is what the user calls them, for errors.
 
     Raises:
       ExperimentError: A name is unknown or comes twice, there are fewer than two, or
@@ -55,59 +59,79 @@ def choose(choices: Sequence[Choice]) -> dict[str, Arm]:
     """
     if isinstance(choices, str) or not isinstance(choices, Sequence):
         raise ExperimentError(
-            "`activations` must be a list of names or of pairs (name, factory), got "
+            f"`{key}` must be a list of names or of pairs (name, factory), got "
             f"{choices!r}."
         )
     found: dict[str, Arm] = {}
     for choice in choices:
-        name, arm = _choose(choice)
+        name, arm = _choose(choice, key)
         if name in found:
-            raise ExperimentError(f"`activations` must differ, got {name!r} twice.")
+            raise ExperimentError(f"`{key}` must differ, got {name!r} twice.")
         found[name] = arm
     if len(found) < 2:
         raise ExperimentError(
-            f"`activations` must hold two at least, got {', '.join(found) or 'none'}."
+            f"`{key}` must hold two at least, got {', '.join(found) or 'none'}."
         )
     return found
 
 
-def _choose(choice: Choice) -> tuple[str, Arm]:
+def is_name(text: str) -> bool:
+    """True if a text fits terminals, tables and names of files."""
+    printable = bool(text.strip()) and text.isprintable() and len(text) <= _LONGEST
+    return printable and "/" not in text and not text.startswith(".")
+
+
+def check_name(key: str, name: str) -> None:
+    """Checks a name that a user gives.
+
+    Raises:
+      ExperimentError: It is empty, long, or has a control character or a slash.
+    """
+    if not is_name(name):
+        raise ExperimentError(
+            f"`{key}`: a name must have 1 to {_LONGEST} printable characters, no slash "
+            f"and no dot at its beginning, got {name!r}."
+        )
+
+
+def _choose(choice: Choice, key: str) -> tuple[str, Arm]:
     if isinstance(choice, str):
         if choice not in ARMS:
             raise ExperimentError(
-                f"`activations` must be among {', '.join(ARMS)}, or pairs (name, "
+                f"`{key}` must be among {', '.join(ARMS)}, or pairs (name, "
                 f"factory), got {choice!r}."
             )
         return choice, ARMS[choice]
-    if not isinstance(choice, tuple) or [isinstance(choice[0], str), len(choice)] != [
-        True,
-        2,
-    ]:
+    if not (
+        isinstance(choice, tuple) and len(choice) == 2 and isinstance(choice[0], str)
+    ):
         raise ExperimentError(
-            f"`activations` must be names or pairs (name, factory), got {choice!r}."
+            f"`{key}` must be names or pairs (name, factory), got {choice!r}."
         )
     name, factory = choice
-    # Names reach terminals, where an escape sequence would run, and columns of tables.
-    if not name.strip() or not name.isprintable() or len(name) > _LONGEST:
-        raise ExperimentError(
-            f"`activations`: a name must have 1 to {_LONGEST} printable characters, "
-            f"got {name!r}."
-        )
+    check_name(key, name)
     if name in ARMS:
         raise ExperimentError(
-            f"`activations` must not give the name {name!r} of an activation of the "
+            f"`{key}` must not give the name {name!r} of an activation of the "
             "package to another one."
         )
     try:
-        made = factory()
-    except TypeError as error:
+        made, other = factory(), factory()
+    except Exception as error:
         raise ExperimentError(
-            f"`activations`: {name!r} must come with a factory that makes an "
-            f"activation without an argument, such as lambda: jax.nn.silu; {error}."
+            f"`{key}`: {name!r} must come with a factory that makes an "
+            "activation without an argument, such as lambda: jax.nn.silu, got "
+            f"{first_line(error)}"
         ) from error
+    if made is other and isinstance(made, nnx.Module | nn.Module):
+        raise ExperimentError(
+            f"`{key}`: the factory of {name!r} must make a new module at each "
+            f"call, got the same {type(made).__name__} twice, whose parameters all "
+            "places would share."
+        )
     if not callable(made):
         raise ExperimentError(
-            f"`activations`: the factory of {name!r} must make a function or a module, "
+            f"`{key}`: the factory of {name!r} must make a function or a module, "
             f"got {made!r}."
         )
     # Parameters of an APALU in it are treated as those of the package's arms.

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from apalu_jax.experiments.formatting import first_line
 from apalu_jax.experiments.own.datasets import Kind
 from apalu_jax.experiments.own.network import NNXNetwork
 from apalu_jax.experiments.own.task import OwnTask, constant_prediction
+from apalu_jax.experiments.specs import Metric
 
 # Addresses in the text of a jaxpr differ from process to process.
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
@@ -151,14 +152,15 @@ def check_arm(
     return variables["params"], digest(traced)
 
 
-def check_metric(task: OwnTask, test: Batch) -> str:
-    """Checks that the metric of a constant prediction is a finite number.
+def check_metric(task: OwnTask, test: Batch, declared: Sequence[Metric]) -> str:
+    """Checks the metrics of a constant prediction; the primary one must be finite.
 
-    Gives that number and the one of a random prediction, by which a metric that has
+    Gives its value and the one of a random prediction, by which a metric that has
     been changed is found.
 
     Raises:
-      ExperimentError: It is not, or the function fails.
+      ExperimentError: One of the ``declared`` is missing, the primary one is not
+        finite, or its function fails.
     """
     targets = test["targets"]
     constant = constant_prediction(targets)
@@ -172,6 +174,12 @@ def check_metric(task: OwnTask, test: Batch) -> str:
             f"`metric`: {task.primary} fails with a constant prediction for the test "
             f"split: {first_line(error)}."
         ) from error
+    for name in (metric.name for metric in declared):
+        if name not in values[0]:
+            raise ExperimentError(
+                f"The metrics of the test split are {', '.join(values[0])}, without "
+                f"the declared {name!r}; r2 needs targets that differ."
+            )
     first, second = (found[task.primary] for found in values)
     if not np.isfinite(first):
         raise ExperimentError(

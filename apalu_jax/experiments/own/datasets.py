@@ -71,20 +71,65 @@ def prepare(
     """
     given = data
     if callable(data):
-        per_seed = bool(_required(data))
-        if per_seed:
-            fold = functools.lru_cache(maxsize=2)(
-                lambda seed: _complete(_splits(_call(data, seed), kind), seed)
-            )
+        if _required(data):
+            fold = _per_seed(data, kind)
             resampled = not independent and _is_resampled(fold, searched, seeds)
-            return _described(fold, resampled)
+            return _described(fold, resampled, kind)
         given = _call(data)
     if isinstance(given, Mapping):
         table = _splits(given, kind)
-        return _described(lambda seed: _complete(table, seed), False)
+        return _described(lambda seed: _complete(table, seed), False, kind)
     inputs, targets = _pair("data", given, kind)
     split = functools.partial(_split, inputs, targets, searched)
-    return _described(split, not searched and seeds > 1)
+    return _described(split, not searched and seeds > 1, kind)
+
+
+def _per_seed(data: Callable[..., Tables], kind: Kind) -> Callable[[int], Splits]:
+    """Splits by seed, of which all must have the shapes and classes of the first.
+
+    Raises:
+      ExperimentError: The function gives other data for the same seed.
+    """
+
+    def load(seed: int) -> Splits:
+        return _complete(_splits(_call(data, seed), kind, f"data({seed})"), seed)
+
+    first = load(0)
+    shapes, digest = _shapes(first), _digest(first)
+
+    @functools.lru_cache(maxsize=2)
+    def fold(seed: int) -> Splits:
+        found = load(seed)
+        if _shapes(found) != shapes:
+            raise ExperimentError(
+                "`data` must give every seed the same shapes and number of classes, "
+                f"got {shapes} for seed 0 and {_shapes(found)} for seed {seed}."
+            )
+        return found
+
+    if _digest(fold(0)) != digest:
+        raise ExperimentError(
+            "`data` must give the same examples whenever it is called with the same "
+            "seed, got others for seed 0 at its second call: use the seed for "
+            "everything random in it, as in random_state=seed."
+        )
+    return fold
+
+
+def _shapes(splits: Splits) -> str:
+    """Shapes of an example and its target, and the number of classes, in words."""
+    inputs, targets = splits.train["inputs"], splits.train["targets"]
+    text = f"inputs {inputs.shape[1:]}, targets {targets.shape[1:]}"
+    classes = _classes(splits)
+    return f"{text}, {classes} classes" if classes else text
+
+
+def _classes(splits: Splits) -> int:
+    """Number of classes in all splits; 0 if the targets are no integers."""
+    targets = [split["targets"] for split in splits]
+    if not np.issubdtype(targets[0].dtype, np.integer):
+        return 0
+    return 1 + max(int(each.max()) for each in targets)
 
 
 def _call(data: Callable[..., Tables], *seed: int) -> Tables:
@@ -105,10 +150,15 @@ def _required(function: Callable[..., object]) -> list[str]:
     ]
 
 
-def _described(fold: Callable[[int], Splits], resampled: bool) -> OwnData:
+def _described(fold: Callable[[int], Splits], resampled: bool, kind: Kind) -> OwnData:
     first = fold(0)
     sizes = [len(split["targets"]) for split in first]
     inputs, targets = first.train["inputs"], first.train["targets"]
+    if kind and (targets == targets[:1]).all():
+        raise ExperimentError(
+            "The targets of `data` must differ, or there is nothing to learn, got "
+            f"{targets[0]} for each of {len(targets)} training examples."
+        )
     outputs = targets.shape[-1] if targets.ndim > 1 else 1
     summary: dict[str, Any] = {
         "train": sizes[0],
@@ -116,15 +166,14 @@ def _described(fold: Callable[[int], Splits], resampled: bool) -> OwnData:
         "test": sizes[2],
         "inputs": [*inputs.shape[1:]],
     }
-    if np.issubdtype(targets.dtype, np.integer):
-        outputs = 1 + max(int(split["targets"].max()) for split in first)
-        summary["classes"] = outputs
+    if classes := _classes(first):
+        outputs = summary["classes"] = classes
     summary["sha256"] = _digest(first)
     ratio = round(sizes[2] / sizes[0], 4) if resampled else 0.0
     return OwnData(Dataset(outputs, fold), summary, ratio)
 
 
-def _splits(given: object, kind: Kind) -> dict[str, Batch]:
+def _splits(given: object, kind: Kind, where: str = "data") -> dict[str, Batch]:
     names = ("train", "validation", "test")
     if not isinstance(given, Mapping) or not {"train", "test"} <= {*given} <= {*names}:
         got = (
@@ -137,7 +186,7 @@ def _splits(given: object, kind: Kind) -> dict[str, Batch]:
             f"pairs with the keys train, test and perhaps validation, got {got}."
         )
     found = {
-        name: _batch(*_pair(f"data[{name!r}]", given[name], kind))
+        name: _batch(*_pair(f"{where}[{name!r}]", given[name], kind))
         for name in names
         if name in given
     }
@@ -219,9 +268,22 @@ def _numbers(name: str, given: object) -> Numbers:
             f"The {name} must be numbers, got dtype {array.dtype}; np.unique(names, "
             "return_inverse=True) makes classes of names."
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ExperimentError(f"The {name} must be finite, got NaN or infinity.")
-    return array.astype(np.float32 if array.dtype.kind == "f" else np.int32)
+    if array.dtype.kind != "f":
+        limits = np.iinfo(np.int32)
+        if array.size and not limits.min <= array.min() <= array.max() <= limits.max:
+            raise ExperimentError(
+                f"The {name} must fit into int32, got integers from {array.min()} to "
+                f"{array.max()}."
+            )
+        return array.astype(np.int32)
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32)
+    if not np.isfinite(single).all():
+        raise ExperimentError(
+            f"The {name} must be finite in float32, got NaN, infinity or too large a "
+            "number."
+        )
+    return single
 
 
 def _batch(inputs: Numbers, targets: Numbers) -> Batch:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from apalu_jax.experiments import ExperimentError, results
 from apalu_jax.experiments.arms import ARMS
 from apalu_jax.experiments.formatting import joined
-from apalu_jax.experiments.own import checks
+from apalu_jax.experiments.own import activations, checks
 from apalu_jax.experiments.own.datasets import OwnData
 from apalu_jax.experiments.own.parts import PROGRAM, SUMMARY, Objects, OwnParts
 from apalu_jax.experiments.own.task import OwnTask
@@ -29,10 +29,6 @@ from apalu_jax.experiments.specs.tables import RunConfig
 _BLOCK = 16
 
 
-OWN = "own"
-"""The preset of an experiment that has none."""
-
-
 class Declaration(NamedTuple):
     """A spec and the objects behind its names.
 
@@ -46,8 +42,7 @@ class Declaration(NamedTuple):
     @property
     def folder(self) -> str:
         """Name of the folder for its results."""
-        spec = self.spec
-        return joined(spec.name, spec.preset if spec.preset != OWN else "", by="-")
+        return joined(self.spec.name, self.spec.preset, by="-")
 
 
 def declare(
@@ -64,7 +59,8 @@ def declare(
     Raises:
       ExperimentError: Something does not fit; the message is one line.
     """
-    spec = convert(_plain({"preset": OWN, "vmapped_seeds": 1, **raw}), Spec, where)
+    spec = convert(_plain({"vmapped_seeds": 1, **raw}), Spec, where)
+    check_names(spec)
     independent = raw.get("test_train_ratio") == 0
     parts = OwnParts(objects, spec.lr_search is not None, spec.seeds, independent)
     with pinned_numerics():
@@ -95,6 +91,20 @@ def declare(
         },
     )
     return Declaration(checked, parts, "vmapped_seeds" not in raw)
+
+
+def check_names(spec: Spec) -> None:
+    """Checks the names that a user gives, which are parts of paths and tables.
+
+    Raises:
+      ExperimentError: One of them is empty, long, or has a character that does not fit.
+    """
+    activations.check_name("name", spec.name)
+    if spec.preset:
+        activations.check_name("preset", spec.preset)
+    for key, names in (("variants", spec.variants), ("units", spec.units)):
+        for name in names:
+            activations.check_name(key, name)
 
 
 def _plain(value: Any) -> Any:
@@ -197,7 +207,7 @@ def _check(
     batch = {key: array[: place.batch_size] for key, array in fold.train.items()}
     programs = [
         checks.check_use(probed, calls, batch),
-        checks.check_metric(probed, fold.test),
+        checks.check_metric(probed, fold.test, spec.metrics),
     ]
     for name in spec.all_arms:
         arm = parts.arm(name, place.model)
@@ -212,7 +222,7 @@ def _check(
 
 
 def _epochs(steps: int, spec: Spec, data: OwnData) -> int:
-    if not isinstance(steps, Integral) or steps < 1:
+    if not isinstance(steps, Integral) or steps is True or steps < 1:
         raise ExperimentError(f"`steps` must be an integer from 1, got {steps!r}.")
     return max(round(steps / (data.summary["train"] // spec.batch_size)), 1)
 

@@ -5,7 +5,8 @@ functions, as in ``"my_module:make_model"``. Modules are looked for beside the f
 first.
 """
 
-import importlib
+import importlib.util
+import keyword
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from apalu_jax._files import write_atomic
 from apalu_jax.experiments import ExperimentError, specs
 from apalu_jax.experiments.formatting import first_line
 from apalu_jax.experiments.own import activations, task
-from apalu_jax.experiments.own.declaration import OWN, Declaration, declare
+from apalu_jax.experiments.own.declaration import Declaration, check_names, declare
 from apalu_jax.experiments.own.parts import Objects
 from apalu_jax.experiments.runner.parts import DECLARED
 from apalu_jax.experiments.schema import convert
@@ -28,6 +29,9 @@ from apalu_jax.experiments.specs import Spec
 
 # Keys beside those of a spec.
 _OWN_KEYS = ("presets", "loss", "activations")
+
+# Keys of a spec that mean nothing where model and data are functions.
+_PACKAGE_KEYS = ("task", "pretraining", "backbone", "descriptions")
 
 
 def find(
@@ -65,17 +69,24 @@ def write_new(name: str, folder: Path) -> list[Path]:
     """Writes a module and an experiment that run as they stand; returns the files.
 
     Raises:
-      ExperimentError: The name cannot be that of a module, or a file exists.
+      ExperimentError: The name cannot be that of a new module, or a file exists.
     """
     module = name.replace("-", "_")
-    if not module.isidentifier():
+    if not module.isidentifier() or keyword.iskeyword(module):
         raise ExperimentError(
-            f"The name must have letters, digits, - and _ alone, got {name!r}."
+            f"The name must have letters, digits, - and _ alone, and be no keyword of "
+            f"Python, got {name!r}."
         )
     paths = [folder / f"{module}.py", folder / f"{name}.toml"]
     for path in paths:
         if path.exists():
             raise ExperimentError(f"{path} exists already: choose another name.")
+    # Beside the file it would be imported in place of the other one, by everybody.
+    if importlib.util.find_spec(module) is not None:
+        raise ExperimentError(
+            f"The name of the module, {module}, must be new, got that of another "
+            "module of Python: choose another name."
+        )
     for path in paths:
         template = resources.files(__package__) / f"new{path.suffix}.txt"
         text = template.read_text(encoding="utf-8")
@@ -89,7 +100,9 @@ def _load(path: Path, preset: str | None, units: Sequence[str] | None) -> Declar
     raw = _read(path)
     if "presets" in raw:
         presets = raw["presets"]
-        if not (isinstance(presets, dict) and presets):
+        if not (isinstance(presets, dict) and presets) or not all(
+            isinstance(table, dict) for table in presets.values()
+        ):
             raise ExperimentError(
                 f"{path}: `presets` must be a table of tables, got {presets!r}."
             )
@@ -102,7 +115,9 @@ def _load(path: Path, preset: str | None, units: Sequence[str] | None) -> Declar
             raw[key] = {"name": raw[key]}
     own = [key for key in ("model", "data") if ":" in _name(raw, key)]
     if not own:
-        return Declaration(convert({"preset": OWN, **raw}, Spec, str(path)), DECLARED)
+        spec = convert(raw, Spec, str(path))
+        check_names(spec)
+        return Declaration(spec, DECLARED)
     if own != ["model", "data"]:
         raise ExperimentError(
             f"{path}: `model` and `data` must both name a function, as in "
@@ -113,8 +128,9 @@ def _load(path: Path, preset: str | None, units: Sequence[str] | None) -> Declar
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        # Some editors begin a file with a byte order mark.
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ExperimentError(f"{path} is not valid TOML: {error}.") from error
     except OSError as error:
         raise ExperimentError(f"{path} cannot be read: {error.strerror}.") from error
@@ -138,8 +154,25 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _declare(path: Path, raw: dict[str, Any]) -> Declaration:
     """Replaces names by what they stand for, and checks the rest."""
+    for key in _PACKAGE_KEYS:
+        if key in raw:
+            raise ExperimentError(
+                f"{path}: `{key}` is for models of the package, and not for one of "
+                "your own."
+            )
     loss, named = raw.pop("loss", None), raw.pop("activations", {})
+    for key in ("arms", "ablations"):
+        names = raw.get(key, [])
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise ExperimentError(
+                f"{path}: `{key}` must be a list of names, got {names!r}."
+            )
     arms = [*raw.get("arms", ()), *raw.get("ablations", ())]
+    if not isinstance(named, dict) or not {*named} <= {*arms}:
+        raise ExperimentError(
+            f"{path}: `activations` must be a table of functions, by names that are "
+            f"among `arms` or `ablations`, got {named!r}."
+        )
     choices = [
         (name, _function(path, f"activations.{name}", named[name]))
         if name in named
@@ -157,7 +190,7 @@ def _declare(path: Path, raw: dict[str, Any]) -> Declaration:
     name = table.get("name")
     own = isinstance(name, str) and ":" in name
     function = _function(path, "metric", name) if own else None
-    chosen = activations.choose(choices)
+    chosen = activations.choose(choices, "arms")
     if function is None:
         measured = task.choose_metric(loss_function or loss, name, None, None)
         table = {**asdict(measured), **table, "name": measured.name}

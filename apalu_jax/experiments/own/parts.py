@@ -1,5 +1,6 @@
 """The objects behind the names of a user's experiment."""
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -8,11 +9,12 @@ from typing import NamedTuple
 
 import optax
 
+from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ActivationFactory, Arm
 from apalu_jax.experiments.data.splits import Dataset
 from apalu_jax.experiments.own import activations, task
 from apalu_jax.experiments.own.checks import Calls
-from apalu_jax.experiments.own.datasets import Data, Kind, OwnData, prepare
+from apalu_jax.experiments.own.datasets import Data, Kind, OwnData, Tables, prepare
 from apalu_jax.experiments.own.network import MakeModel, NNXNetwork, build
 from apalu_jax.experiments.own.task import LossFunction, OwnTask
 from apalu_jax.experiments.runner.parts import MakeOptimizer, Parts
@@ -77,7 +79,7 @@ class OwnParts(Parts):
         if key not in self._data:
             given = self.objects.data
             if callable(given) and chosen:
-                given = partial(given, **chosen)
+                given = _with_options(given, chosen)
             self._data[key] = self._prepare(given)
         return self._data[key]
 
@@ -129,3 +131,18 @@ class OwnParts(Parts):
             if isinstance(probe.network, NNXNetwork)
             else arm
         )
+
+
+def _with_options(
+    load: Callable[..., Tables], chosen: Options
+) -> Callable[..., Tables]:
+    """The user's function of data with options of the table ``data``."""
+    made = partial(load, **chosen)
+    try:
+        inspect.signature(made)
+    except ValueError as error:
+        raise ExperimentError(
+            f"`data`: the function must take {', '.join(chosen)}, got "
+            f"{inspect.signature(load)}."
+        ) from error
+    return made

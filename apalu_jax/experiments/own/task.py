@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.splits import Batch, Numbers
+from apalu_jax.experiments.formatting import first_line
 from apalu_jax.experiments.own.datasets import Kind
 from apalu_jax.experiments.own.network import Network
 from apalu_jax.experiments.records import CHANCE
@@ -65,12 +66,28 @@ class OwnTask(Task):
         """Mean loss of a batch."""
         outputs, carried = self.network.train(variables, batch["inputs"], key)
         targets = batch["targets"]
-        losses = self.loss_function(_aligned(outputs, targets), targets)
-        if losses.shape not in ((), targets.shape[: losses.ndim]):
+        given = f"outputs of shape {outputs.shape} and targets of shape {targets.shape}"
+        try:
+            losses = self.loss_function(_aligned(outputs, targets), targets)
+        except ExperimentError:
+            raise
+        except Exception as error:
             raise ExperimentError(
-                "`loss` must give one number, or one for each example, got an array of "
-                f"shape {losses.shape} from outputs of shape {outputs.shape} and "
-                f"targets of shape {targets.shape}."
+                f"`loss` fails with {given}: {first_line(error)}."
+            ) from error
+        if (
+            not isinstance(losses, Array)
+            or losses.shape not in ((), targets.shape[: losses.ndim])
+            or not jnp.issubdtype(losses.dtype, jnp.floating)
+        ):
+            got = (
+                f"an array of shape {losses.shape} and dtype {losses.dtype}"
+                if isinstance(losses, Array)
+                else repr(losses)
+            )
+            raise ExperimentError(
+                "`loss` must give one floating-point number, or one for each example, "
+                f"got {got} from {given}."
             )
         return jnp.mean(losses), carried
 
@@ -209,7 +226,7 @@ def choose_metric(
     Raises:
       ExperimentError: A name is unknown, or something is missing for a function.
     """
-    if not callable(loss) and loss not in LOSSES:
+    if not callable(loss) and not (isinstance(loss, str) and loss in LOSSES):
         raise ExperimentError(
             f"`loss` must be one of {', '.join(LOSSES)}, or a function of outputs and "
             f"targets, got {loss!r}."

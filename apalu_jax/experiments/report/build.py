@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from apalu_jax.experiments import analysis
 from apalu_jax.experiments.analysis import Table, lr_search, verdicts
+from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.report import checks, figures, page, tables, text
 from apalu_jax.experiments.report.figures import Picture
 from apalu_jax.experiments.report.page import Page
@@ -66,8 +67,9 @@ def build(results: Results) -> Report:
     tried = [section for section in others if section]
     drawn = figures.draw(results, list(summaries.values()))
     notes = text.state(results)
+    preset = f"preset {spec.preset}" if spec.preset else ""
     return Report(
-        title=f"{spec.title} ({spec.name}, preset {spec.preset})",
+        title=f"{spec.title} ({joined(spec.name, preset)})",
         question=spec.question,
         verdict=[*_headline(results, decisive), *text.verdict(spec, judged)],
         sections=[tables.judged(spec, summary) for summary in summaries.values()],

@@ -1,13 +1,14 @@
 """Overview of several experiments: the verdict on each claim."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from apalu_jax import _readme
 from apalu_jax._tables import markdown_table
-from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments import ExperimentError, analysis, specs
 from apalu_jax.experiments.analysis import ArmSummary, Table, summarize, verdicts
+from apalu_jax.experiments.analysis.samples import LEVEL
 from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.report.checks import published_range
 from apalu_jax.experiments.report.tables import Row, Section, TextTable
@@ -54,6 +55,7 @@ def overview(results: Iterable[Results]) -> Overview:
     rows: list[Row] = []
     short: list[Row] = []
     reasons = []
+    p_values: dict[str, float] = {}
     for result in results:
         spec, records = result.spec, result.records
         variant, metric = spec.claimed_variant, spec.claimed_metric
@@ -63,6 +65,9 @@ def overview(results: Iterable[Results]) -> Overview:
         judgment = ("none", "-")
         if verdict:
             judgment = (verdict.claim.text, verdict.words)
+            passed = all(check.passed for check in verdict.gates)
+            p = analysis.claim_p(verdict.claim, table) if passed else 1.0
+            p_values[spec.name] = max(p, p_values.get(spec.name, 0.0))
             reasons.append(f"{spec.name}: {verdict.reason}")
         best = _best(spec, table)
         pairs, difference, effect = _compared(metric, best)
@@ -84,7 +89,9 @@ def overview(results: Iterable[Results]) -> Overview:
         )
         short.append((spec.name, *judgment, pairs, shown.rstrip()))
     return Overview(
-        Section("Verdicts", [TextTable("", _HEADER, rows)], [_READING]),
+        Section(
+            "Verdicts", [TextTable("", _HEADER, rows)], [_READING, *_over_all(p_values)]
+        ),
         TextTable("", _SHORT, short, _SHOWN),
         reasons,
     )
@@ -99,7 +106,8 @@ def update_readme(readme: Path, found: Overview, *, check: bool = False) -> bool
     """
     (table,), notes = found.section.tables, found.section.notes
     texts = {
-        "verdicts": f"{markdown_table(table.header, table.rows)}\n\n- {notes[0]}",
+        "verdicts": f"{markdown_table(table.header, table.rows)}\n\n"
+        + "\n".join(f"- {note}" for note in notes),
         "verdicts short": markdown_table(found.short.header, found.short.rows),
     }
     differs = _readme.fill(
@@ -111,6 +119,23 @@ def update_readme(readme: Path, found: Overview, *, check: bool = False) -> bool
             f"{readme} must mark the place by the lines {marks} and <!-- end -->."
         )
     return differs
+
+
+def _over_all(p_values: Mapping[str, float]) -> list[str]:
+    """The sentence over all claims of the package; none without one of them."""
+    claims = [name for name in specs.names() if specs.load(name).claim]
+    if not p_values.keys() & {*claims}:
+        return []
+    adjusted = analysis.over_all({name: p_values.get(name, 1.0) for name in claims})
+    shown = [name for name, p in adjusted.items() if p <= LEVEL]
+    found = joined(f"{len(shown)} of {len(claims)} claims", *shown)
+    return [
+        f"APALU helps: shown for {found}, by Holm's adjustment over all {len(claims)}, "
+        f"of which the smallest p-value is {min(adjusted.values()):.2g}. A claim's own "
+        "p-value is the largest over the arms that it names, as APALU must beat each; "
+        "it is 1 where APALU is not ahead of all of them, and where a gate is not "
+        "passed."
+    ]
 
 
 def _baseline(spec: Spec, table: Table) -> tuple[str, str]:

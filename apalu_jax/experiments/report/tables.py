@@ -29,11 +29,15 @@ class TextTable(NamedTuple):
 
 
 class Section(NamedTuple):
-    """Tables with a title and notes on reading them."""
+    """Tables with a title and notes on reading them.
+
+    ``wide`` are those of the notes that are on columns which a terminal leaves out.
+    """
 
     title: str
     tables: list[TextTable]
     notes: list[str]
+    wide: tuple[str, ...] = ()
 
 
 def judged(spec: Spec, table: Table) -> Section:
@@ -46,7 +50,9 @@ def judged(spec: Spec, table: Table) -> Section:
         tables.append(_units(spec, table))
     if table.leave_one_out:
         tables.append(_leave_one_out(spec, table))
-    return Section(title, tables, text.reading(spec, table))
+    on_columns = text.of_columns(table).items()
+    wide = tuple(note for name, note in on_columns if name not in tables[0].columns)
+    return Section(title, tables, text.reading(spec, table), wide)
 
 
 def gates(spec: Spec, table: Table, verdict: Verdict | None) -> Section | None:

@@ -23,10 +23,11 @@ def heading(spec: Spec) -> str:
       digits · reduced · 8 activations x 10 paired seeds
     """
     units = len(spec.unit_names)
-    return (
-        f"{spec.name} · {spec.preset} · {len(spec.all_arms)} activations x "
+    size = (
+        f"{len(spec.all_arms)} activations x "
         f"{f'{units} units x ' if units > 1 else ''}{spec.seeds} paired seeds"
     )
+    return joined(spec.name, spec.preset, size, by=" · ")
 
 
 def outcome(spec: Spec, table: Table) -> str:
@@ -75,10 +76,6 @@ def reading(spec: Spec, table: Table) -> list[str]:
         ("Values: mean ± standard deviation. " if spread else "")
         + _pairing(spec, table),
         _test(table),
-        "TOST: two one-sided paired t tests of equivalence within the margin "
-        f"±{table.metric.margin_text}. MDE: minimum detectable effect, the smallest "
-        "true difference that is detected with 80 % power at the level of Holm's first "
-        "step, by the noncentral t distribution.",
     ]
     if table.metric.relative:
         notes.insert(
@@ -86,17 +83,29 @@ def reading(spec: Spec, table: Table) -> list[str]:
             "Differences are of natural logarithms, shown as 100 (exp(d) - 1) %; means "
             "are geometric.",
         )
+    return [*notes, *of_columns(table).values()]
+
+
+def of_columns(table: Table) -> dict[str, str]:
+    """Notes on single columns, by the heading of the first one."""
+    notes = {
+        "p, TOST": "TOST: two one-sided paired t tests of equivalence within the "
+        f"margin ±{table.metric.margin_text}. MDE: minimum detectable effect, the "
+        "smallest true difference that is detected with 80 % power at the level of "
+        "Holm's first step, by the test that decides."
+    }
     if any(summary.binomial for summary in table.arms):
-        notes.append(
+        notes["binomial 95 %"] = (
             "Binomial: the exact interval (Clopper-Pearson) that a test split of this "
             "size supports at the mean accuracy."
         )
     if table.ranks:
         p = table.ranks.p
         friedman = "not defined" if p is None else f"p = {p:.2g}"
-        notes.append(
-            f"Mean rank over {len(table.ranks.units)} units, 1 is the best; Friedman's "
-            f"test that all arms rank alike: {friedman}."
+        notes["mean rank"] = (
+            f"Mean rank over {len(table.ranks.units)} units among the arms without "
+            "ablations, 1 is the best; Friedman's test that they all rank alike: "
+            f"{friedman}."
         )
     return notes
 
@@ -186,14 +195,11 @@ def _pairing(spec: Spec, table: Table) -> str:
         over = "units" if spec.pair_by == "seed" else "seeds"
         averaged = f" and averaged over {over}"
     unit = table.metric.unit(", in ")
-    interval = (
-        "by the corrected resampled t distribution"
-        if table.test_train_ratio
-        else f"BCa bootstrap, {analysis.RESAMPLES:,} resamples"
-    )
+    test = "corrected t" if table.test_train_ratio else "sign-flip"
     return (
         f"Differences are paired by {spec.pair_by}{averaged}{unit}; {spec.reference} "
-        f"is better if they are {better} zero. Intervals: {interval}."
+        f"is better if they are {better} zero. Intervals: the differences that the "
+        f"{test} test does not reject at {100 * LEVEL:.0f} %, before any adjustment."
     )
 
 

@@ -35,7 +35,9 @@ def _copies(results: Results) -> Iterator[str]:
     labels = {run.data for run in results.evaluated}
     for part, copy in COPIES.items():
         if any(part in label for label in labels):
-            yield f"{copy} is lossy: figures from it do not compare with published ones."
+            yield (
+                f"{copy} is lossy: figures from it do not compare with published ones."
+            )
 
 
 def _at_chance(results: Results, variant: str) -> Iterator[str]:

@@ -179,7 +179,7 @@ class Executor:
         """Outcome of each run of a search: the metric on the validation split."""
         values = trained.rows[-1][f"validation/{self._spec.metric.name}"]
         return [
-            _Outcome(value=_rounded(value), status="ok")
+            _Outcome(value=float(value), status="ok")
             if np.isfinite([value, *_losses(trained, i)]).all()
             else _Outcome(value=None, status="diverged")
             for i, value in enumerate(values)
@@ -223,7 +223,8 @@ class Executor:
         history = History(
             epochs=trained.epochs,
             **_curves(trained.rows, i),
-            test={name: _rounded(value) for name, value in values.items()},
+            # In full: shares of examples tie exactly, their roundings do not.
+            test={**values},
             examples=len(next(iter(test.values()))),
         )
         return _Outcome(
@@ -302,7 +303,7 @@ def _counts(histogram: Histogram, i: int) -> InputCounts:
 
 
 def _rounded(values: ArrayLike) -> Any:
-    """Numbers for JSON: 6 significant digits, None if not finite."""
+    """Numbers of curves for JSON: 6 significant digits, None if not finite."""
     array = np.asarray(values)
     if array.ndim:
         return [_rounded(value) for value in array]

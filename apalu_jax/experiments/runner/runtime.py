@@ -68,12 +68,14 @@ def pinned_numerics() -> Iterator[None]:
     """Sets the options of JAX that change random numbers or precision.
 
     A value then depends on the declaration alone, and not on JAX_DEFAULT_PRNG_IMPL,
-    JAX_THREEFRY_PARTITIONABLE or JAX_ENABLE_X64 in the environment.
+    JAX_THREEFRY_PARTITIONABLE, JAX_ENABLE_X64 or JAX_DEFAULT_MATMUL_PRECISION in the
+    environment.
     """
     with (
         jax.default_prng_impl(PRNG),
         jax.threefry_partitionable(True),
         jax.enable_x64(False),
+        jax.default_matmul_precision(None),
     ):
         yield
 

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.formatting import joined
-from apalu_jax.experiments.schema import Options, convert
+from apalu_jax.experiments.schema import Options, check_finite, convert
 from apalu_jax.experiments.specs.tables import (
     FIRST_SEARCH_SEED,
     Claim,
@@ -49,6 +49,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     """One experiment under one preset.
 
     Attributes:
+      preset: Name of the preset; "" of an experiment that has none.
       title: One line, for the report.
       protocol: The training in a few words, which follow every verdict after "under";
         ``""`` for the name of the preset and "training".
@@ -95,7 +96,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     """
 
     name: str
-    preset: str
+    preset: str = ""
     title: str
     question: str
     protocol: str = ""
@@ -122,7 +123,8 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     descriptions: dict[str, str] = {}
 
     def __post_init__(self) -> None:
-        """Checks the names that refer to each other."""
+        """Checks that numbers are finite, and the names that refer to each other."""
+        check_finite(self.to_dict(), self.name)
         for key in ("data", "task", "model", "optimizer"):
             if "name" not in getattr(self, key):
                 raise ExperimentError(

@@ -31,8 +31,8 @@ def test_summary_pairs_by_seed():
     assert relu.comparison.p == pytest.approx(0.25)
     # Three pairs are no test.
     assert (relu.comparison.is_tested, relu.comparison.p_holm) == (False, 1.0)
-    low, high = relu.comparison.interval
-    assert 0.199 < low < high < 0.401
+    assert relu.comparison.interval is None
+    assert relu.comparison.note == "fewer than 6 pairs: no interval"
     # Differences of -0.1, 0, -0.2.
     assert gelu.comparison.mean == pytest.approx(-0.1)
     assert apalu.comparison is None
@@ -79,7 +79,7 @@ def test_missing_runs_leave_pairs_and_family_as_declared():
     relu, apalu = analysis.summarize(spec, runs).arms
     assert relu.comparison.n == 2
     assert relu.comparison.p == 0.5
-    assert relu.comparison.note == "2 of 3 pairs"
+    assert relu.comparison.note == "fewer than 6 pairs: no interval; 2 of 3 pairs"
     # gelu has no run but is in the family.
     assert relu.comparison.p_holm == 1.0
     assert apalu.n == 3
@@ -203,3 +203,13 @@ def test_variants_are_judged_apart():
     gain = analysis.summarize(spec, runs, "gain").arm("relu")
     assert (gain.n, gain.mean) == (1, 0.5)
     assert gain.comparison.mean == pytest.approx(-0.2)
+
+
+def test_ablations_are_not_ranked():
+    spec = tiny(units=UNITS)
+    runs = make_units()
+    best = {"apalu-frozen": [0.9, 0.9, 0.9]}
+    runs += make_runs(best, unit="small") + make_runs(best, unit="large")
+    table = analysis.summarize(spec, runs)
+    assert table.ranks.averages == {"relu": 2.0, "apalu": 1.0}
+    assert table.arm("apalu-frozen").comparison.mean < 0

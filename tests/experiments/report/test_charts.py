@@ -56,11 +56,17 @@ def test_layers_become_a_map_and_come_in_their_order(large):
     assert "0.55 → 0.6, b 0.065 → 0.2" in block.charts[0].drawings[0]
 
 
-def test_units_are_colored_by_margin_where_zero_is_outside(large):
-    chapters = {c.anchor: c for c in build_report(*large).page.chapters}
-    small, big = chapters["units"].blocks[0].grids[0].rows
+def test_units_are_colored_by_margin_where_zero_is_outside():
+    spec = tiny(units={"small": {}, "large": {}}, ablations=(), seeds=6)
     # Two margins ahead, and three with an interval that holds zero.
-    assert (small[1].text, small[1].style) == ("+2.00", "w3")
+    steps = np.arange(6)
+    ahead = {"small": 0.02 + 0.001 * steps, "large": 0.02 * steps - 0.02}
+    runs = []
+    for unit, d in ahead.items():
+        runs += make_runs({"relu": [0.5] * 6, "apalu": (0.5 + d).tolist()}, unit=unit)
+    chapters = {c.anchor: c for c in build_report(spec, runs).page.chapters}
+    small, big = chapters["units"].blocks[0].grids[0].rows
+    assert (small[1].text, small[1].style) == ("+2.25", "w3")
     assert (big[1].text, big[1].style) == ("+3.00", "w1")
 
 

@@ -199,6 +199,9 @@ def test_figures_as_files(tmp_path):
         assert path.read_bytes() == (tmp_path / "a" / path.name).read_bytes()
 
 
+CAPTION_SPILL = "caption => caption.getBoundingClientRect().right - innerWidth"
+
+
 @pytest.mark.browser
 def test_in_a_browser(page, tmp_path):
     from axe_playwright_python.sync_playwright import Axe
@@ -231,6 +234,10 @@ def test_in_a_browser(page, tmp_path):
                 spill = "document.documentElement.scrollWidth - innerWidth"
                 assert tab.evaluate(spill) <= 0
                 assert Axe().run(tab).response["violations"] == []
+                # A caption is read whole, also beside a table that is scrolled.
+                tab.add_style_tag(content="table { min-width: 200vw }")
+                for caption in tab.locator("caption:not(.unseen)").all():
+                    assert caption.evaluate(CAPTION_SPILL) <= 0
         path.write_text(write(build_report(*decided()), tmp_path))
         _sorts_and_explains(tab, path)
         browser.close()

@@ -37,6 +37,19 @@ def test_values_do_not_depend_on_what_else_is_asked_for(finished_run, tmp_path):
     assert values(everything) == values(complete)
 
 
+def test_test_metrics_are_stored_in_full(finished_run):
+    spec, out, complete = finished_run
+    stored = results.read(out).records
+    assert [r.history.test for r in stored] == [r.history.test for r in complete]
+    for record in stored:
+        test, n = record.history.test, record.history.examples
+        assert test[spec.metric.name] == record.value
+        assert test["accuracy"] == round(test["accuracy"] * n) / n
+        assert test["log_loss"] != float(f"{test['log_loss']:.6g}")
+        loss = record.history.train["loss"]
+        assert loss == [float(f"{x:.6g}") for x in loss]
+
+
 def test_nothing_is_left_to_do(finished_run):
     spec, out, complete = finished_run
     before, trained = (out / "records.jsonl").read_bytes(), []

@@ -48,8 +48,9 @@ TERMS: dict[str, Term] = {
     ),
     "interval": Term(
         "95 % interval",
-        "A range made by a method that holds the true mean difference in 95 of 100 "
-        "repetitions. If zero is inside, the sign of the difference is open.",
+        "The true mean differences that the test of p does not reject at 5 %, before "
+        "Holm's adjustment: in 95 of 100 repetitions the true one is among them. If "
+        "zero is inside, the sign of the difference is open.",
         ("95 % interval",),
     ),
     "p": Term(
@@ -103,7 +104,8 @@ TERMS: dict[str, Term] = {
     ),
     "rank": Term(
         "mean rank",
-        "Place of an arm in each unit, averaged; 1 is best.",
+        "Place of an arm among those without ablations in each unit, averaged; 1 is "
+        "best.",
         ("mean rank",),
     ),
     "sd": Term("± sd", "After ±: the standard deviation over the seeds.", ("*± sd",)),

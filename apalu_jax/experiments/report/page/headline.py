@@ -47,12 +47,13 @@ def _size(spec: Spec, table: Table) -> str:
     if ablations:
         arms += f" and {ablations} ablation{'s' * (ablations > 1)}"
     runs = sum(s.n for s in table.arms)
-    return f"{joined(f'{n} {kind}', *more)}; {arms}; {runs} runs; preset {spec.preset}"
+    preset = f"preset {spec.preset}" if spec.preset else ""
+    return joined(joined(f"{n} {kind}", *more), arms, f"{runs} runs", preset, by="; ")
 
 
 def _detectable(spec: Spec, table: Table) -> str:
     metric, family = table.metric, _compared(table)
-    sizes = [c.minimum_detectable_effect for c in family if c.interval]
+    sizes = [c.minimum_detectable_effect for c in family]
     known = [size for size in sizes if not math.isnan(size)]
     margin = f"margin: ±{metric.margin_text}"
     if not known:
