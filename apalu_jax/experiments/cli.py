@@ -69,7 +69,7 @@ def run(
     ],
     *,
     preset: Annotated[
-        str | None, typer.Option(help="smoke, reduced or full.  [default: reduced]")
+        str | None, typer.Option(help="One of `apalu list`.  [default: reduced]")
     ] = None,
     arms: Annotated[
         str | None, typer.Option(help="Some of the declared arms: relu,gelu,apalu.")

@@ -17,6 +17,8 @@ from apalu_jax.experiments import ExperimentError
 
 data_app = typer.Typer(help="Data sets of the experiments.", no_args_is_help=True)
 
+_BACKBONES, _STATES = "backbones", ("name", "state", "files")
+
 DataDir: TypeAlias = Annotated[
     Path | None, typer.Option(help="Folder to look for data in first.")
 ]
@@ -56,12 +58,17 @@ def list_data(data_dir: DataDir = None, as_json: Json = False) -> None:
     )
 
 
-@data_app.command(epilog="Examples: apalu data verify; apalu data verify mnist")
+@data_app.command(epilog="Examples: apalu data verify; apalu data verify backbones")
 @one_line_errors(ExperimentError)
 def verify(name: DataName = None, data_dir: DataDir = None) -> None:
-    """Check that data sets are present and intact, without downloading."""
+    """Check that data sets are present and intact, without downloading.
+
+    The name backbones checks the ImageNet weights of AlexNet and VGG16.
+    """
     from apalu_jax.experiments import data
 
+    if name == _BACKBONES:
+        return _verify_backbones()
     _each_data_set(name, data_dir, "intact", data.verify)
 
 
@@ -72,6 +79,21 @@ def download(name: DataName = None, data_dir: DataDir = None) -> None:
     from apalu_jax.experiments import data
 
     _each_data_set(name, data_dir, "present", data.download)
+
+
+def _verify_backbones() -> None:
+    """Shows the state of the ImageNet weights; status 2 unless they are intact."""
+    from apalu_jax.experiments.backbones import imagenet
+
+    where, state = "", "intact"
+    try:
+        where = ", ".join(map(str, imagenet.verify()))
+    except ExperimentError as error:
+        is_missing = isinstance(error, imagenet.Missing)
+        where, state = str(error), "missing" if is_missing else "damaged"
+    print_table(_STATES, [(_BACKBONES, state, where)])
+    if state != "intact":
+        raise typer.Exit(2)
 
 
 def _each_data_set(
@@ -97,6 +119,6 @@ def _each_data_set(
             where, state = str(error), "missing" if is_missing else "damaged"
             failed = True
         rows.append((each, state, where))
-    print_table(("name", "state", "files"), rows)
+    print_table(_STATES, rows)
     if failed:
         raise typer.Exit(2)

@@ -284,14 +284,23 @@ def _undeclared(spec: Spec, run_hash: str, record: Record) -> str:
         return unknown
     declared = record.seed in spec.seed_range
     if record.kind == "search":
-        runs = spec.lr_search.runs if spec.lr_search else []
-        declared = (record.seed, record.lr_multiplier) in runs
+        declared = _is_searched(spec, record)
     if not declared:
         return (
             f"{spec.name} declares no {record.kind} with seed {record.seed} and "
             f"learning-rate multiplier {record.lr_multiplier:g}"
         )
     return ""
+
+
+def _is_searched(spec: Spec, record: Record) -> bool:
+    """True if a run may be one of the declared search."""
+    search = spec.lr_search
+    return (
+        search is not None
+        and record.lr_multiplier in search.reachable
+        and any(record.seed in search.seeds_for(seed) for seed in spec.seed_range)
+    )
 
 
 def _decode(path: Path, content: bytes, kind: type[_T]) -> _T:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from msgspec.structs import replace
 
-from apalu_jax.experiments.analysis.lr_search import searches
+from apalu_jax.experiments.analysis.lr_search import at_end, searches
 from apalu_jax.experiments.analysis.pairing import metric_values, observations
 from apalu_jax.experiments.analysis.summary import Table
 from apalu_jax.experiments.formatting import joined
@@ -86,21 +86,20 @@ def _searched(spec: Spec, claim: Claim, records: Sequence[Record]) -> Iterator[C
         return
     places = _places(spec, claim)
     own = [run for run in records if (run.variant, run.arm) in places]
-    at_end: dict[tuple[str, str], list[bool]] = {}
+    chose_end: dict[tuple[str, str], list[bool]] = {}
     for search in searches(spec, own):
-        ends = min(search.scores), max(search.scores)
         place = search.variant, search.arm
-        at_end.setdefault(place, []).append(search.multiplier in ends)
+        chose_end.setdefault(place, []).append(at_end(search))
     found = ", ".join(
         f"{joined(arm, variant, by=' / ')} {sum(ends)} of {len(ends)}"
-        for (variant, arm), ends in at_end.items()
+        for (variant, arm), ends in chose_end.items()
     )
-    inside = all(sum(ends) <= MAX_AT_END * len(ends) for ends in at_end.values())
+    inside = all(sum(ends) <= MAX_AT_END * len(ends) for ends in chose_end.values())
     yield Check(
         "learning-rate search",
         f"at most {100 * MAX_AT_END:.0f} % of each arm's at an end of the grid",
         found or "none",
-        inside and len(at_end) == len(places),
+        inside and len(chose_end) == len(places),
     )
 
 

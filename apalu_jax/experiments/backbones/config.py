@@ -12,8 +12,10 @@ class BackboneConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes:
       weights: "random": Xavier uniform with zero biases, as in the published code;
-        "cifar10": VGG with batch normalization, trained here; or the path of a file,
-        see :mod:`~apalu_jax.experiments.backbones.weights`. A network that was trained
+        "imagenet": torchvision's, see
+        :mod:`~apalu_jax.experiments.backbones.imagenet`; "cifar10": VGG with batch
+        normalization, trained here; or the path of a file, see
+        :mod:`~apalu_jax.experiments.backbones.weights`. A network that was trained
         on CIFAR-10 has seen the anomalies of CIFAR-10's units, with their labels.
       width: Multiplies the channels.
       activation: Name of an arm; with a file, its parameters stay at their start.

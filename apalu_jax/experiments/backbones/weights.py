@@ -1,7 +1,7 @@
-"""Weights of the frozen networks: random, trained here on CIFAR-10, or from a file.
+"""Weights of the frozen networks: random, ImageNet's, trained here, or from a file.
 
-A file is an ``.npz`` with the names and the layout of torchvision's state of "vgg16"
-(without batch normalization) or "alexnet": for every convolution
+A file of the user is an ``.npz`` with the names and the layout of torchvision's state
+of "vgg16" (without batch normalization) or "alexnet": for every convolution
 ``features.N.weight``, [out, in, height, width], and ``features.N.bias``, [out]. N is 0,
 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28 for VGG16 and 0, 3, 6, 8, 10 for AlexNet;
 other arrays are not read. With PyTorch, it is written by ::
@@ -29,7 +29,7 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError, arms
-from apalu_jax.experiments.backbones import alexnet, pretrain
+from apalu_jax.experiments.backbones import alexnet, imagenet, pretrain
 from apalu_jax.experiments.backbones.config import BackboneConfig
 from apalu_jax.experiments.models import vgg
 from apalu_jax.experiments.models.layers import scaled_normal
@@ -84,6 +84,9 @@ def load(options: BackboneConfig, data_dir: Path | None = None) -> Network:
         if options.weights == "random":
             layers = _sample(variables["params"], options.seed)
             label += f"random weights, seed {options.seed}"
+        elif options.weights == "imagenet":
+            layers = _imagenet(variables["params"], options)
+            label += f"ImageNet weights of {imagenet.PACKAGE}"
         else:
             path = Path(options.weights)
             layers = _read(variables["params"], options.network, path)
@@ -122,8 +125,8 @@ def _build(options: BackboneConfig) -> nn.Module:
         return vgg.VGG(arm.activation, blocks, kernel_init=nn.initializers.zeros)
     if options.weights == "cifar10":
         raise ExperimentError(
-            "`weights` of alexnet must be random or a file: the images of CIFAR-10 are "
-            "too small for it."
+            "`weights` of alexnet must be random, imagenet or a file: the images of "
+            "CIFAR-10 are too small for it."
         )
     channels = [max(1, round(options.width * n)) for n in alexnet.CHANNELS]
     return alexnet.AlexNet(arm.activation, tuple(channels), nn.initializers.zeros)
@@ -139,6 +142,19 @@ def _sample(layers: Variables, seed: int) -> Variables:
         kernel = rng.uniform(-limit, limit, (height, width, inputs, outputs))
         sampled[name] = {**layers[name], "kernel": jnp.asarray(kernel, jnp.float32)}
     return sampled
+
+
+def _imagenet(layers: Variables, options: BackboneConfig) -> Variables:
+    """Weights of torchvision's network, whose layout is the one here."""
+    if options.width != 1:
+        raise ExperimentError(
+            f"`width` must be 1 for the weights imagenet, got {options.width!r}."
+        )
+    stored = imagenet.convolutions(options.network)
+    return {
+        name: {key: jnp.asarray(array) for key, array in layer.items()}
+        for name, layer in zip(_convolutions(layers), stored, strict=True)
+    }
 
 
 def _read(layers: Variables, network: str, path: Path) -> Variables:
@@ -180,8 +196,8 @@ def _opened(path: Path) -> Iterator[NpzFile]:
     # zlib.error, MemoryError, NotImplementedError (compression) and others.
     except Exception as error:
         raise ExperimentError(
-            f"`weights` must be random, cifar10 or the path of an .npz file; {path} "
-            f"cannot be read: {' '.join(str(error).split())}."
+            "`weights` must be random, imagenet, cifar10 or the path of an .npz file; "
+            f"{path} cannot be read: {' '.join(str(error).split())}."
         ) from error
 
 

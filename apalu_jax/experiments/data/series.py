@@ -4,7 +4,7 @@ import csv
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,24 +16,30 @@ from apalu_jax.experiments.data.splits import Batch, Dataset, Splits
 
 
 class _Series(NamedTuple):
-    """A column of a file, or the logarithmic returns of such prices."""
+    """A column of a file, or changes of such prices, as differences or returns."""
 
     file: File
     column: str
-    returns: bool = False
+    change: Literal["", "returns", "differences"] = ""
 
 
-def _series(stem: str, column: str, returns: bool = False) -> _Series:
-    return _Series(listed(f"time_series/{stem}.csv"), column, returns)
+def _series(
+    stem: str, column: str, change: Literal["", "returns", "differences"] = ""
+) -> _Series:
+    return _Series(listed(f"time_series/{stem}.csv"), column, change)
 
 
 _SERIES: Mapping[str, _Series] = {
-    "samsung-returns": _series("samsung_005930_KS_daily", "Adj Close", returns=True),
+    "samsung-returns": _series("samsung_005930_KS_daily", "Adj Close", "returns"),
     "samsung-prices": _series("samsung_005930_KS_daily", "Adj Close"),
-    "google-returns": _series("google_daily", "Adj Close", returns=True),
+    "samsung-differences": _series(
+        "samsung_005930_KS_daily", "Adj Close", "differences"
+    ),
+    "google-returns": _series("google_daily", "Adj Close", "returns"),
     "google-prices": _series("google_daily", "Adj Close"),
-    "apple-returns": _series("us_stocks_adjclose_2007_2016", "AAPL", returns=True),
-    "sp500-returns": _series("us_stocks_adjclose_2007_2016", "GSPC", returns=True),
+    "google-differences": _series("google_daily", "Adj Close", "differences"),
+    "apple-returns": _series("us_stocks_adjclose_2007_2016", "AAPL", "returns"),
+    "sp500-returns": _series("us_stocks_adjclose_2007_2016", "GSPC", "returns"),
     "vix": _series("vix_daily_2007_2016", "VIX.Close"),
     "etth1": _series("ETTh1", "OT"),
     "etth2": _series("ETTh2", "OT"),
@@ -67,8 +73,8 @@ def load(
     those of the training split, so later values, such as prices, may lie far outside of
     its range.
 
-    The persistence forecast of a series is its last value; of returns it is zero, which
-    is the last price.
+    The persistence forecast of a series is its last value; of returns and differences
+    it is zero, which is the last price.
 
     A forecast is made from ``window`` past values; of a longer series the most recent
     ``length`` values are taken, None for all. Quotes are of days, adjusted close, the
@@ -86,9 +92,9 @@ def load(
         )
     series = _SERIES[unit]
     values = _values(downloads.fetch(series.file, data_dir), series.column)
-    if series.returns:
-        values = np.diff(np.log(values))
-    fold = _fold(values[-length:] if length else values, window, series.returns)
+    if series.change:
+        values = np.diff(np.log(values) if series.change == "returns" else values)
+    fold = _fold(values[-length:] if length else values, window, bool(series.change))
     return Dataset(outputs=1, splits=lambda seed: fold)
 
 
@@ -100,7 +106,7 @@ def _values(path: Path, column: str) -> NDArray[np.float64]:
     return np.array([float(row[column]) for row in traded])
 
 
-def _fold(values: NDArray[np.float64], window: int, returns: bool) -> Splits:
+def _fold(values: NDArray[np.float64], window: int, changes: bool) -> Splits:
     n = len(values)
     ends = window, round(0.7 * n), round(0.85 * n), n
     if not 0 < window < ends[1]:
@@ -113,7 +119,7 @@ def _fold(values: NDArray[np.float64], window: int, returns: bool) -> Splits:
     # Row i holds the values before value i + window, which is its target.
     inputs = np.lib.stride_tricks.sliding_window_view(z[:-1], window)
     targets = z[window:]
-    persistence = np.full_like(targets, -mean / scale) if returns else inputs[:, -1]
+    persistence = np.full_like(targets, -mean / scale) if changes else inputs[:, -1]
     in_train = slice(ends[1] - window)
     naive_error = scale * np.abs(targets - persistence)[in_train].mean()
 

@@ -18,6 +18,7 @@ from apalu_jax.experiments.models.googlenet import GoogLeNet
 from apalu_jax.experiments.models.mobilenet import MobileNet
 from apalu_jax.experiments.models.plain import CNN, MLP
 from apalu_jax.experiments.models.recurrent import Recurrent
+from apalu_jax.experiments.models.resnet9 import ResNet9
 from apalu_jax.experiments.models.svdd import Autoencoder, Encoder
 from apalu_jax.experiments.models.vgg import student_vgg
 from apalu_jax.experiments.schema import Options, construct, lookup
@@ -31,6 +32,7 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
     "mobilenet": MobileNet,
     "recurrent": Recurrent,
+    "resnet9": ResNet9,
     "student_vgg": student_vgg,
     "svdd": Encoder,
     "svdd_autoencoder": Autoencoder,

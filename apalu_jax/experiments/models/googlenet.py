@@ -31,7 +31,8 @@ class GoogLeNet(ConvNet):
 
     It follows https://github.com/kuangliu/pytorch-cifar, whose stem keeps 32 x 32
     pixels, and which replaces every 5x5 convolution by two of 3x3: of C channels, 18
-    instead of 25 C^2 weights for the same receptive field.
+    instead of 25 C^2 weights for the same receptive field. With ``early_halving`` the
+    stem halves the image.
 
     References:
       C. Szegedy et al., `Going Deeper with Convolutions
@@ -41,6 +42,7 @@ class GoogLeNet(ConvNet):
     """
 
     blocks: int = len(_BLOCKS)
+    early_halving: bool = False
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
@@ -57,7 +59,7 @@ class GoogLeNet(ConvNet):
             )
             return jnp.concatenate(branches, axis=-1)
 
-        x = layer(inputs, _STEM, 3)
+        x = layer(inputs, _STEM, 3, stride=1 + self.early_halving)
         for i, features in enumerate(first_blocks(_BLOCKS, self.blocks)):
             x = max_pool(x, stride=2) if i in _HALVED else x
             x = inception(x, features)

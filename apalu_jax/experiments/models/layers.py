@@ -262,12 +262,16 @@ class ConvNet(Network):
     conv_impl: ConvImpl = "lax"
     dtype: DType = jnp.float32
 
-    def _conv(self, x: Array, features: int, size: int, train: bool) -> Array:
+    def _conv(
+        self, x: Array, features: int, size: int, train: bool, stride: int = 1
+    ) -> Array:
         """Applies a convolution, batch normalization and an activation."""
+        return self._activate(self._convolve(x, features, size, stride), train)
+
+    def _convolve(self, x: Array, features: int, size: int, stride: int = 1) -> Array:
         features = max(1, round(self.width * features))
-        init = scaled_normal(self.gain)
-        x = Conv(features, size, init, impl=self.conv_impl, dtype=self.dtype)(x)
-        return self._activate(x, train)
+        init, impl = scaled_normal(self.gain), self.conv_impl
+        return Conv(features, size, init, stride, impl=impl, dtype=self.dtype)(x)
 
     def _activate(self, x: Array, train: bool) -> Array:
         return self.activation()(batch_norm(x, train, dtype=self.dtype))

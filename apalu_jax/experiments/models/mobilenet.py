@@ -25,6 +25,8 @@ _BLOCKS = (
     (1024, 1),
 )
 
+_HALVING = 1  # the first block that halves the image
+
 
 class MobileNet(ConvNet):
     """A convolution and 13 depthwise-separable blocks, with 27 activations.
@@ -32,6 +34,8 @@ class MobileNet(ConvNet):
     With ``conv_impl="patches"`` the depthwise convolutions are sums of shifted products
     on every platform. The stem keeps the size of the image, as in
     https://github.com/kuangliu/pytorch-cifar; the paper's, for ImageNet, halves it.
+    With ``early_halving`` the stem halves it, and the second block, which does so
+    otherwise, does not: the last map of an image of 32 pixels is 2 x 2 either way.
 
     References:
       A. G. Howard et al., `MobileNets: Efficient Convolutional Neural Networks for
@@ -39,13 +43,16 @@ class MobileNet(ConvNet):
     """
 
     blocks: int = len(_BLOCKS)
+    early_halving: bool = False
 
     @nn.compact
     def __call__(self, inputs: Array, *, train: bool = False) -> Array:
         """Maps images [n, height, width, channels] to float32 outputs [n, outputs]."""
         init, everywhere = scaled_normal(self.gain), self.conv_impl == "patches"
-        x = self._conv(inputs, _STEM, 3, train)
-        for features, stride in first_blocks(_BLOCKS, self.blocks):
+        x = self._conv(inputs, _STEM, 3, train, 1 + self.early_halving)
+        for i, (features, stride) in enumerate(first_blocks(_BLOCKS, self.blocks)):
+            if self.early_halving and i == _HALVING:
+                stride = 1
             x = Depthwise(stride, init, everywhere, self.dtype)(x)
             x = self._conv(self._activate(x, train), features, 1, train)
         return self._classify(x)

@@ -1,13 +1,14 @@
 """Tables of a report, as text cells."""
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from apalu_jax.experiments.analysis import ArmSummary, Comparison, Table
+from apalu_jax.experiments.analysis import ArmSummary, Comparison, Table, lr_search
 from apalu_jax.experiments.analysis.lr_search import Search
 from apalu_jax.experiments.analysis.samples import LEVEL
 from apalu_jax.experiments.analysis.verdicts import Verdict
-from apalu_jax.experiments.formatting import joined
+from apalu_jax.experiments.formatting import joined, range_text
 from apalu_jax.experiments.report import text
 from apalu_jax.experiments.specs import Metric, Spec
 
@@ -95,29 +96,47 @@ def searched(spec: Spec, found: Sequence[Search]) -> Section | None:
     """Chosen learning rates by variant and unit, and the cost of the search."""
     if not found:
         return None
-    by_place = {(search.variant, search.unit, search.arm): search for search in found}
+    by_place: dict[tuple[str, str, str], list[Search]] = {}
+    for search in found:
+        place = search.variant, search.unit, search.arm
+        by_place.setdefault(place, []).append(search)
     rows: list[Row] = []
     for variant in spec.variant_names:
         for unit in spec.unit_names:
-            row = [by_place.get((variant, unit, arm)) for arm in spec.all_arms]
-            done = [search for search in row if search is not None]
+            row = [by_place.get((variant, unit, arm), []) for arm in spec.all_arms]
+            done = [search for some in row for search in some]
             if done:
                 label = joined(variant, unit, by=" / ") or spec.name
-                chosen = (f"{s.multiplier:.3g}" if s else "-" for s in row)
-                rows.append((label, *chosen, *_cost(done)))
+                rows.append((label, *map(_chosen, row), *_cost(done)))
     header = ("", *spec.all_arms, "runs", "seconds")
-    at_end = sum(s.multiplier in (min(s.scores), max(s.scores)) for s in found)
+    ends = sum(map(lr_search.at_end, found))
     diverged = sum(None in scores for s in found for scores in s.scores.values())
     runs, seconds = _cost(found)
     notes = [
         "The chosen multiplier of the declared learning rate, by the mean of the "
-        "primary metric on the validation split, over seeds that no evaluated run has.",
-        f"It cost {runs} runs and {seconds} seconds; {at_end} of {len(found)} searches "
+        "primary metric on the validation split, "
+        + (
+            "for each seed within its own split: the median, and the range."
+            if found[0].seed is not None
+            else "over seeds that no evaluated run has."
+        ),
+        f"It cost {runs} runs and {seconds} seconds; {ends} of {len(found)} searches "
         f"chose an end of the grid, {diverged} multipliers diverged.",
     ]
     first = dict.fromkeys(("", spec.reference, *header))
     table = TextTable("", header, rows, tuple(first))
     return Section("Learning-rate search", [table], notes)
+
+
+def _chosen(found: Sequence[Search]) -> str:
+    """The chosen multiplier; of several searches the median, and the range."""
+    chosen = sorted(search.multiplier for search in found)
+    if not chosen:
+        return "-"
+    ends = range_text(f"{end:.3g}" for end in (chosen[0], chosen[-1]))
+    if len(chosen) == 1:
+        return ends
+    return f"{statistics.median(chosen):.3g} ({ends})"
 
 
 def _cost(found: Sequence[Search]) -> tuple[str, str]:

@@ -148,6 +148,12 @@ def declaration(results: Results) -> list[tuple[str, str]]:
     if grid:
         tried = ", ".join(map(str, grid.multipliers))
         search = f"multipliers {tried}, {grid.seeds} seeds each"
+        if grid.nested:
+            search += " inside the split of every evaluated seed"
+        if grid.epochs_share < 1:
+            search += f", {100 * grid.epochs_share:g} % of the epochs"
+        if grid.widenings:
+            search += f"; widened beyond an end, at most {grid.widenings} times"
     environments = sorted({_environment(results, run) for run in results.evaluated})
     return [
         *(
@@ -155,6 +161,7 @@ def declaration(results: Results) -> list[tuple[str, str]]:
             for name in spec.all_arms
         ),
         ("stopping rule", spec.stopping_rule),
+        *([("deviations", spec.deviations)] if spec.deviations else []),
         *(
             (f"margin of {metric.name}", f"±{metric.margin_text}")
             for metric in spec.metrics

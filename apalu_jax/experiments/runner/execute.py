@@ -18,6 +18,7 @@ from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import History, InputCounts, Record, Trial
 from apalu_jax.experiments.runner import runtime, state
 from apalu_jax.experiments.runner.parts import DECLARED, Parts
+from apalu_jax.experiments.runner.plan import config_of
 from apalu_jax.experiments.runner.state import State
 from apalu_jax.experiments.schema import Options
 from apalu_jax.experiments.specs import Spec
@@ -65,7 +66,8 @@ class Executor:
         self._dataset = functools.lru_cache(maxsize=1)(self._load_dataset)
         self._splits = functools.lru_cache(maxsize=2)(self._make_splits)
         # Units that differ in nothing but data of equal shape share compiled functions.
-        size = len(spec.all_arms)
+        # A search that is shorter than an evaluation has its own.
+        size = 2 * len(spec.all_arms)
         self._compiled = functools.lru_cache(maxsize=size)(_compile)
 
     def __call__(self, trial: Trial) -> list[Record]:
@@ -133,7 +135,7 @@ class Executor:
         if runtime.is_crowded():
             self._compiled.cache_clear()
             jax.clear_caches()
-        config = self._spec.at(trial.variant, trial.unit)
+        config = config_of(self._spec, trial)
         self._on_state(State(trial, "backbone" if config.backbone else "data"))
         dataset = self._dataset(trial.variant, trial.unit)
         # A hashable form of the settings that the compiled functions depend on.
@@ -144,9 +146,14 @@ class Executor:
         training = Training(
             compiled,
             task,
-            self._splits(trial.variant, trial.unit, trial.seeds),
+            self._splits(
+                trial.variant,
+                trial.unit,
+                tuple(map(self._spec.split_seed, trial.seeds)),
+            ),
             _log_epochs(config.epochs, self._spec.num_log_points),
-            self._spec.log_test_curve,
+            # A search must not see the test part.
+            self._spec.log_test_curve and trial.kind == "evaluation",
         )
         return training, dataset.label
 
@@ -243,6 +250,7 @@ def _compile(
             batch_size=stage["batch_size"],
             epochs=stage["epochs"],
             vmapped=config["vmapped_seeds"] > 1,
+            drop_last=config.get("drop_last", True),
             pretraining=pretraining,
         )
         return task, compiled

@@ -9,7 +9,7 @@ from apalu_jax.experiments.formatting import duration, joined
 from apalu_jax.experiments.records import Trial
 from apalu_jax.experiments.results import SPEC, Results, read
 from apalu_jax.experiments.runner.parts import DECLARED, Parts
-from apalu_jax.experiments.runner.plan import plan, wanted_keys
+from apalu_jax.experiments.runner.plan import config_of, plan, wanted_keys
 from apalu_jax.experiments.runner.timing import time_step
 from apalu_jax.experiments.specs import Spec
 
@@ -45,7 +45,7 @@ def forecast(
         return lines
     first = trials[0]
     dataset = parts.dataset(spec.at(*first[1:3]).data, data_dir, first.unit)
-    fold = dataset.splits(first.seeds[0])
+    fold = dataset.splits(spec.split_seed(first.seeds[0]))
     sizes = [len(next(iter(split.values()))) for split in fold]
     shape = " x ".join(map(str, fold.train["inputs"].shape[1:])) or "1"
     where = joined(first.variant, first.unit)
@@ -63,7 +63,7 @@ def _time(
 ) -> str:
     first = trials[0]._replace(kind="evaluation", lr_multipliers=())
     timed = time_step(spec, first, parts, data_dir)
-    epochs = sum(spec.at(trial.variant, trial.unit).epochs for trial in trials)
+    epochs = sum(config_of(spec, trial).epochs for trial in trials)
     arms = len({trial.arm for trial in trials})
     total = epochs * timed.steps * timed.step_s + arms * timed.compile_s
     together = len(first.seeds)

@@ -14,7 +14,7 @@ from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.runner import runtime
 from apalu_jax.experiments.runner.execute import Executor
 from apalu_jax.experiments.runner.parts import DECLARED, Parts
-from apalu_jax.experiments.runner.plan import with_multipliers
+from apalu_jax.experiments.runner.plan import due
 from apalu_jax.experiments.runner.state import State
 from apalu_jax.experiments.specs import Spec
 from apalu_jax.experiments.workers import Workers
@@ -41,12 +41,17 @@ def one_by_one(
     trials: Sequence[Trial],
     on_state: Callable[[State], None],
 ) -> Generator[Outcome]:
-    """Executes trials here, in order."""
+    """Executes trials here, in order.
+
+    The caller appends the records to ``results``, on which the choice of a learning
+    rate depends; an evaluation whose search has failed is left out.
+    """
     execute = Executor(*task, on_state=on_state)
+    tried = set[Trial]()
     for planned in trials:
-        trial = with_multipliers(results, planned)
-        if trial is not None:
-            yield trial, execute(trial)
+        while left := [trial for trial in due(results, planned) if trial not in tried]:
+            tried.add(left[0])
+            yield left[0], execute(left[0])
 
 
 def in_processes(
@@ -55,20 +60,34 @@ def in_processes(
     """Executes trials in so many processes, in the order in which they end.
 
     An evaluation waits for the search that chooses its learning rate, whose records the
-    caller appends to ``results``.
+    caller appends to ``results``; it is left out if the search has failed.
     """
     waiting, running = list(trials), dict[Future[bytes], Trial]()
+    tried = set[Trial]()
     with Workers(number) as workers:
         while True:
-            for planned in tuple(waiting):
-                trial = with_multipliers(results, planned)
-                if trial is not None:
-                    waiting.remove(planned)
-                    running[workers.submit(_execute, task, trial)] = trial
+            for trial in _startable(results, waiting, tried, number - len(running)):
+                tried.add(trial)
+                running[workers.submit(_execute, task, trial)] = trial
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), _result(future)
+
+
+def _startable(
+    results: Results, waiting: list[Trial], tried: set[Trial], count: int
+) -> list[Trial]:
+    """The first ``count`` trials that wait for none; removes the planned ones."""
+    found: list[Trial] = []
+    for planned in tuple(waiting):
+        if len(found) >= count:
+            break
+        new = [t for t in due(results, planned) if t not in tried and t not in found]
+        found += new[: count - len(found)]
+        if any(trial.kind == planned.kind for trial in new):
+            waiting.remove(planned)
+    return found
 
 
 def _result(future: Future[bytes]) -> list[Record]:

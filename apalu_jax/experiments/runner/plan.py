@@ -6,12 +6,15 @@ Nothing here trains or writes: a plan follows from the declaration and the recor
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from msgspec.structs import replace
+
 from apalu_jax._arguments import did_you_mean
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.analysis import lr_search
-from apalu_jax.experiments.records import Key, Trial
+from apalu_jax.experiments.records import Key, Record, Trial
 from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.specs import Spec
+from apalu_jax.experiments.specs.tables import RunConfig
 
 
 def wanted_keys(
@@ -34,32 +37,48 @@ def plan(results: Results, wanted: set[Key]) -> list[Trial]:
     """Lists the trials that are left.
 
     Arms are innermost, so that pairs are complete early; the search of an arm precedes
-    its first evaluation, which has no learning-rate multipliers yet.
+    the first evaluation that it chooses for, which has no learning-rate multipliers
+    yet. A search whose grid will be widened takes more trials than are listed.
     """
     finished = results.finished
     trials: list[Trial] = []
     for trial in _evaluations(results.spec):
         if finished.issuperset(wanted.intersection(trial.keys())):
             continue
-        for search in _searches(results.spec, trial):
-            if search not in trials and not finished.issuperset(search.keys()):
-                trials.append(search)
+        trials += [s for s in _searches_left(results, trial) if s not in trials]
         trials.append(trial)
     return trials
 
 
-def with_multipliers(results: Results, trial: Trial) -> Trial | None:
-    """Fills in the multipliers that the search has chosen; None if it failed."""
-    if trial.kind == "search":
-        return trial
-    multiplier = 1.0
-    if results.spec.lr_search is not None:
-        own = [record for record in results.records if record.key[:3] == trial[:3]]
-        found = lr_search.searches(results.spec, own)
-        if not found:
-            return None
-        multiplier = found[0].multiplier
-    return trial._replace(lr_multipliers=(multiplier,) * len(trial.seeds))
+def due(results: Results, planned: Trial) -> list[Trial]:
+    """Trials that a planned one comes to, by the records so far.
+
+    An evaluation comes to what is left of its search, or, once that is finished, to
+    itself with the multipliers that the search has chosen.
+    """
+    if planned.kind == "search":
+        return [planned]
+    return _searches_left(results, planned) or [_with_multipliers(results, planned)]
+
+
+def config_of(spec: Spec, trial: Trial) -> RunConfig:
+    """Settings of a trial; one of a search may have fewer epochs."""
+    config = spec.at(trial.variant, trial.unit)
+    if trial.kind == "evaluation" or spec.lr_search is None:
+        return config
+    epochs = max(1, round(spec.lr_search.epochs_share * config.epochs))
+    return replace(config, epochs=epochs)
+
+
+def _with_multipliers(results: Results, trial: Trial) -> Trial:
+    """Fills in the multipliers that finished searches have chosen."""
+    spec, grid = results.spec, results.spec.lr_search
+    if grid is None:
+        return trial._replace(lr_multipliers=(1.0,) * len(trial.seeds))
+    found = lr_search.searches(spec, _of_place(results, trial))
+    chosen = {search.seed: search.multiplier for search in found}
+    owners = (lr_search.owner(grid, seed) for seed in trial.seeds)
+    return trial._replace(lr_multipliers=tuple(chosen[owner] for owner in owners))
 
 
 def _evaluations(spec: Spec) -> Iterator[Trial]:
@@ -72,22 +91,54 @@ def _evaluations(spec: Spec) -> Iterator[Trial]:
                     yield Trial(arm, variant, unit, seeds)
 
 
-def _searches(spec: Spec, trial: Trial) -> Iterator[Trial]:
-    """Trials of the search that an evaluation depends on.
+def _searches_left(results: Results, trial: Trial) -> list[Trial]:
+    """Trials of the search that an evaluation waits for; none if it is finished.
+
+    The declared grid comes first, and what it is widened by when all of it is there.
+    """
+    spec, grid = results.spec, results.spec.lr_search
+    if grid is None:
+        return []
+    runs = lr_search.search_runs(_of_place(results, trial))
+    owners = list(dict.fromkeys(lr_search.owner(grid, seed) for seed in trial.seeds))
+    scores = [lr_search.scores_of(grid, runs, trial[:3], owner) for owner in owners]
+    declared = {*grid.multipliers}
+    if all(declared <= {*tried} for tried in scores):
+        wanted = [lr_search.following(grid, spec.metric, tried) for tried in scores]
+    else:
+        wanted = [grid.multipliers] * len(owners)
+    starts = range(grid.seeds)
+    keys = [
+        Key(*trial[:3], grid.seeds_for(owner or 0)[start], multiplier)
+        for multiplier in sorted({m for some in wanted for m in some})
+        for start in starts
+        for owner, some in zip(owners, wanted, strict=True)
+        if multiplier in some
+    ]
+    return [
+        each
+        for each in _blocks(keys, spec.at(trial.variant, trial.unit).vmapped_seeds)
+        if not runs.keys() >= {*each.keys()}
+    ]
+
+
+def _blocks(keys: Sequence[Key], size: int) -> Iterator[Trial]:
+    """Trials of runs of a search.
 
     The last one is padded with repeated runs to the size of an evaluation, so that all
     share one compiled program.
     """
-    if spec.lr_search is None:
-        return
-    size = spec.at(trial.variant, trial.unit).vmapped_seeds
-    runs = spec.lr_search.runs
-    for start in range(0, len(runs), size):
-        chunk = runs[start : start + size]
-        seeds, multipliers = zip(
-            *chunk, *[chunk[-1]] * (size - len(chunk)), strict=True
-        )
-        yield trial._replace(seeds=seeds, lr_multipliers=multipliers, kind="search")
+    for start in range(0, len(keys), size):
+        block = keys[start : start + size]
+        padded = [*block, *[block[-1]] * (size - len(block))]
+        seeds = tuple(key.seed for key in padded)
+        multipliers = tuple(key.searched or 1.0 for key in padded)
+        yield Trial(*padded[0][:3], seeds, multipliers, "search")
+
+
+def _of_place(results: Results, trial: Trial) -> list[Record]:
+    place = trial[:3]
+    return [r for r in results.records if (r.arm, r.variant, r.unit) == place]
 
 
 def _check(

@@ -72,7 +72,7 @@ def run(
         done = 0
 
         def tell(state: State) -> None:
-            progress(state._replace(done=done, trials=len(trials)))
+            progress(state._replace(done=done, trials=max(len(trials), done)))
 
         if jobs > 1:
             outcomes = in_processes(jobs, task, results, trials)

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from apalu_jax.experiments.records import Trial
 from apalu_jax.experiments.runner.execute import Executor
 from apalu_jax.experiments.runner.parts import DECLARED, Parts
+from apalu_jax.experiments.runner.plan import config_of
 from apalu_jax.experiments.runner.runtime import pinned_numerics
 from apalu_jax.experiments.specs import Spec
 from apalu_jax.experiments.training import loop
+from apalu_jax.experiments.training.compiled import count_steps
 
 # Steps in a call, and the time over which calls are repeated.
 _STEPS, _ENOUGH_S = 4, 0.3
@@ -33,13 +35,15 @@ def time_step(
     with pinned_numerics():
         executor = Executor(spec, data_dir, Path(), 0.0, 0, parts)
         training, _ = executor.prepare(trial)
-        size = spec.at(trial.variant, trial.unit).batch_size
+        config = config_of(spec, trial)
+        size = config.batch_size
         folds = [fold.train for fold in training.splits]
         few = loop.stack(
             [{key: x[: _STEPS * size] for key, x in fold.items()} for fold in folds]
         )
         examples = len(next(iter(folds[0].values())))
-        taken = min(_STEPS, examples // size)
+        steps = count_steps(examples, size, config.drop_last)
+        taken = min(_STEPS, steps)
         compiled = training.compiled
         seeds = jnp.asarray(trial.seeds, jnp.uint32)
         rates = jnp.ones(len(trial.seeds), jnp.float32)
@@ -54,4 +58,4 @@ def time_step(
             jax.block_until_ready((state, losses))
             times.append(time.perf_counter() - start)
     best = min(times[1:])
-    return StepTime(best / taken, max(times[0] - best, 0.0), examples // size)
+    return StepTime(best / taken, max(times[0] - best, 0.0), steps)

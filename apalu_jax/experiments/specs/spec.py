@@ -54,6 +54,8 @@ class Spec(RunConfig, frozen=True, kw_only=True):
       protocol: The training in a few words, which follow every verdict after "under";
         ``""`` for the name of the preset and "training".
       stopping_rule: When a run and the experiment end, and what counts as the value.
+      deviations: The differences from the protocol that the baselines were published
+        with, apart from the settings below.
       arms: The activations compared: the family of tests.
       ablations: Arms outside the family of tests; shown as exploratory.
       reference: The arm that every other arm is paired with.
@@ -79,6 +81,8 @@ class Spec(RunConfig, frozen=True, kw_only=True):
       vmapped_seeds: Number of consecutive seeds that are trained together under
         ``jax.vmap``. A block of them is always trained as a whole, so that no value
         depends on which seeds were requested.
+      drop_last: Whether the incomplete last batch of an epoch is left out; else it is a
+        step of its own, of the pretraining too.
       test_train_ratio: Size of the test split over that of the training split if the
         seeds are overlapping random splits of one data set, else 0.
       backbone: Options of :func:`apalu_jax.experiments.backbones.attach`: a frozen
@@ -97,6 +101,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     question: str
     protocol: str = ""
     stopping_rule: str
+    deviations: str = ""
     arms: Annotated[tuple[str, ...], Meta(min_length=1)]
     ablations: tuple[str, ...] = ()
     reference: str
@@ -242,6 +247,11 @@ class Spec(RunConfig, frozen=True, kw_only=True):
         for table, name in ((self.variants, variant), (self.units, unit)):
             merged = merge(merged, table.get(name, {}))
         return convert(merged, RunConfig, joined(self.name, variant, unit))
+
+    def split_seed(self, seed: int) -> int:
+        """The seed whose split a run has: of a nested search, the evaluated one."""
+        nested = self.lr_search is not None and self.lr_search.nested
+        return seed % FIRST_SEARCH_SEED if nested else seed
 
     def to_dict(self) -> dict[str, Any]:
         """The declaration as plain data; fields at their default are left out."""

@@ -210,16 +210,50 @@ class LRSearch(_Table, frozen=True, kw_only=True):
     The best multiplier of the declared learning rate by the primary metric on the
     validation split after the last epoch is taken, for each arm, variant and unit. Each
     is tried with as many ``seeds``, which no evaluated run has.
+
+    Attributes:
+      nested: Whether each evaluated seed has a search of its own, whose runs are
+        trained and validated inside the training part of that seed's split; needed
+        where the seeds have different test parts, as a search over other splits would
+        see rows of them. Otherwise all seeds share one search over splits of its own.
+      epochs_share: Epochs of a run of the search over those of an evaluated run.
+      widenings: Number of times that the grid is continued by one multiplier beyond an
+        end, in the ratio of the two there, while that end is the best.
+
+    Examples:
+      >>> search = LRSearch(multipliers=(0.5, 1.0, 3.0), seeds=2, widenings=1)
+      >>> search.reachable
+      (0.25, 0.5, 1.0, 3.0, 9.0)
+      >>> search.seeds_for(7)
+      (1000, 1001)
+      >>> LRSearch(multipliers=(1.0,), seeds=2, nested=True).seeds_for(7)
+      (1007, 2007)
     """
 
     multipliers: Annotated[tuple[Positive, ...], Meta(min_length=1)]
-    seeds: Count
+    seeds: Annotated[int, Meta(ge=1, le=1000)]
+    nested: bool = False
+    epochs_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    widenings: Annotated[int, Meta(ge=0, le=4)] = 0
 
     @property
-    def runs(self) -> list[tuple[int, float]]:
-        """Seed and multiplier of every run, in order."""
-        seeds = range(FIRST_SEARCH_SEED, FIRST_SEARCH_SEED + self.seeds)
-        return [(seed, m) for m in self.multipliers for seed in seeds]
+    def reachable(self) -> tuple[float, ...]:
+        """All multipliers that may be tried, widened ones included, in order."""
+        grid = sorted({*self.multipliers})
+        for _ in range(self.widenings if len(grid) > 1 else 0):
+            below, above = grid[0] ** 2 / grid[1], grid[-1] ** 2 / grid[-2]
+            grid = [float(f"{below:.6g}"), *grid, float(f"{above:.6g}")]
+        return tuple(grid)
+
+    def seeds_for(self, evaluated: int) -> tuple[int, ...]:
+        """Seeds of the runs whose choice an evaluated seed gets.
+
+        In a nested search the number modulo 1000 is the evaluated seed.
+        """
+        if self.nested:
+            starts = range(1, self.seeds + 1)
+            return tuple(FIRST_SEARCH_SEED * start + evaluated for start in starts)
+        return tuple(range(FIRST_SEARCH_SEED, FIRST_SEARCH_SEED + self.seeds))
 
 
 class Pretraining(_Table, frozen=True, kw_only=True):
@@ -242,6 +276,7 @@ class RunConfig(_Table, frozen=True, kw_only=True):
     epochs: Count
     batch_size: Count
     vmapped_seeds: Count
+    drop_last: bool = True
     test_train_ratio: Ratio = 0.0
     pretraining: Pretraining | None = None
     backbone: Options | None = None

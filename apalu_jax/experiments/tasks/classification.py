@@ -37,6 +37,8 @@ class Classification(Task):
     Attributes:
       network: From inputs [n, ...] to logits [n, classes].
       mean, std: For each channel of an image, or one for all.
+      label_smoothing: Share of the probability of a target that is divided evenly among
+        all classes, in training alone.
       augment: Change of training images, see :func:`augment`.
       max_shift: Largest shift of an augmented image, in pixels.
       eval_batch_size: Largest number of examples in a batch outside of training.
@@ -46,17 +48,23 @@ class Classification(Task):
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    label_smoothing: float = 0.0
     augment: Augmentation = ""
     max_shift: int = 2
     eval_batch_size: int = 1000
     histogram_examples: int = 1000
 
     def loss(self, variables: Variables, batch: DeviceBatch, key: Array) -> Loss:
-        """Mean cross-entropy of a batch."""
+        """Mean cross-entropy of a batch, with smoothed labels."""
         augment_key, dropout_key = jax.random.split(key)
         inputs = augment(batch["inputs"], augment_key, self.augment, self.max_shift)
         logits, carried = self.apply_train(variables, inputs, dropout_key)
-        return _cross_entropy(logits, batch["targets"]).mean(), carried
+        losses = _cross_entropy(logits, batch["targets"])
+        if self.label_smoothing:
+            # -log p of a class, averaged over the classes.
+            even = jax.nn.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
+            losses += self.label_smoothing * (even - losses)
+        return losses.mean(), carried
 
     def predict(self, variables: Variables, split: DeviceBatch) -> DeviceBatch:
         """Correctness and cross-entropy of each example."""

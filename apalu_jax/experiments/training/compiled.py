@@ -82,10 +82,10 @@ class _OverSeeds(Protocol):
 
 
 _Batches: TypeAlias = tuple[Array, Array]
-"""Indices of the examples, and a key, of every step."""
+"""Indices of the examples, and a key, of every step; all steps have one size."""
 
 _Step: TypeAlias = Callable[[TrainState, Multiplier, DeviceBatch, _Batches], Stepped]
-_Shuffle: TypeAlias = Callable[[Array, Array | int, DeviceBatch], _Batches]
+_Shuffle: TypeAlias = Callable[[Array, Array | int, DeviceBatch], list[_Batches]]
 
 
 def compile_training(
@@ -97,20 +97,22 @@ def compile_training(
     batch_size: int,
     epochs: int,
     vmapped: bool,
+    drop_last: bool = True,
     pretraining: Stage | None = None,
 ) -> Compiled:
     """Prepares the functions of one arm, which compile at first use.
 
     ``make_optimizer`` gets parameters, of which it uses the structure, the number of
     steps of the run, and a learning-rate multiplier. The incomplete last batch of an
-    epoch is dropped. Without ``vmapped`` there is one seed, which runs without
-    ``jax.vmap``, as a vmapped convolution becomes a slower grouped one.
+    epoch is dropped with ``drop_last``, else a step of its own. Without ``vmapped``
+    there is one seed, which runs without ``jax.vmap``, as a vmapped convolution becomes
+    a slower grouped one.
     """
     over_seeds: _OverSeeds = jax.vmap if vmapped else _over_one_seed
 
     def init(seed: Array, train: DeviceBatch, *pretrained: Variables) -> TrainState:
         variables = task.init(_key(seed, 0), train, *pretrained)
-        _, steps = _count_steps(train, batch_size)
+        steps = count_steps(_size(train), batch_size, drop_last)
         optimizer = make_optimizer(variables["params"], epochs * steps, 1.0)
         return TrainState(variables, optimizer.init(variables["params"]))
 
@@ -118,7 +120,7 @@ def compile_training(
         state: TrainState, multiplier: Multiplier, train: DeviceBatch, batch: _Batches
     ) -> Stepped:
         indices, key = batch
-        _, steps = _count_steps(train, batch_size)
+        steps = count_steps(_size(train), batch_size, drop_last)
         params = state.variables["params"]
         optimizer = make_optimizer(params, epochs * steps, multiplier)
         examples = jax.tree.map(lambda array: array[indices], train)
@@ -131,11 +133,16 @@ def compile_training(
         params = optax.apply_updates(params, updates)
         return TrainState({**carried, "params": params}, opt_state), value
 
-    def shuffle(seed: Array, number: Array | int, train: DeviceBatch) -> _Batches:
-        n, steps = _count_steps(train, batch_size)
+    def shuffle(seed: Array, number: Array | int, train: DeviceBatch) -> list[_Batches]:
+        n = _size(train)
+        steps, full = count_steps(n, batch_size, drop_last), n // batch_size
         order_key, step_key = jax.random.split(_key(seed, number))
-        order = jax.random.permutation(order_key, n)[: steps * batch_size]
-        return order.reshape(steps, batch_size), jax.random.split(step_key, steps)
+        order = jax.random.permutation(order_key, n)
+        keys = jax.random.split(step_key, steps)
+        cut = full * batch_size
+        batches = [(order[:cut].reshape(full, batch_size), keys[:full])]
+        rest = [(order[None, cut:], keys[full:])] if steps > full else []
+        return [*(batches if full else []), *rest]
 
     # On CPU a convolution inside an XLA loop is slow: 10 steps of a 3x3 convolution of
     # 64 x 14 x 14 x 16 take 860 ms in a scan, 36 ms in calls (jax 0.10.2, 2 cores).
@@ -163,12 +170,15 @@ def _scanned(step: _Step, shuffle: _Shuffle, over_seeds: _OverSeeds) -> Epochs:
         train: DeviceBatch,
     ) -> Stepped:
         def epoch(number: Array, carry: Stepped) -> Stepped:
-            state, losses = jax.lax.scan(
-                lambda state, batch: step(state, multiplier, train, batch),
-                carry[0],
-                shuffle(seed, number, train),
-            )
-            return state, losses.mean()
+            state, losses = carry[0], []
+            for batches in shuffle(seed, number, train):
+                state, some = jax.lax.scan(
+                    lambda state, batch: step(state, multiplier, train, batch),
+                    state,
+                    batches,
+                )
+                losses.append(some)
+            return state, jnp.concatenate(losses).mean()
 
         return jax.lax.fori_loop(first, last + 1, epoch, (state, jnp.float32(0)))
 
@@ -200,24 +210,33 @@ def _stepped(step: _Step, shuffle: _Shuffle, over_seeds: _OverSeeds) -> Epochs:
         train: DeviceBatch,
     ) -> Stepped:
         for number in range(first, last + 1):
-            batches, losses = shuffled(seeds, number, train), []
-            for i in range(batches[0].shape[1]):
-                state, loss = at(state, multipliers, train, batches, i)
-                losses.append(loss)
+            losses = []
+            for batches in shuffled(seeds, number, train):
+                for i in range(batches[0].shape[1]):
+                    state, loss = at(state, multipliers, train, batches, i)
+                    losses.append(loss)
         return state, jnp.stack(losses).mean(0)
 
     return epochs
 
 
-def _count_steps(train: DeviceBatch, batch_size: int) -> tuple[int, int]:
-    """Number of examples of a training split, and of full batches in it."""
-    n = len(jax.tree.leaves(train)[0])
-    if n < batch_size:
+def count_steps(examples: int, batch_size: int, drop_last: bool) -> int:
+    """Number of steps of an epoch.
+
+    Raises:
+      ExperimentError: There is no complete batch, and incomplete ones are dropped.
+    """
+    if drop_last and examples < batch_size:
         raise ExperimentError(
-            f"`batch_size` must be at most {n}, the size of the training split, got "
-            f"{batch_size}."
+            f"`batch_size` must be at most {examples}, the size of the training split, "
+            f"got {batch_size}."
         )
-    return n, n // batch_size
+    return examples // batch_size if drop_last else -(-examples // batch_size)
+
+
+def _size(train: DeviceBatch) -> int:
+    """Number of examples of a training split."""
+    return len(jax.tree.leaves(train)[0])
 
 
 def _key(seed: Array, number: Array | int) -> Array:

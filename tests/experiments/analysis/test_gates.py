@@ -240,7 +240,8 @@ def test_an_optimum_at_an_end_of_the_grid_resolves_nothing(best, ends):
             history=History(),
         )
         for arm in arms
-        for seed, multiplier in search.runs
+        for multiplier in search.multipliers
+        for seed in search.seeds_for(0)
     ]
     found = failed(judge_runs(spec, runs))
     assert [check.gate for check in found] == ["learning-rate search"] * bool(ends)
@@ -272,7 +273,8 @@ def test_one_search_in_ten_may_choose_an_end(at_end, count):
         )
         for arm in columns
         for i, unit in enumerate(units)
-        for seed, multiplier in search.runs
+        for multiplier in search.multipliers
+        for seed in search.seeds_for(0)
     ]
     assert len(failed(judge_runs(spec, runs))) == count
     # The searches of an arm that are not finished.

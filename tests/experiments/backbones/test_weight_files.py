@@ -134,7 +134,9 @@ def changed(**changes):
     return lambda path: file(path, "alexnet", **changes)
 
 
-UNREADABLE = "`weights` must be random, cifar10 or the path of an .npz file; {path} "
+UNREADABLE = (
+    "`weights` must be random, imagenet, cifar10 or the path of an .npz file; {path} "
+)
 UNREADABLE += "cannot be read: "
 
 

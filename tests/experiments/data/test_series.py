@@ -16,14 +16,14 @@ N = 200
 def put(tmp_path, monkeypatch):
     """Puts numbers in place of a series."""
 
-    def put(values, returns=False, volumes=None, **options):
+    def put(values, change="", volumes=None, **options):
         volumes = [1] * len(values) if volumes is None else volumes
         rows = zip(values, volumes, strict=True)
         lines = [f'"day",{value!r},{volume}' for value, volume in rows]
         path = tmp_path / "toy.csv"
         path.write_text("\n".join(['"Date","Value",Volume', *lines]))
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        toy = series._Series(File(path="toy.csv", sha256=digest), "Value", returns)
+        toy = series._Series(File(path="toy.csv", sha256=digest), "Value", change)
         monkeypatch.setitem(series._SERIES, "toy", toy)
         return data.load({"name": "series", **options}, tmp_path, "toy").splits(0)
 
@@ -70,7 +70,7 @@ def test_nothing_of_the_later_parts_reaches_the_training_part(put):
 
 def test_persistence_of_returns_is_an_unchanged_price(put):
     prices = np.exp(np.random.default_rng(0).normal(0.01, 0.02, N + 1).cumsum())
-    fold = put(prices.tolist(), returns=True, window=10)
+    fold = put(prices.tolist(), change="returns", window=10)
     returns = np.diff(np.log(prices))
     test = fold.test
     assert np.allclose(raw(test, returns, "targets")[:, 0], returns[170:], atol=1e-6)
@@ -139,3 +139,14 @@ def test_real_series(unit, sizes):
     fold = data.load({"name": "series"}, None, unit).splits(0)
     assert [len(part["targets"]) for part in fold] == sizes
     assert all(np.isfinite(array).all() for part in fold for array in part.values())
+
+
+def test_differences_are_of_the_values_themselves(put):
+    values = np.random.default_rng(1).normal(50, 5, N).tolist()
+    fold = put(values, change="differences", window=10)
+    changes = np.diff(values)
+    targets = [raw(part, changes, "targets")[:, 0] for part in fold]
+    assert np.allclose(np.concatenate(targets), changes[10:], atol=1e-4)
+    # The last value as the forecast is a difference of zero.
+    for part in fold:
+        assert np.allclose(raw(part, changes, "persistence"), 0, atol=1e-4)

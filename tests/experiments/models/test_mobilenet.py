@@ -169,3 +169,23 @@ def test_half_precision_keeps_float32_state():
     train = partial(half.apply, train=True, mutable="batch_stats")
     state = variables, jax.eval_shape(train, variables, x)
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("side", [32, 33])
+def test_the_last_map_of_a_small_image(early, side):
+    """An early halving leaves the parameters as they are, and the last map too."""
+    plain, network = build(), build(early_halving=early)
+    x = jnp.zeros((1, side, side, 3))
+    _, state = jax.eval_shape(
+        lambda: network.init_with_output(
+            jax.random.key(0), x, capture_intermediates=True, mutable=True
+        )
+    )
+    maps = state["intermediates"]
+    assert maps["Depthwise_12"]["__call__"][0].shape[1:3] == ((side + 15) // 16,) * 2
+    first = maps["Conv_0"]["__call__"][0].shape[1:3]
+    assert first == ((side + 1) // 2 if early else side,) * 2
+    assert jax.tree.map(jnp.shape, state["params"]) == jax.tree.map(
+        jnp.shape, spec(plain)["params"]
+    )

@@ -5,12 +5,15 @@ import pytest
 
 from apalu_jax.experiments import results, runner, specs
 from apalu_jax.experiments.analysis import lr_search
+from apalu_jax.experiments.data.splits import Dataset
+from apalu_jax.experiments.runner.parts import Parts
 
 from ..helpers import tiny, values
 
 
-def search_spec(multipliers, tuning_seeds, **changes):
-    grid = specs.LRSearch(multipliers=multipliers, seeds=tuning_seeds)
+def search_spec(multipliers, tuning_seeds, search=None, **changes):
+    options = {"multipliers": multipliers, "seeds": tuning_seeds}
+    grid = specs.LRSearch(**options, **(search or {}))
     options = {"arms": ("relu",), "reference": "relu", "ablations": ()}
     return tiny(**options, lr_search=grid, epochs=1, **changes)
 
@@ -72,3 +75,97 @@ def test_a_failed_search_is_tried_again(tmp_path):
     again = runner.run(spec, out, resume=True)
     assert {r.status for r in again.records} == {"ok"}
     assert len(again.evaluated) == 3
+
+
+class Watched(Parts):
+    """Notes whose splits were asked for; the test parts may be spoiled."""
+
+    def __init__(self, spoiled=False):
+        self.asked, self.spoiled = [], spoiled
+
+    def dataset(self, options, data_dir, unit):
+        whole = super().dataset(options, data_dir, unit)
+
+        def fold(seed):
+            self.asked.append(seed)
+            found = whole.splits(seed)
+            if not self.spoiled:
+                return found
+            zeros = {name: 0 * array for name, array in found.test.items()}
+            return found._replace(test=zeros)
+
+        return Dataset(whole.outputs, fold, whole.label)
+
+
+NESTED = {"nested": True, "epochs_share": 0.5}
+
+
+def searched(records):
+    return {r.key: r.value for r in records if r.kind == "search"}
+
+
+def test_a_nested_search_sees_no_row_of_the_test_part_it_is_chosen_for(tmp_path):
+    spec = search_spec((0.03, 1.0), 2, NESTED, seeds=3, vmapped_seeds=3)
+    parts, spoiled = Watched(), Watched(spoiled=True)
+    found = runner.run(spec, tmp_path / "run", parts=parts)
+    # Every run, of the search too, has the split of an evaluated seed, and the choice
+    # for a seed comes from runs in its own split.
+    assert {*parts.asked} == {0, 1, 2}
+    places = lr_search.searches(spec, found.records)
+    assert [search.seed for search in places] == [0, 1, 2]
+    assert {key.seed for key in searched(found.records)} == {
+        *(1000, 1001, 1002),
+        *(2000, 2001, 2002),
+    }
+    chosen = {search.seed: search.multiplier for search in places}
+    assert {r.seed: r.lr_multiplier for r in found.evaluated} == chosen
+    # Nothing of a test part enters: neither its inputs, nor its targets.
+    other = runner.run(spec, tmp_path / "other", parts=spoiled)
+    assert searched(other.records) == searched(found.records)
+    assert values(other.evaluated) != values(found.evaluated)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_nested_search_is_chosen_for_each_seed(jobs, tmp_path):
+    spec = search_spec((1e-30, 1.0), 1, NESTED, seeds=4, vmapped_seeds=2)
+    out = tmp_path / "run"
+    found = runner.run(spec, out, jobs=jobs)
+    assert len(searched(found.records)) == 2 * 4
+    assert {r.lr_multiplier for r in found.evaluated} == {1.0}
+    assert sorted(r.seed for r in found.evaluated) == [0, 1, 2, 3]
+    assert len(results.read(out).records) == 12
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_grid_is_widened_beyond_an_end_that_is_best(jobs, tmp_path):
+    widened = {"widenings": 2}
+    spec = search_spec((0.03, 0.3), 1, widened, seeds=2, vmapped_seeds=2)
+    out = tmp_path / "run"
+    found = runner.run(spec, out, jobs=jobs)
+    (search,) = lr_search.searches(spec, found.records)
+    assert list(search.scores) == [0.03, 0.3, 3.0, 30.0]
+    assert search.multiplier == 3.0
+    assert not lr_search.at_end(search)
+    assert {r.lr_multiplier for r in found.evaluated} == {3.0}
+    # A widened run that is lost is run again before the evaluation.
+    lines = (out / results.RECORDS).read_bytes().splitlines(keepends=True)
+    grid = [line for line in lines if b'"kind":"search"' in line]
+    kept = [line for line in grid if b'"lr_multiplier":30.0' not in line]
+    assert len(kept) == 3
+    (out / results.RECORDS).write_bytes(b"".join(kept))
+    again = runner.run(spec, out, resume=True)
+    assert values(again.records) == values(found.records)
+
+
+def test_a_search_may_be_shorter_than_an_evaluation(tmp_path):
+    grid = specs.LRSearch(multipliers=(1.0,), seeds=1, epochs_share=0.5)
+    options = {"arms": ("relu",), "reference": "relu", "ablations": ()}
+    spec = tiny(**options, lr_search=grid, epochs=4)
+    epochs = set()
+
+    def watch(state):
+        epochs.add((state.trial.kind, state.epochs))
+
+    runner.run(spec, tmp_path / "run", progress=watch)
+    assert {("search", 2), ("evaluation", 4)} <= epochs
+    assert ("search", 4) not in epochs

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from apalu_jax.experiments import ExperimentError, tasks
-from apalu_jax.experiments.tasks.classification import augment
+from apalu_jax.experiments.tasks.classification import Classification, augment
 from apalu_jax.linen import APALU
 
 
@@ -191,3 +191,30 @@ def test_training_alone_is_augmented():
 def test_unknown_augmentation_is_refused():
     with pytest.raises(ExperimentError, match="`augment`.*'rotate'"):
         build(augment="rotate")
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_labels_are_smoothed_in_training_alone(smoothing):
+    rng = np.random.default_rng(0)
+    x, targets = rng.normal(size=(5, 3)).astype("f4"), np.array([0, 2, 1, 1, 0])
+
+    class Plain(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            return nn.Dense(4)(x)
+
+    task, plain = (
+        Classification(network=Plain(), label_smoothing=share)
+        for share in (smoothing, 0.0)
+    )
+    batch = {"inputs": jnp.asarray(x), "targets": jnp.asarray(targets)}
+    variables = task.init(jax.random.key(0), batch)
+    logits = np.asarray(task.apply(variables, batch["inputs"]), np.float64)
+    labels = (1 - smoothing) * np.eye(4)[targets] + smoothing / 4
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    found, _ = task.loss(variables, batch, jax.random.key(1))
+    np.testing.assert_allclose(found, -(labels * log_p).sum(axis=1).mean(), rtol=1e-5)
+    assert np.array_equal(
+        task.predict(variables, batch)["log_loss"],
+        plain.predict(variables, batch)["log_loss"],
+    )

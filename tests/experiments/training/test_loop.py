@@ -259,3 +259,51 @@ def test_parts_that_cannot_be_trained_are_refused():
     parts = [{"x": np.zeros(2)}, {"x": np.zeros(3)}]
     with pytest.raises(ExperimentError, match="declare vmapped_seeds = 1"):
         loop.stack(parts)
+
+
+@pytest.mark.parametrize(
+    ("drop_last", "sizes"), [(True, [600, 600]), (False, [600, 600, 57])]
+)
+@pytest.mark.parametrize("vmapped", [False, True])
+def test_the_incomplete_last_batch(vmapped, drop_last, sizes):
+    """It is dropped, or a step of its own; every example is then seen once an epoch."""
+
+    class Counting(Classification):
+        def loss(self, variables, batch, key):
+            seen = variables["seen"].at[batch["index"]].add(1)
+            n = variables["sizes"].at[variables["at"]].set(len(batch["index"]))
+            carried = {"seen": seen, "sizes": n, "at": variables["at"] + 1}
+            return jnp.sum(variables["params"]["w"] ** 2), carried
+
+        def init(self, key, batch, pretrained=None):
+            return {
+                "params": {"w": jnp.ones(2)},
+                "seen": jnp.zeros(1257, int),
+                "sizes": jnp.zeros(4, int),
+                "at": jnp.zeros((), int),
+            }
+
+    count = 2 if vmapped else 1
+    program = compile_training(
+        Counting(network=nn.Dense(1)),
+        lambda params, steps, multiplier: optax.sgd(1.0 / steps),
+        batch_size=600,
+        epochs=1,
+        vmapped=vmapped,
+        drop_last=drop_last,
+    )
+    split = {"index": jnp.tile(jnp.arange(1257), (count, 1))}
+    seeds, rates = jnp.arange(count, dtype="uint32"), jnp.ones(count)
+    state = program.init(seeds, split)
+    state, losses = program.epochs(state, seeds, rates, 1, 1, split)
+    assert losses.shape == (count,)
+    for i in range(count):
+        found = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), state.variables)
+        assert found["sizes"][: found["at"]].tolist() == sizes
+        assert found["seen"].sum() == sum(sizes) and found["seen"].max() == 1
+
+
+def test_a_split_smaller_than_a_batch_is_one_step():
+    spec, block = tiny(batch_size=2000, drop_last=False, epochs=1), trial((0, 1, 2))
+    found = train(spec, block)
+    assert np.isfinite(found.rows[-1]["train/loss"]).all()
