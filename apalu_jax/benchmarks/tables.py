@@ -77,10 +77,14 @@ def remarks(result: Result) -> list[str]:
     setting = result["setting"]
     versions = ", ".join(f"{k} {v}" for k, v in setting["versions"].items())
     source = (
-        f"`apalu bench {result['benchmark']}` on {setting['platform']} "
+        f"`apalu bench {_command(result['benchmark'])}` on {setting['platform']} "
         f"({setting['machine']}), {setting['date']}; {versions}."
     )
     return [*result["notes"], source]
+
+
+def _command(benchmark: str) -> str:
+    return "tpu --mesh" if benchmark == "mesh" else benchmark
 
 
 def render(result: Result) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from apalu_jax.benchmarks import BenchmarkError, read_result, tables
+from apalu_jax.benchmarks import BenchmarkError, read_result, tables, to_result
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "notebooks" / "results" / "bench"
@@ -28,6 +28,14 @@ def test_rows_are_chosen_by_their_values():
     assert tables.select(result, []) == result
     with pytest.raises(BenchmarkError, match="`values` must be those of a row, got f"):
         tables.select(result, ["float32", "forward"])
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "command"), [("ops", "ops"), ("mesh", "tpu --mesh")]
+)
+def test_the_last_line_names_the_command(benchmark, command):
+    *_, line = tables.remarks(to_result(benchmark, {}, [], []))
+    assert line.startswith(f"`apalu bench {command}` on ")
 
 
 def wide(benchmark, rows):
