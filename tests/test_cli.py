@@ -176,9 +176,9 @@ def test_wrong_usage_has_status_2():
 def test_ranges_of_seeds_are_parsed():
     from apalu_jax.experiments.cli import _parse_seeds
 
-    assert _parse_seeds("0:3", 8) == [0, 1, 2]
-    assert _parse_seeds("7", 8) == [7]
-    assert _parse_seeds("0,3,5:8", 8) == [0, 3, 5, 6, 7]
+    assert _parse_seeds("0:3", range(8)) == [0, 1, 2]
+    assert _parse_seeds("7", range(8)) == [7]
+    assert _parse_seeds("0,3,5:8", range(8)) == [0, 3, 5, 6, 7]
 
 
 def test_version_is_that_of_the_package():
