@@ -67,7 +67,8 @@ def overview(results: Iterable[Results]) -> Overview:
             judgment = (verdict.claim.text, verdict.words)
             passed = all(check.passed for check in verdict.gates)
             p = analysis.claim_p(verdict.claim, table) if passed else 1.0
-            p_values[spec.name] = max(p, p_values.get(spec.name, 0.0))
+            if verdict.claim.of_paper:
+                p_values[spec.name] = max(p, p_values.get(spec.name, 0.0))
             reasons.append(f"{spec.name}: {verdict.reason}")
         best = _best(spec, table)
         pairs, difference, effect = _compared(metric, best)
@@ -122,8 +123,9 @@ def update_readme(readme: Path, found: Overview, *, check: bool = False) -> bool
 
 
 def _over_all(p_values: Mapping[str, float]) -> list[str]:
-    """The sentence over all claims of the package; none without one of them."""
-    claims = [name for name in specs.names() if specs.load(name).claim]
+    """The sentence over all claims of the paper; none without one of them."""
+    declared = ((name, specs.load(name).claim) for name in specs.names())
+    claims = [name for name, claim in declared if claim and claim.of_paper]
     if not p_values.keys() & {*claims}:
         return []
     adjusted = analysis.over_all({name: p_values.get(name, 1.0) for name in claims})

@@ -112,6 +112,8 @@ class Claim(_Table, frozen=True, kw_only=True):
       data: The data that it is judged on, where they are not those of the claim.
       note: The way the claim is read, in a sentence for the report; needed where the
         effect is not above the margin.
+      of_paper: Whether the claim is one of the paper's, which are judged together too;
+        False if it is asked of another system than the paper's.
     """
 
     text: str
@@ -123,6 +125,7 @@ class Claim(_Table, frozen=True, kw_only=True):
     variant: str = ""
     data: str = ""
     note: str = ""
+    of_paper: bool = True
 
     def __post_init__(self) -> None:
         """Checks that it can be judged."""
