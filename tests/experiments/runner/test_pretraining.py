@@ -191,6 +191,8 @@ def test_run_on_features_of_a_backbone(tmp_path, monkeypatch):
         seeds=1,
         vmapped_seeds=1,
         arms=("apalu",),
+        claim=None,
+        gates=(),
         data={**spec.data, "size": 32},
         model={**spec.model, "blocks": 1, "width": 8},
         backbone={**spec.backbone, "width": 1 / 64, "rotations": 4, "scales": 1},

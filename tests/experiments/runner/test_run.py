@@ -64,7 +64,7 @@ def test_folder_in_use_is_refused(finished_run, tmp_path):
     with pytest.raises(ExperimentError, match="--resume"):
         records_of(spec, out)
     other = replace(spec, epochs=5)
-    with pytest.raises(ExperimentError, match=r"spec\.json is of digits \(tiny\)"):
+    with pytest.raises(ExperimentError, match=r"spec\.json is of digits, tiny"):
         records_of(other, out, resume=True)
     with storage.lock(out), pytest.raises(ExperimentError, match="in use"):
         # flock is per open file, so a second lock of this process conflicts too.
