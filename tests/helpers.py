@@ -106,6 +106,10 @@ CODE_GENERATION: dict[str, int] = {"xla_cpu_parallel_codegen_split_count": 1}
 if jax.__version_info__ < (0, 12):
     CODE_GENERATION["xla_cpu_use_fusion_emitters"] = False
 
+# In ulp: a program for a scalar and one for an array, or one whose parameters are
+# constants, round alike up to jaxlib 0.11; in 0.12 up to 1 ulp apart.
+PROGRAMS_DIFFER = 0 if jax.__version_info__ < (0, 12) else 1
+
 # The same for a process that a test starts.
 QUICK_ENVIRONMENT = {
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from apalu_jax import APALUParams, apalu
 from apalu_jax.initializers import _FUNCTIONS, PRESETS, init_like, variance_gain
 from apalu_jax.nnx import APALU
+from tests.helpers import PROGRAMS_DIFFER
 
 KEY = jax.random.key(0)
 
@@ -172,8 +173,7 @@ def test_fit_inside_a_traced_function():
     def traced(x):
         return apalu(x, init_like(jax.nn.mish)[0])
 
-    # Constants of a program are rounded otherwise than arguments (jaxlib 0.12).
-    np.testing.assert_array_max_ulp(traced(1.0), apalu(1.0, expected), 2)
+    np.testing.assert_array_max_ulp(traced(1.0), apalu(1.0, expected), PROGRAMS_DIFFER)
 
 
 @pytest.mark.usefixtures("quick_compilation")

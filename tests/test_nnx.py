@@ -12,7 +12,7 @@ from jax.nn import initializers
 from apalu_jax import APALUParams, apalu, init_like
 from apalu_jax.initializers import PRESETS
 from apalu_jax.nnx import APALU
-from tests.helpers import MODULE_DTYPES
+from tests.helpers import MODULE_DTYPES, PROGRAMS_DIFFER
 
 # Newer releases of Flax renamed the key and keep the old name as a deprecated property.
 RENAMED = hasattr(nnx.Variable, "sharding_names")
@@ -63,8 +63,7 @@ def test_parameters_run_along_the_feature_axes(features, axes, shape, constraint
         at = tuple(index[axis] for axis in axes)
         values = {name: p[at] for name, p in stored(module).items()}
         nnx.update(single, nnx.State(values))
-        # A program for a scalar rounds otherwise than one for an array (jaxlib 0.12).
-        np.testing.assert_array_max_ulp(y[index], single(X[index]), 2)
+        np.testing.assert_array_max_ulp(y[index], single(X[index]), PROGRAMS_DIFFER)
 
 
 def test_inputs_of_other_shapes_are_rejected():
