@@ -35,12 +35,15 @@ class Kernels(NamedTuple):
         and ``v`` in order to share it between loops, so that it is computed again.
       partial_sums: ``(u, v, axes) -> (u, v)``, summed in part along ``axes``: of the
         same rank, and with the same sums.
+      stored: Identity that may make the compiler store what it is given, here the
+        cotangents, before anything else computes with them.
     """
 
     exp: Callable[[Array], Array]
     exp_and_expm1: Callable[[Array, Array, DTypeLike], Pair]
     barrier: Callable[[Array, Array], Pair]
     partial_sums: Callable[[Array, Array, tuple[int, ...]], Pair]
+    stored: Callable[..., tuple[Array, ...]]
 
 
 def scaled(z: Array, factor: float) -> Array:
@@ -105,7 +108,27 @@ XLA = Kernels(
     exp_and_expm1=_exp_and_expm1,
     barrier=lambda u, v: (u, v),
     partial_sums=lambda u, v, axes: (u, v),
+    stored=lambda *arrays: arrays,
 )
+
+
+def _stored_on_tpu(*arrays: Array) -> tuple[Array, ...]:
+    """A barrier on TPU.
+
+    XLA for TPU sums arrays within the product that makes them, but sums in float32 and
+    in bfloat16 not within the same (libtpu 0.0.52). So where a bias of bfloat16 sums
+    `dx`, it would store `g` besides `dx`, and read it again for the sums in float32. If
+    `dx` is stored first, nothing else is, and the bias reads it.
+    tests/test_tpu_reductions.py is the smallest program.
+    """
+    return lax.platform_dependent(
+        *arrays,
+        tpu=lambda *v: lax.optimization_barrier(v),
+        default=lambda *v: v,
+    )
+
+
+DEVICE = XLA._replace(stored=_stored_on_tpu)
 
 
 # ln 2 in two parts, the first so short that its product with an exponent is exact.
@@ -182,4 +205,5 @@ CPU = Kernels(
     exp_and_expm1=_cpu_exp_and_expm1,
     barrier=lambda u, v: lax.optimization_barrier((u, v)),
     partial_sums=_cpu_partial_sums,
+    stored=lambda *arrays: arrays,
 )
