@@ -112,15 +112,19 @@ XLA = Kernels(
 )
 
 
-def _stored_on_tpu(*arrays: Array) -> tuple[Array, ...]:
-    """A barrier on TPU.
+def _stored_on_tpu(dx: Array, *sums: Array) -> tuple[Array, ...]:
+    """A barrier on TPU, if ``dx`` is in half precision and of at most three axes.
 
-    XLA for TPU sums arrays within the product that makes them, but sums in float32 and
-    in bfloat16 not within the same (libtpu 0.0.52). So where a bias of bfloat16 sums
-    `dx`, it would store `g` besides `dx`, and read it again for the sums in float32. If
-    `dx` is stored first, nothing else is, and the bias reads it.
-    tests/test_tpu_reductions.py is the smallest program.
+    XLA for TPU computes sums within the matrix product that gives their terms, but sums
+    in float32 and in bfloat16 not within the same one (libtpu 0.0.52;
+    tests/test_tpu_reductions.py). So beside the gradient of a bias in bfloat16 it would
+    store ``g`` and ``dx``, and read ``g`` again for these sums. If ``dx`` is stored
+    first, ``g`` is not, and the bias reads ``dx``. More axes are those of images, whose
+    batch norm sums ``dx`` in float32, within the same product as these.
     """
+    arrays = dx, *sums
+    if dx.dtype.itemsize > 2 or dx.ndim > 3:
+        return arrays
     return lax.platform_dependent(
         *arrays,
         tpu=lambda *v: lax.optimization_barrier(v),
