@@ -238,13 +238,13 @@ def lower_operation(
     """A function alone, for `size` elements."""
     x = jax.ShapeDtypeStruct((size // CHANNELS, CHANNELS), dtype)
     call, [inputs] = operation(FUNCTIONS[name], mode, [(x, x)])
-    return _lower(jax.jit(call), inputs, topology)
+    return lower_for(topology, jax.jit(call), inputs)
 
 
 def lower_step(topology: str, network: Network, name: str) -> jax.stages.Lowered:
     """The training step of a network with a function."""
     step, first = training_step(network, FUNCTIONS[name], _STEP_DTYPE)
-    return _lower(step, jax.eval_shape(first), topology)
+    return lower_for(topology, step, jax.eval_shape(first))
 
 
 def count_elements(network: Network) -> float:
@@ -275,9 +275,10 @@ def described_devices(topology: str) -> Sequence[jax.Device]:
     return tuple(description.devices)
 
 
-def _lower(
-    function: jax.stages.Wrapped, inputs: tuple[PyTree, ...], topology: str
+def lower_for(
+    topology: str, function: jax.stages.Wrapped, inputs: tuple[PyTree, ...]
 ) -> jax.stages.Lowered:
+    """A jitted function lowered for the first chip of a topology."""
     chip = SingleDeviceSharding(described_devices(topology)[0])
     placed = jax.tree.map(
         lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=chip), inputs
