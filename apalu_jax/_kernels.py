@@ -35,12 +35,15 @@ class Kernels(NamedTuple):
         and ``v`` in order to share it between loops, so that it is computed again.
       partial_sums: ``(u, v, axes) -> (u, v)``, summed in part along ``axes``: of the
         same rank, and with the same sums.
+      stored: Identity that may make the compiler store what it is given, here the
+        cotangents, before anything else computes with them.
     """
 
     exp: Callable[[Array], Array]
     exp_and_expm1: Callable[[Array, Array, DTypeLike], Pair]
     barrier: Callable[[Array, Array], Pair]
     partial_sums: Callable[[Array, Array, tuple[int, ...]], Pair]
+    stored: Callable[..., tuple[Array, ...]]
 
 
 def scaled(z: Array, factor: float) -> Array:
@@ -105,7 +108,31 @@ XLA = Kernels(
     exp_and_expm1=_exp_and_expm1,
     barrier=lambda u, v: (u, v),
     partial_sums=lambda u, v, axes: (u, v),
+    stored=lambda *arrays: arrays,
 )
+
+
+def _stored_on_tpu(dx: Array, *sums: Array) -> tuple[Array, ...]:
+    """A barrier on TPU, if ``dx`` is in half precision and of at most three axes.
+
+    XLA for TPU computes sums within the matrix product that gives their terms, but sums
+    in float32 and in bfloat16 not within the same one (libtpu 0.0.52;
+    tests/test_tpu_reductions.py). So beside the gradient of a bias in bfloat16 it would
+    store ``g`` and ``dx``, and read ``g`` again for these sums. If ``dx`` is stored
+    first, ``g`` is not, and the bias reads ``dx``. More axes are those of images, whose
+    batch norm sums ``dx`` in float32, within the same product as these.
+    """
+    arrays = dx, *sums
+    if dx.dtype.itemsize > 2 or dx.ndim > 3:
+        return arrays
+    return lax.platform_dependent(
+        *arrays,
+        tpu=lambda *v: lax.optimization_barrier(v),
+        default=lambda *v: v,
+    )
+
+
+DEVICE = XLA._replace(stored=_stored_on_tpu)
 
 
 # ln 2 in two parts, the first so short that its product with an exponent is exact.
@@ -182,4 +209,5 @@ CPU = Kernels(
     exp_and_expm1=_cpu_exp_and_expm1,
     barrier=lambda u, v: lax.optimization_barrier((u, v)),
     partial_sums=_cpu_partial_sums,
+    stored=lambda *arrays: arrays,
 )

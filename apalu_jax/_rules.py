@@ -27,7 +27,7 @@ import numpy as np
 from jax import Array, lax
 
 from apalu_jax._inverse import slope_at
-from apalu_jax._kernels import CPU, GATE, XLA, Kernels, scaled
+from apalu_jax._kernels import CPU, DEVICE, GATE, XLA, Kernels, scaled
 from apalu_jax._mesh import like_primal
 from apalu_jax._reverse_only import reverse_only
 
@@ -146,9 +146,11 @@ def _cotangents(
         jnp.sum(ct, axis, keepdims=p.ndim > 0) if axis else ct
         for ct, axis, p in zip((da, db), axes, (a, b), strict=True)
     )
-    return tuple(
-        lax.convert_element_type(ct, p.dtype)
-        for ct, p in zip((dx, da, db), (x, a, b), strict=True)
+    return kernels.stored(
+        *(
+            lax.convert_element_type(ct, p.dtype)
+            for ct, p in zip((dx, da, db), (x, a, b), strict=True)
+        )
     )
 
 
@@ -163,7 +165,7 @@ def _by_platform(function: Callable[..., Any], plain: Callable[..., Any]) -> Any
 
     So nothing needs rules for the bits of floats, barriers and variadic reductions.
     """
-    forms = {"cpu": partial(function, CPU), "default": partial(function, XLA)}
+    forms = {"cpu": partial(function, CPU), "default": partial(function, DEVICE)}
 
     @jax.custom_jvp
     def run(*args: Array) -> Any:

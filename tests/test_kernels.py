@@ -135,8 +135,8 @@ def test_partial_sums_keep_the_sums(shape, axes, want):
         np.testing.assert_array_equal(np.sum(part, axes), np.sum(whole, axes))
 
 
-def lowered(platform, residual, shape=(64, 8)):
-    x, g, a, b = operands(shape, jnp.float32, ())
+def lowered(platform, residual, shape=(64, 8), dtype=jnp.float32):
+    x, g, a, b = operands(shape, dtype, ())
 
     def both(x, a, b, g):
         f = partial(apalu, residual=residual)
@@ -154,6 +154,24 @@ def test_each_platform_gets_its_own_kernels_alone(residual):
     for platform in ("cuda", "tpu"):
         assert "optimization_barrier" not in texts[platform]
         assert "bitcast_convert" not in texts[platform]
+
+
+@pytest.mark.parametrize("residual", BACKWARD)
+@pytest.mark.parametrize(
+    ("shape", "dtype", "barriers"),
+    [
+        ((64, 8), jnp.bfloat16, 1),
+        ((8, 8, 8), jnp.float16, 1),
+        ((2, 4, 4, 8), jnp.bfloat16, 0),
+        ((64, 8), jnp.float32, 0),
+    ],
+)
+def test_cotangents_are_stored_on_a_tpu_in_half_precision(
+    residual, shape, dtype, barriers
+):
+    texts = {p: lowered(p, residual, shape, dtype).as_text() for p in ("cuda", "tpu")}
+    assert texts["tpu"].count("optimization_barrier") == barriers
+    assert texts["cuda"].count("optimization_barrier") == 0
 
 
 @pytest.mark.parametrize("residual", BACKWARD)

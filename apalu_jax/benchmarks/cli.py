@@ -93,20 +93,18 @@ def tpu(
         bool, typer.Option("--mesh", help="Training steps on 16 chips.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="With --mesh: one network, two functions.")
+        bool, typer.Option("--quick", help="One network, two functions.")
     ] = False,
     out: Out = None,
     wide: Wide = False,
 ) -> None:
     """Count costs of programs compiled for a TPU; needs libtpu.
 
-    With --mesh, a result is written to --out after each row, and one that is there is
-    gone on with.
+    A result is written to --out after each row, and one that is there is gone on with:
+    a program that it has is not compiled again.
     """
-    if mesh:
-        _run("mesh", out, wide, functions=functions, quick=quick or None, resume=True)
-    else:
-        _run("tpu", out, wide, functions=functions)
+    name = "mesh" if mesh else "tpu"
+    _run(name, out, wide, functions=functions, quick=quick or None, resume=True)
 
 
 @_command

@@ -45,23 +45,24 @@ _PIVOTS = {
     ),
 }
 
-# Title, benchmark, format, and the values that select each row; what costs APALU more
-# than gelu comes first.
+# Title, benchmark, format, and for each row the values that select it, with semicolons
+# between; what costs APALU more than gelu comes first.
 _SUMMARY = (
     ("time to compile 8 / 32 / 128 sites on CPU, over gelu's",
      "compile", "{compile_to_gelu:.1f}", "chain of 8", "chain of 32", "chain of 128"),
     ("time forward and backward on CPU, 2^20 elements in float32, over a copy's",
-     "ops", "{to_copy:.1f}", "float32, both, 1048576, jax"),
+     "ops", "{to_copy:.1f}", "float32; both; 1048576; jax"),
     ("time of a training step on CPU, mlp / mobilenet / transformer, over relu's",
      "step", "{time_to_relu:.2f}", "mlp", "mobilenet", "transformer"),
-    ("temporary memory of the same steps, over relu's",
-     "step", "{temporary_to_relu:.2f}", "mlp", "mobilenet", "transformer"),
-    ("bytes accessed by a step of MobileNet on TPU v5e / v6e, over relu's",
-     "tpu", "{bytes_to_relu:.2f}", "v5e:2x2, mobilenet", "v6e:2x2, mobilenet"),
+    ("bytes accessed by a step on TPU v6e, mlp / mobilenet / transformer with remat, "
+     "over relu's", "tpu", "{bytes_to_relu:.2f}",
+     "v6e:2x2; mlp", "v6e:2x2; mobilenet", "v6e:2x2; transformer, remat"),
+    ("temporary memory of a training step on CPU, mlp / mobilenet / transformer, over "
+     "relu's", "step", "{temporary_to_relu:.2f}", "mlp", "mobilenet", "transformer"),
     ("bytes saved per element for the backward pass, float32 / bfloat16",
      "memory", "{kept_float32:.0f} / {kept_bfloat16:.0f}", ""),
     ("worst error in float32, value / slope, in ulp (results not finite)", "accuracy",
-     "{worst_ulp:.3g} ({not_finite:,})", "float32, value", "float32, slope"),
+     "{worst_ulp:.3g} ({not_finite:,})", "float32; value", "float32; slope"),
 )  # fmt: skip
 _SUMMARIZED = ("gelu", "textbook APALU", "apalu")
 
@@ -127,7 +128,7 @@ def summarize(results: Mapping[str, Result]) -> str:
         for function in _SUMMARIZED:
             found = []
             for selection in selections:
-                values = {function, *filter(None, selection.split(", "))}
+                values = {function, *filter(None, selection.split("; "))}
                 rows = results[benchmark]["rows"]
                 found += [r for r in rows if values <= {*map(str, r.values())}]
             lines[-1].append(" / ".join(_fill(cell, row) for row in found) or "-")

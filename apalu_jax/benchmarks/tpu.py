@@ -2,14 +2,20 @@
 
 The compiler, libtpu, reads its settings when it is loaded, and a JAX that finds it
 expects a TPU, so it is loaded in a child process alone.
+
+A program takes up to minutes to compile. So every row is written when it is there, and
+a program that a result has already is not compiled again.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial
+from hashlib import sha256
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import product
+from pathlib import Path
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +31,14 @@ from apalu_jax.benchmarks import (
     Row,
     plain,
     quiet,
+    ratios,
+    read_result,
     to_result,
+    write_result,
 )
 from apalu_jax.benchmarks._process import Child, spawn
 from apalu_jax.benchmarks.functions import FUNCTIONS, Activation, Function, choose
-from apalu_jax.benchmarks.memory import Costs, compiled_costs, cost_row
+from apalu_jax.benchmarks.memory import compiled_costs, cost_row
 from apalu_jax.benchmarks.ops import CHANNELS, DTYPES, MODES, check_size, operation
 from apalu_jax.benchmarks.step import (
     LARGE,
@@ -40,6 +49,16 @@ from apalu_jax.benchmarks.step import (
 )
 
 TOPOLOGIES = ("v5e:2x2", "v6e:2x2")
+PEERS = ("gelu", "prelu", "textbook APALU", "apalu")
+
+Case: TypeAlias = tuple[str, ...]
+"""Values of a row that tell it from the others."""
+
+_CASE = ("topology", "what", "dtype", "mode", "function")
+_STEP_DTYPE = "bfloat16"
+
+# What a compiled program depends on, besides the program.
+_COMPILERS = ("jax", "jaxlib", "libtpu")
 
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
@@ -79,29 +98,89 @@ def measure(
     functions: Iterable[str] | None = None,
     networks: Mapping[str, Network] = LARGE,
     size: int = 2**28,
+    *,
+    quick: bool = False,
+    out: Path | None = None,
     progress: Progress = quiet,
 ) -> Result:
     """Compile every operation and every training step for described TPUs.
 
     Topologies are names that libtpu knows, such as ``"v5e:2x2"`` or ``"tpu7x:2x2x1"``.
-    By default an operation has more elements than the chip's own memory holds.
+    By default an operation has more elements than the chip's own memory holds. With
+    `quick` only the first network for the first topology, and by default APALU alone
+    beside relu. After each row the result is written to `out`. Of a result that is
+    there already, by the same compiler, the rows whose programs are the same are taken.
     """
+    if quick:
+        topologies, networks = topologies[:1], dict(list(networks.items())[:1])
+    if functions is None:
+        functions = ("apalu",) if quick else PEERS
     names = choose(functions, REFERENCE)
     check_size("size", size)
-    rows: list[Row] = []
+    cases: list[Case] = []
+    for topology in topologies:
+        if not quick:
+            cases += product([topology], ["operation"], DTYPES, MODES, names)
+        cases += product([topology], networks, [_STEP_DTYPE], ["step"], names)
+    values = {"size": size, "batches": batch_sizes(networks)}
+    notes = [note.format(**values) for note in _NOTES]
     with compiler() as child:
-        for topology in topologies:
-            for dtype, mode, name in product(DTYPES, MODES, names):
-                progress(f"{topology}, operation, {dtype}, {mode}, {name}")
-                case = topology, dtype, mode, name
-                rows.append(child.call(Compiler.operation, *case, size))
-            for title, network in networks.items():
-                progress(f"{topology}, {title}")
-                rows += child.call(Compiler.steps, topology, title, network, names)
-        values = {"size": size, "batches": batch_sizes(networks)}
-        notes = [note.format(**values) for note in _NOTES]
         kinds = [child.call(Compiler.kind, topology) for topology in topologies]
-    return finish("tpu", _COLUMNS, rows, notes, kinds=kinds)
+        result = finish("tpu", _COLUMNS, [], notes, kinds=kinds)
+        found = known_rows(out, result, _CASE)
+        elements = {k: child.call(Compiler.elements, v) for k, v in networks.items()}
+        for case in cases:
+            topology, what, dtype, mode, name = case
+            progress(", ".join(case))
+            before = found.get(case)
+            if what in networks:
+                step = topology, networks[what], name
+                row = child.call(Compiler.row, before, lower_step, *step)
+                relu = row if name == REFERENCE else found[*case[:-1], REFERENCE]
+                row |= _compared(row, relu, elements[what])
+            else:
+                alone = topology, dtype, mode, name, size
+                row = child.call(Compiler.row, before, lower_operation, *alone)
+                row |= _per_element(row, MODES[mode], jnp.dtype(dtype).itemsize, size)
+            found[case] = {**dict(zip(_CASE, case, strict=True)), **row}
+            result["rows"] = [found[case] for case in cases if case in found]
+            if out is not None:
+                write_result(result, out)
+    return result
+
+
+def _compared(row: Row, relu: Row, elements: float) -> Row:
+    """Costs of a step over those with relu, and exponentials for each element."""
+    costs, reference = (
+        {name: float(r[name]) for name in ("bytes", "temporary")} for r in (row, relu)
+    )
+    more = float(row["exponentials"]) - float(relu["exponentials"])
+    return {**ratios(costs, reference, REFERENCE), "transcendentals": more / elements}
+
+
+def _per_element(row: Row, arrays: int, itemsize: int, size: int) -> Row:
+    """Bytes of an operation over the floor, and exponentials for each element."""
+    return {
+        "transcendentals": float(row["exponentials"]) / size,
+        "bytes_to_floor": float(row["bytes"]) / (arrays * size * itemsize),
+    }
+
+
+def known_rows(
+    out: Path | None, result: Result, names: Sequence[str]
+) -> dict[Case, Row]:
+    """Rows of an earlier result by the values of some names.
+
+    None, unless the same versions of JAX and libtpu made it for the same benchmark.
+    """
+    if out is None or not out.exists():
+        return {}
+    before = read_result(out)
+    old, new = (r["setting"]["versions"] for r in (before, result))
+    same = all(old.get(name) == new[name] for name in _COMPILERS)
+    if before["benchmark"] != result["benchmark"] or not same:
+        return {}
+    return {tuple(str(row[name]) for name in names): row for row in before["rows"]}
 
 
 def compiler() -> AbstractContextManager[Child["Compiler"]]:
@@ -133,46 +212,39 @@ class Compiler:
         """Kind of the chips of a topology."""
         return str(described_devices(topology)[0].device_kind)
 
-    def operation(
-        self, topology: str, dtype: str, mode: str, name: str, size: int
-    ) -> Row:
-        """Row of a function alone, for `size` elements."""
-        x = jax.ShapeDtypeStruct((size // CHANNELS, CHANNELS), dtype)
-        call, [inputs] = operation(FUNCTIONS[name], mode, [(x, x)])
-        costs = _costs(jax.jit(call), inputs, topology)
-        return {
-            "topology": topology,
-            "what": "operation",
-            "function": name,
-            "dtype": dtype,
-            "mode": mode,
-            **cost_row(costs),
-            "transcendentals": costs.transcendentals / size,
-            "bytes_to_floor": costs.bytes / (MODES[mode] * size * x.dtype.itemsize),
-        }
+    def elements(self, network: Network) -> float:
+        """:func:`count_elements`."""
+        return count_elements(network)
 
-    def steps(
-        self, topology: str, title: str, network: Network, functions: Sequence[str]
-    ) -> list[Row]:
-        """Rows of the training steps of a network."""
-        found: dict[str, Costs] = {}
-        for name in functions:
-            step, first = training_step(network, FUNCTIONS[name], "bfloat16")
-            found[name] = _costs(step, jax.eval_shape(first), topology)
-        relu, elements = found[REFERENCE], count_elements(network)
-        return [
-            {
-                "topology": topology,
-                "what": title,
-                "function": name,
-                "dtype": "bfloat16",
-                "mode": "step",
-                **cost_row(costs, relu),
-                "transcendentals": (costs.transcendentals - relu.transcendentals)
-                / elements,
-            }
-            for name, costs in found.items()
-        ]
+    def row(
+        self,
+        before: Row | None,
+        lower: Callable[..., jax.stages.Lowered],
+        *args: object,
+    ) -> Row:
+        """Digest and costs of a program; `before` if that has the same digest."""
+        lowered = lower(*args)
+        program = sha256(lowered.as_text().encode()).hexdigest()[:16]
+        if before is not None and before.get("program") == program:
+            return before
+        costs = compiled_costs(lowered.compile())
+        row = {**cost_row(costs), "exponentials": costs.transcendentals}
+        return {"program": program, **row}
+
+
+def lower_operation(
+    topology: str, dtype: str, mode: str, name: str, size: int
+) -> jax.stages.Lowered:
+    """A function alone, for `size` elements."""
+    x = jax.ShapeDtypeStruct((size // CHANNELS, CHANNELS), dtype)
+    call, [inputs] = operation(FUNCTIONS[name], mode, [(x, x)])
+    return lower_for(topology, jax.jit(call), inputs)
+
+
+def lower_step(topology: str, network: Network, name: str) -> jax.stages.Lowered:
+    """The training step of a network with a function."""
+    step, first = training_step(network, FUNCTIONS[name], _STEP_DTYPE)
+    return lower_for(topology, step, jax.eval_shape(first))
 
 
 def count_elements(network: Network) -> float:
@@ -180,9 +252,9 @@ def count_elements(network: Network) -> float:
 
     def transcendentals(call: Callable[[Array, object], Array]) -> float:
         module = network.module(
-            activation=partial(Activation, Function(call)), dtype="bfloat16"
+            activation=partial(Activation, Function(call)), dtype=_STEP_DTYPE
         )
-        inputs = jax.ShapeDtypeStruct(network.inputs, "bfloat16")
+        inputs = jax.ShapeDtypeStruct(network.inputs, _STEP_DTYPE)
         variables = jax.eval_shape(module.init, jax.random.key(0), inputs)
         costs = jax.jit(module.apply).lower(variables, inputs).cost_analysis()
         return float(costs.get("transcendentals", 0.0)) if costs else 0.0
@@ -203,11 +275,12 @@ def described_devices(topology: str) -> Sequence[jax.Device]:
     return tuple(description.devices)
 
 
-def _costs(
-    function: jax.stages.Wrapped, inputs: tuple[PyTree, ...], topology: str
-) -> Costs:
+def lower_for(
+    topology: str, function: jax.stages.Wrapped, inputs: tuple[PyTree, ...]
+) -> jax.stages.Lowered:
+    """A jitted function lowered for the first chip of a topology."""
     chip = SingleDeviceSharding(described_devices(topology)[0])
     placed = jax.tree.map(
         lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=chip), inputs
     )
-    return compiled_costs(function.lower(*placed).compile())
+    return function.lower(*placed)

@@ -15,6 +15,7 @@ from apalu_jax.benchmarks import (
     mesh,
     ops,
     to_result,
+    tpu,
     write_result,
 )
 from apalu_jax.cli import app
@@ -175,7 +176,7 @@ def test_chains_are_chosen_by_options(small, monkeypatch, args, options):
 def test_functions_are_chosen_by_name(small, monkeypatch, name):
     asked = []
 
-    def measure(*, functions=None, progress):
+    def measure(*, functions=None, progress, out=None):
         progress("a line")
         asked.append(functions)
         return OPS
@@ -187,18 +188,19 @@ def test_functions_are_chosen_by_name(small, monkeypatch, name):
     assert asked == [None, ["gelu, erf", "relu"]]
 
 
-def test_a_mesh_is_resumed_from_its_file(small, monkeypatch):
+@pytest.mark.parametrize(("module", "args"), [(tpu, ()), (mesh, ("--mesh",))])
+def test_costs_on_tpus_are_resumed_from_their_file(small, monkeypatch, module, args):
     asked = []
 
     def measure(*, progress, **options):
         asked.append(options)
         return OPS
 
-    monkeypatch.setattr(mesh, "measure", measure)
-    for args in ((), ("--quick", "--function", "relu", "--out", "mesh.json")):
-        done = invoke("tpu", "--mesh", *args)
+    monkeypatch.setattr(module, "measure", measure)
+    for more in ((), ("--quick", "--function", "relu", "--out", "costs.json")):
+        done = invoke("tpu", *args, *more)
         assert done.exit_code == 0, done.output
-    out = Path("mesh.json")
+    out = Path("costs.json")
     assert asked == [
         {"out": None},
         {"functions": ["relu"], "quick": True, "out": out},

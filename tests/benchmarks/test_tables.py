@@ -111,6 +111,10 @@ def test_summary_has_a_cell_for_each_selected_row():
         row("apalu", program="chain of 32", sites=32, compile_to_gelu=3.27),
         row("apalu", program="scan over 32", sites=32, compile_to_gelu=0.9),
     ]
+    results["tpu"]["rows"] = [
+        row("gelu", topology="v6e:2x2", what=what, bytes_to_relu=1.0)
+        for what in ("mlp", "mobilenet", "transformer", "transformer, remat")
+    ]
     results["memory"]["rows"] = [row("apalu", kept_float32=4.0, kept_bfloat16=2.0)]
     results["accuracy"]["rows"] = [
         row("apalu", dtype=d, quantity=q, worst_ulp=1.93, not_finite=838)
@@ -120,7 +124,9 @@ def test_summary_has_a_cell_for_each_selected_row():
     assert lines[0] == "|  | gelu | textbook APALU | apalu |"
     assert [line.split(" | ")[1:] for line in lines[2:9]] == [
         ["1.0 / 1.0 / 1.0", "-", "3.3 |"],
-        *[["-", "-", "- |"]] * 4,
+        *[["-", "-", "- |"]] * 2,
+        ["1.00 / 1.00 / 1.00", "-", "- |"],
+        ["-", "-", "- |"],
         ["-", "-", "4 / 2 |"],
         ["-", "-", "1.93 (838) / 1.93 (838) |"],
     ]

@@ -7,7 +7,13 @@ from multiprocessing import spawn
 import jax
 import pytest
 
-from apalu_jax.benchmarks import BenchmarkError, tpu
+from apalu_jax.benchmarks import (
+    BenchmarkError,
+    read_result,
+    to_result,
+    tpu,
+    write_result,
+)
 from apalu_jax.benchmarks.ops import DTYPES, MODES
 from apalu_jax.benchmarks.step import LARGE, MLP, Network, Transformer
 
@@ -35,9 +41,11 @@ def result(request):
     said = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tpu, "DTYPES", dtypes)
-        result = tpu.measure(["v5e:2x2"], FUNCTIONS, networks, 2**20, said.append)
+        result = tpu.measure(
+            ["v5e:2x2"], FUNCTIONS, networks, 2**20, progress=said.append
+        )
     assert said[0] == f"v5e:2x2, operation, {dtypes[0]}, forward, relu"
-    assert said[-1] == f"v5e:2x2, {titles[-1]}"
+    assert said[-1] == f"v5e:2x2, {titles[-1]}, bfloat16, step, apalu"
     return result
 
 
@@ -77,6 +85,63 @@ def test_steps_are_compared_with_relu(result):
         # Once in the forward pass, at least once for the gradients.
         assert 2 <= rows["gelu"]["transcendentals"] <= 3
         assert rows["textbook APALU"]["transcendentals"] > 3
+
+
+VERSIONS = {"jax": "1", "jaxlib": "1", "libtpu": "1", "numpy": "1"}
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "versions", "rows"),
+    [
+        ("tpu", {}, 1),
+        ("tpu", {"numpy": "2"}, 1),
+        ("tpu", {"libtpu": "2"}, 0),
+        ("tpu", {"jax": "2"}, 0),
+        ("mesh", {}, 0),
+    ],
+)
+def test_rows_of_the_same_compiler_are_known(tmp_path, benchmark, versions, rows):
+    row = {"topology": "v5e:2x2", "function": "relu", "bytes": 1.0}
+    new, old = to_result("tpu", {}, [], []), to_result(benchmark, {}, [row], [])
+    new["setting"]["versions"] = VERSIONS
+    old["setting"]["versions"] = VERSIONS | versions
+    path = tmp_path / "tpu.json"
+    names = "topology", "function"
+    assert tpu.known_rows(None, new, names) == {}
+    assert tpu.known_rows(path, new, names) == {}
+    write_result(old, path)
+    known = {("v5e:2x2", "relu"): row} if rows else {}
+    assert tpu.known_rows(path, new, names) == known
+
+
+@needs_libtpu
+def test_rows_are_written_as_they_come_and_are_not_compiled_again(tmp_path):
+    out = tmp_path / "tpu.json"
+    networks = {"mlp": NETWORKS["mlp"], "other": NETWORKS["transformer"]}
+    measure = partial(
+        tpu.measure, ["v5e:2x2", "v6e:2x2"], networks=networks, quick=True, out=out
+    )
+
+    def stop(text):
+        if "apalu" in text:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        measure(progress=stop)
+    (kept,) = read_result(out)["rows"]
+    # Marks tell rows that were taken from those that were compiled again.
+    write_result(read_result(out) | {"rows": [kept | {"mark": 1}]}, out)
+    result = measure()
+    assert read_result(out) == result
+    relu, apalu = result["rows"]
+    assert (relu["what"], relu["function"], relu["mark"]) == ("mlp", "relu", 1)
+    assert (apalu["what"], apalu["function"]) == ("mlp", "apalu")
+    assert apalu["bytes_to_relu"] == apalu["bytes"] / relu["bytes"]
+    assert "mark" not in apalu
+
+    changed = [{**relu, "program": "another"}, {**apalu, "mark": 1}]
+    write_result(result | {"rows": changed}, out)
+    assert measure()["rows"] == [kept, {**apalu, "mark": 1}]
 
 
 @pytest.mark.slow
