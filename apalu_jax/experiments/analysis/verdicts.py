@@ -171,7 +171,7 @@ def sides(table: Table) -> Sides:
 
 
 def reached(spec: Spec, level: float, records: Sequence[Record]) -> str:
-    """What the runs of the reference show about a claimed level, in sentences."""
+    """Sentences on what the runs of the reference show about a claimed level."""
     metric = spec.claimed_metric
     runs = select(records, spec.claimed_variant, spec.reference)
     runs = [run for run in runs if run.status != "failed"]
