@@ -21,7 +21,7 @@ from apalu_jax.experiments import results
 from .helpers import RESULTS
 
 FOLDERS = sorted((RESULTS / "experiments").glob("*/"))
-SLOW = {"regression-dnn", "regression-rnn", "sign-language"}
+FAST = {"cnn-mnist", "distillation-ad"}  # without and with units
 
 
 @functools.cache
@@ -200,7 +200,7 @@ def sections(folder):
 @pytest.mark.parametrize(
     "folder",
     [
-        pytest.param(f, id=f.name, marks=[pytest.mark.slow] * (f.name in SLOW))
+        pytest.param(f, id=f.name, marks=[pytest.mark.slow] * (f.name not in FAST))
         for f in FOLDERS
     ],
 )

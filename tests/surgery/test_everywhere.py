@@ -93,7 +93,7 @@ def test_every_activation_is_found_inside(where):
     assert not [row for row in report.rows if row.left]
 
 
-@pytest.mark.parametrize("where", some(INSIDE, "custom_vjp", "scan in remat in jit"))
+@pytest.mark.parametrize("where", some(INSIDE, "scan in remat in jit"))
 def test_all_else_is_evaluated_as_before(where, monkeypatch):
     lifted = lift(INSIDE[where], X)
     out = jax.jit(lifted.apply)(lifted.init(), X)
