@@ -100,10 +100,10 @@ def run_python(code):
     return done.stdout
 
 
-# Each program in one piece, and, up to jaxlib 0.11, kernels from LLVM IR instead of
-# MLIR: 0.12 has MLIR's alone, and knows no option.
+# Each program in one piece, and, up to jaxlib 0.10, kernels from LLVM IR instead of
+# MLIR: 0.11.2 has MLIR's alone, and knows no option.
 CODE_GENERATION: dict[str, int] = {"xla_cpu_parallel_codegen_split_count": 1}
-if jax.__version_info__ < (0, 12):
+if jax.__version_info__ < (0, 11):
     CODE_GENERATION["xla_cpu_use_fusion_emitters"] = False
 
 # In ulp: a program for a scalar and one for an array, or one whose parameters are
