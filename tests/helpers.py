@@ -107,8 +107,8 @@ if jax.__version_info__ < (0, 11):
     CODE_GENERATION["xla_cpu_use_fusion_emitters"] = False
 
 # In ulp: a program for a scalar and one for an array, or one whose parameters are
-# constants, round alike up to jaxlib 0.11; in 0.12 up to 1 ulp apart.
-PROGRAMS_DIFFER = 0 if jax.__version_info__ < (0, 12) else 1
+# constants, round alike up to jaxlib 0.10; from 0.11 on up to 1 ulp apart.
+PROGRAMS_DIFFER = 0 if jax.__version_info__ < (0, 11) else 1
 
 # The same for a process that a test starts.
 QUICK_ENVIRONMENT = {
