@@ -6,19 +6,16 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import export_transformer as script
 import jax
 import numpy as np
 import pytest
+import train_transformer
+import transformer_training as training
+from transformer_checkpoints import Checkpoints
+from transformer_model import SHAPES
 
 from apalu_jax.nnx import APALU
-
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-sys.path.insert(0, str(NOTEBOOKS))
-import export_transformer as script  # noqa: E402
-import train_transformer  # noqa: E402
-import transformer_training as training  # noqa: E402
-from transformer_checkpoints import Checkpoints  # noqa: E402
-from transformer_model import SHAPES  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("optax_promotion", "flax_promotion")
 

@@ -14,18 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import train_transformer as script
+import transformer_training as training
 from flax import linen as nn
 from jax.sharding import AxisType
+from transformer_checkpoints import Checkpoints
+from transformer_model import SHAPES
 
 from apalu_jax import linen, migrate_params
 from apalu_jax.nnx import APALU
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-sys.path.insert(0, str(NOTEBOOKS))
-import train_transformer as script  # noqa: E402
-import transformer_training as training  # noqa: E402
-from transformer_checkpoints import Checkpoints  # noqa: E402
-from transformer_model import SHAPES  # noqa: E402
 
 pytestmark = [
     pytest.mark.notebook,

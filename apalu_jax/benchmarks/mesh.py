@@ -12,7 +12,7 @@ from hashlib import sha256
 from itertools import product
 from math import prod, sqrt
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -27,7 +27,6 @@ from apalu_jax.benchmarks import (
     plain,
     quiet,
     ratios,
-    read_result,
     write_result,
 )
 from apalu_jax.benchmarks.functions import FUNCTIONS, choose
@@ -38,7 +37,13 @@ from apalu_jax.benchmarks.step import (
     batch_sizes,
     training_step,
 )
-from apalu_jax.benchmarks.tpu import Compiler, compiler, described_devices, finish
+from apalu_jax.benchmarks.tpu import (
+    Compiler,
+    compiler,
+    described_devices,
+    finish,
+    known_rows,
+)
 from apalu_jax.experiments.models.mobilenet import MobileNet
 
 TOPOLOGIES = ("v5e:4x4", "v6e:4x4")
@@ -48,13 +53,9 @@ PEERS = ("gelu", "relu", "prelu", "apalu", "apalu, per channel")
 
 REFERENCE = "gelu"
 
-Case: TypeAlias = tuple[str, str, str]
 _CASE = ("topology", "network", "function")
 
 _COMPARED = ("bytes", "temporary", "transcendentals", "moved")
-
-# What a compiled program depends on, besides the program.
-_COMPILERS = ("jax", "jaxlib", "libtpu")
 
 _AXES = ("data", "model")
 
@@ -154,7 +155,7 @@ def measure(
     with compiler() as child:
         kinds = [child.call(Compiler.kind, topology) for topology in topologies]
         result = finish("mesh", _COLUMNS, [], notes, kinds=kinds)
-        found = read_rows(out, result["setting"]["versions"])
+        found = known_rows(out, result, _CASE)
         for case in cases:
             topology, network, name = case
             progress(f"{topology}, {network}, {name}")
@@ -167,21 +168,6 @@ def measure(
             if out is not None:
                 write_result(result, out)
     return result
-
-
-def read_rows(out: Path | None, versions: Mapping[str, str]) -> dict[Case, Row]:
-    """Rows of an earlier result, if the same versions of JAX and libtpu made it."""
-    if out is None or not out.exists():
-        return {}
-    result = read_result(out)
-    before = result["setting"]["versions"]
-    same = all(before.get(name) == versions[name] for name in _COMPILERS)
-    if result["benchmark"] != "mesh" or not same:
-        return {}
-    return {
-        (str(row["topology"]), str(row["network"]), str(row["function"])): row
-        for row in result["rows"]
-    }
 
 
 def step_costs(topology: str, layout: Layout, name: str, before: Row | None) -> Row:

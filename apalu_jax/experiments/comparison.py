@@ -23,6 +23,7 @@ from apalu_jax.experiments.own.progress import showing
 from apalu_jax.experiments.own.table import ShortTable, short_table
 from apalu_jax.experiments.own.task import LossFunction
 from apalu_jax.experiments.results import Results
+from apalu_jax.experiments.schema import is_name
 from apalu_jax.experiments.specs import LRSearch
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def _folder(out: str | Path | None) -> Path:
 def _title(out: str | Path | None) -> str:
     """Name of a comparison without one: that of its folder, if it can be one."""
     name = "" if out is None else Path(out).resolve().name
-    return name if own_activations.is_name(name) else "compare"
+    return name if is_name(name) else "compare"
 
 
 def _choose_reference(reference: str | None, names: Sequence[str]) -> str:

@@ -14,6 +14,9 @@ from apalu_jax.experiments import ExperimentError
 # Fields of every Flax module.
 _OF_FLAX = ("parent", "name")
 
+# Longest name that leaves a table room in 80 columns.
+_LONGEST = 40
+
 Options: TypeAlias = Mapping[str, Any]
 """A table of a declaration; its ``name`` says whose options they are."""
 
@@ -118,3 +121,22 @@ def lookup(registry: Mapping[str, _T], options: Options, where: str) -> _T:
             f"{did_you_mean(name, registry)}."
         )
     return registry[name]
+
+
+def is_name(text: str) -> bool:
+    """True if a text fits terminals, tables and names of files."""
+    printable = bool(text.strip()) and text.isprintable() and len(text) <= _LONGEST
+    return printable and "/" not in text and not text.startswith(".")
+
+
+def check_name(key: str, name: str) -> None:
+    """Checks a name that a user gives.
+
+    Raises:
+      ExperimentError: It is empty, long, or has a control character or a slash.
+    """
+    if not is_name(name):
+        raise ExperimentError(
+            f"`{key}`: a name must have 1 to {_LONGEST} printable characters, no slash "
+            f"and no dot at its beginning, got {name!r}."
+        )

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from apalu_jax.benchmarks import mesh, read_result, to_result, write_result
+from apalu_jax.benchmarks import mesh, read_result, write_result
 from apalu_jax.benchmarks.step import MLP, Network
 
 HLO = """
@@ -22,30 +22,6 @@ def test_collectives_are_counted_by_kind_with_their_bytes():
     kinds, moved = mesh.count_collectives(HLO)
     assert kinds == {"all-reduce": 1, "all-gather": 1, "all-to-all": 1}
     assert moved == 4 * 8 * 128 + (4 * 3 + 2 * 35) + 10
-
-
-SETTING = {"jax": "1", "jaxlib": "1", "libtpu": "1", "numpy": "1"}
-ROW = {"topology": "v5e:2x2", "network": "mlp", "function": "gelu", "program": "p"}
-
-
-@pytest.mark.parametrize(
-    ("benchmark", "versions", "rows"),
-    [
-        ("mesh", {}, 1),
-        ("mesh", {"numpy": "2"}, 1),
-        ("mesh", {"libtpu": "2"}, 0),
-        ("mesh", {"jax": "2"}, 0),
-        ("tpu", {}, 0),
-    ],
-)
-def test_rows_of_the_same_compiler_are_taken(tmp_path, benchmark, versions, rows):
-    assert mesh.read_rows(tmp_path / "absent.json", SETTING) == {}
-    assert mesh.read_rows(None, SETTING) == {}
-    result = to_result(benchmark, {}, [ROW], [])
-    result["setting"]["versions"] = SETTING | versions
-    write_result(result, tmp_path / "result.json")
-    found = mesh.read_rows(tmp_path / "result.json", SETTING)
-    assert found == ({("v5e:2x2", "mlp", "gelu"): ROW} if rows else {})
 
 
 NETWORK = Network(partial(MLP, width=128), (256, 128))

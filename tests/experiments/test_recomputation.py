@@ -96,8 +96,10 @@ def detectable(n, comparisons):
 @functools.cache
 def detectable_by_t(n, comparisons):
     critical = scipy.stats.t.ppf(1 - 0.05 / comparisons / 2, n - 1)
-    power = lambda shift: 1 - scipy.stats.nct.cdf(critical, n - 1, shift)  # noqa: E731
-    return scipy.optimize.brentq(lambda shift: power(shift) - 0.8, 0, 12)
+    # Power 0.8: a fifth of the noncentral t distribution is below the critical value.
+    return scipy.optimize.brentq(
+        lambda shift: scipy.stats.nct.cdf(critical, n - 1, shift) - 0.2, 0, 12
+    )
 
 
 class Values:

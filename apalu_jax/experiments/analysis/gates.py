@@ -20,12 +20,15 @@ from apalu_jax.experiments.records import Record, select
 from apalu_jax.experiments.specs import Claim, Gate, Metric, Spec
 
 MIN_PAIRS = 8
-"""With fewer, no sign-flip test of six comparisons can be below 0.05: 6 x 2 / 2^7."""
-
+"""Smallest number of pairs. With seven no sign-flip test of six comparisons can be
+below 0.05: 6 x 2 / 2^7 is 0.09."""
 
 MAX_AT_END = 0.1
-"""Of the searches of an arm, one for each unit or seed that has its own. A single one
-must not choose an end; of many, a few do by chance where the rate matters little."""
+"""Largest share of an arm's learning-rate searches that may choose an end of the grid.
+
+There is a search for each unit, or for each seed in it. Of many, a few choose an end by
+chance where the rate matters little; a single one must not.
+"""
 
 
 class Check(NamedTuple):

@@ -15,6 +15,7 @@ from jax import Array
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ARMS, Activation, ActivationFactory, Arm
 from apalu_jax.experiments.formatting import first_line
+from apalu_jax.experiments.schema import check_name
 from apalu_jax.nnx import APALU
 
 Choice: TypeAlias = str | tuple[str, ActivationFactory]
@@ -32,9 +33,6 @@ class ScaledGELU(nnx.Module):
         """Maps an array of any shape."""
         return jax.nn.gelu(x, approximate=False) * self.gain[...].astype(x.dtype)
 
-
-# Longest name that leaves a table room in 80 columns.
-_LONGEST = 40
 
 # Those of ARMS that have parameters, for NNX, which must know the number of channels
 # where a module is made: there is no "apalu-channel".
@@ -73,25 +71,6 @@ def choose(choices: Sequence[Choice], key: str = "activations") -> dict[str, Arm
             f"`{key}` must hold two at least, got {', '.join(found) or 'none'}."
         )
     return found
-
-
-def is_name(text: str) -> bool:
-    """True if a text fits terminals, tables and names of files."""
-    printable = bool(text.strip()) and text.isprintable() and len(text) <= _LONGEST
-    return printable and "/" not in text and not text.startswith(".")
-
-
-def check_name(key: str, name: str) -> None:
-    """Checks a name that a user gives.
-
-    Raises:
-      ExperimentError: It is empty, long, or has a control character or a slash.
-    """
-    if not is_name(name):
-        raise ExperimentError(
-            f"`{key}`: a name must have 1 to {_LONGEST} printable characters, no slash "
-            f"and no dot at its beginning, got {name!r}."
-        )
 
 
 def _choose(choice: Choice, key: str) -> tuple[str, Arm]:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from apalu_jax.experiments import ExperimentError, results
 from apalu_jax.experiments.arms import ARMS
 from apalu_jax.experiments.formatting import joined
-from apalu_jax.experiments.own import activations, checks
+from apalu_jax.experiments.own import checks
 from apalu_jax.experiments.own.datasets import OwnData
 from apalu_jax.experiments.own.parts import PROGRAM, SUMMARY, Objects, OwnParts
 from apalu_jax.experiments.own.task import OwnTask
@@ -21,7 +21,7 @@ from apalu_jax.experiments.records import Trial
 from apalu_jax.experiments.runner.parts import DECLARED, Parts
 from apalu_jax.experiments.runner.runtime import pinned_numerics
 from apalu_jax.experiments.runner.timing import time_step
-from apalu_jax.experiments.schema import convert
+from apalu_jax.experiments.schema import check_name, convert
 from apalu_jax.experiments.specs import Spec
 from apalu_jax.experiments.specs.tables import RunConfig
 
@@ -99,12 +99,12 @@ def check_names(spec: Spec) -> None:
     Raises:
       ExperimentError: One of them is empty, long, or has a character that does not fit.
     """
-    activations.check_name("name", spec.name)
+    check_name("name", spec.name)
     if spec.preset:
-        activations.check_name("preset", spec.preset)
+        check_name("preset", spec.preset)
     for key, names in (("variants", spec.variants), ("units", spec.units)):
         for name in names:
-            activations.check_name(key, name)
+            check_name(key, name)
 
 
 def _plain(value: Any) -> Any:
