@@ -10,18 +10,14 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 import train_transformer as script
 import transformer_training as training
-from flax import linen as nn
 from jax.sharding import AxisType
 from transformer_checkpoints import Checkpoints
 from transformer_model import SHAPES
 
-from apalu_jax import linen, migrate_params
 from apalu_jax.nnx import APALU
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -209,27 +205,6 @@ def test_damage_is_found_and_named(tmp_path, capsys, damage):
     assert not (tmp_path / "3").exists() and (tmp_path / "damaged-3").is_dir()
     damage(tmp_path / "2")
     assert Checkpoints(tmp_path).restore(abstract(made, state)) is None
-
-
-class Net(nn.Module):
-    """The model whose variables version 0.1.0 saved."""
-
-    @nn.compact
-    def __call__(self, x):
-        x = linen.APALU(feature_axes=-1, name="first")(nn.Dense(3, name="dense")(x))
-        return linen.APALU(name="second")(x)
-
-
-def test_checkpoint_of_version_0_1():
-    """Committed as version 0.1.0 and orbax 0.12 wrote it."""
-    old = ocp.StandardCheckpointer().restore(
-        Path(__file__).parent / "fixtures" / "checkpoint_0_1"
-    )
-    x = jnp.array([[-1.0, 2.0]])
-    variables = migrate_params(old, jax.eval_shape(Net().init, jax.random.key(1), x))
-    # What version 0.1.0 computed with them.
-    expected = [[3.2781956e-01, 7.0415801e-01, -4.8371259e-04]]
-    np.testing.assert_allclose(Net().apply(variables, x), expected, rtol=2e-5)
 
 
 # Processes

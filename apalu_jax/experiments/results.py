@@ -284,23 +284,15 @@ def _undeclared(spec: Spec, run_hash: str, record: Record) -> str:
         return unknown
     declared = record.seed in spec.seed_range
     if record.kind == "search":
-        declared = _is_searched(spec, record)
+        run = record.seed, record.lr_multiplier
+        search = spec.lr_search
+        declared = search is not None and search.includes(*run, spec.seed_range)
     if not declared:
         return (
             f"{spec.name} declares no {record.kind} with seed {record.seed} and "
             f"learning-rate multiplier {record.lr_multiplier:g}"
         )
     return ""
-
-
-def _is_searched(spec: Spec, record: Record) -> bool:
-    """True if a run may be one of the declared search."""
-    search = spec.lr_search
-    return (
-        search is not None
-        and record.lr_multiplier in search.reachable
-        and any(record.seed in search.seeds_for(seed) for seed in spec.seed_range)
-    )
 
 
 def _decode(path: Path, content: bytes, kind: type[_T]) -> _T:

@@ -239,6 +239,12 @@ class LRSearch(_Table, frozen=True, kw_only=True):
     epochs_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
     widenings: Annotated[int, Meta(ge=0, le=4)] = 0
 
+    def includes(self, seed: int, multiplier: float, evaluated: range) -> bool:
+        """True if a run of some seed and multiplier may be one of the search."""
+        return multiplier in self.reachable and any(
+            seed in self.seeds_for(owner) for owner in evaluated
+        )
+
     @property
     def reachable(self) -> tuple[float, ...]:
         """All multipliers that may be tried, widened ones included, in order."""
