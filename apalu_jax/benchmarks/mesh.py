@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from itertools import product
 from math import prod, sqrt
 from pathlib import Path
@@ -41,6 +40,7 @@ from apalu_jax.benchmarks.tpu import (
     Compiler,
     compiler,
     described_devices,
+    digest,
     finish,
     known_rows,
 )
@@ -176,7 +176,7 @@ def step_costs(topology: str, layout: Layout, name: str, before: Row | None) -> 
     The row also has a digest of the program and the collectives by kind, in words.
     """
     lowered = lower_step(topology, layout, name)
-    program = sha256(lowered.as_text().encode()).hexdigest()[:16]
+    program = digest(lowered)
     if before is not None and before["program"] == program:
         return before
     compiled = lowered.compile()

@@ -171,7 +171,7 @@ def known_rows(
 ) -> dict[Case, Row]:
     """Rows of an earlier result by the values of some names.
 
-    None, unless the same versions of JAX and libtpu made it for the same benchmark.
+    Empty, unless the same versions of JAX and libtpu made it for the same benchmark.
     """
     if out is None or not out.exists():
         return {}
@@ -224,12 +224,17 @@ class Compiler:
     ) -> Row:
         """Digest and costs of a program; `before` if that has the same digest."""
         lowered = lower(*args)
-        program = sha256(lowered.as_text().encode()).hexdigest()[:16]
+        program = digest(lowered)
         if before is not None and before.get("program") == program:
             return before
         costs = compiled_costs(lowered.compile())
         row = {**cost_row(costs), "exponentials": costs.transcendentals}
         return {"program": program, **row}
+
+
+def digest(lowered: jax.stages.Lowered) -> str:
+    """Digest of a program before its compilation, by which a row is known again."""
+    return sha256(lowered.as_text().encode()).hexdigest()[:16]
 
 
 def lower_operation(
