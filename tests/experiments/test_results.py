@@ -1,12 +1,14 @@
 """Results in a folder: written, read, packed, damaged."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 from msgspec.structs import replace
 
 from apalu_jax.experiments import ExperimentError, results
 from apalu_jax.experiments.records import History, InputCounts
+from apalu_jax.experiments.specs import LRSearch
 
 from .helpers import SETUP, make_record, tiny
 
@@ -99,6 +101,23 @@ def test_runs_that_do_not_belong_there_are_refused(written, changes, message):
     )
     with pytest.raises(ExperimentError, match=message):
         results.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("seed", "multiplier", "belongs"),
+    [(1001, 3.0, True), (1001, 9.0, True), (1001, 5.0, False), (1003, 3.0, False)],
+)
+def test_runs_of_a_search_have_a_seed_and_a_multiplier_of_it(
+    tmp_path, seed, multiplier, belongs
+):
+    grid = LRSearch(multipliers=(1.0, 3.0), seeds=1, nested=True, widenings=1)
+    spec = tiny(lr_search=grid)
+    run = make_record(spec, kind="search", seed=seed, lr_multiplier=multiplier)
+    refused = pytest.raises(ExperimentError, match=f"no search with seed {seed}")
+    with results.open_folder(tmp_path, spec, resume=False) as found:
+        found.setup_index(SETUP)
+        with nullcontext() if belongs else refused:
+            found.append([run])
 
 
 def test_identical_records_are_read_once(written):

@@ -240,7 +240,15 @@ class LRSearch(_Table, frozen=True, kw_only=True):
     widenings: Annotated[int, Meta(ge=0, le=4)] = 0
 
     def includes(self, seed: int, multiplier: float, evaluated: range) -> bool:
-        """True if a run of some seed and multiplier may be one of the search."""
+        """True if a run of some seed and multiplier may be one of the search.
+
+        Examples:
+          >>> search = LRSearch(multipliers=(1.0, 3.0), seeds=1, nested=True)
+          >>> [search.includes(s, 3.0, range(2)) for s in (1001, 1002)]
+          [True, False]
+          >>> search.includes(1001, 9.0, range(2))
+          False
+        """
         return multiplier in self.reachable and any(
             seed in self.seeds_for(owner) for owner in evaluated
         )
