@@ -96,10 +96,10 @@ def test_nothing_is_left_to_train():
     np.testing.assert_allclose(got, before, rtol=1e-6)
 
 
-@pytest.mark.parametrize("features", [None, 7])
-def test_a_plain_program(features):
+@pytest.mark.parametrize("make", [lambda: in_nnx(residual="output")[0], APALUParams])
+def test_a_plain_program(make):
     """Of jax.numpy alone: no rule that a converter would not know."""
-    act = fold(apalu_nnx.APALU(features, residual="output"))
+    act = fold(make())
     assert "custom" not in str(jax.make_jaxpr(act)(X))
     value, slope = jax.jvp(act, (X,), (jnp.ones_like(X),))
     want = jax.vmap(jax.vmap(jax.grad(apalu)))(X)
