@@ -20,9 +20,8 @@ from apalu_jax import _files
 from apalu_jax._tables import markdown_table
 from apalu_jax.experiments import ExperimentError, report, results, runner, storage
 from apalu_jax.experiments.own import declaration, files
-from apalu_jax.experiments.own.activations import is_name
 from apalu_jax.experiments.own.declaration import Declaration
-from apalu_jax.experiments.schema import convert
+from apalu_jax.experiments.schema import convert, is_name
 from apalu_jax.experiments.specs import Spec
 
 from .helpers import ROOT, SETUP, make_record, results_of, tiny, values
