@@ -1,13 +1,11 @@
 """The command `apalu run | report | list | data`."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import jax
 import pytest
 from typer.testing import CliRunner
 
@@ -15,7 +13,7 @@ import apalu_jax
 from apalu_jax import _console
 from apalu_jax.benchmarks import memory, to_result
 from apalu_jax.cli import app
-from tests.helpers import QUICK_ENVIRONMENT
+from tests.helpers import quick_code_generation
 
 REPORTS = str(Path(__file__).parents[1] / "notebooks" / "results" / "experiments")
 
@@ -32,21 +30,13 @@ def invoke(*args):
     return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
-def in_a_process(*args):
-    program = "from apalu_jax.cli import main; main()"
-    command = [sys.executable, "-c", program, *args]
-    environment = {**os.environ, **QUICK_ENVIRONMENT}
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment
-    )
-
-
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory):
     """A folder in which the command has run, and what it said; not to be changed."""
     out = tmp_path_factory.mktemp("cli") / "digits"
     subset = ("--arms", "relu,apalu", "--seeds", "0:2")
-    return out, in_a_process(*RUN, *subset, "--out", out)
+    with jax.numpy_dtype_promotion("standard"), quick_code_generation():
+        return out, invoke(*RUN, *subset, "--out", out)
 
 
 @pytest.fixture
@@ -56,9 +46,9 @@ def small_benchmark(monkeypatch):
     monkeypatch.setattr(memory, "measure", lambda progress: result)
 
 
-def test_run_in_a_process(first_run):
+def test_first_run(first_run):
     out, done = first_run
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "p, Holm" in done.stdout
     assert "Incomplete: 4 of 24 declared runs." in done.stdout
     assert f"wrote {out}/report.html" in done.stdout
@@ -258,7 +248,9 @@ def test_verify_lists_all_that_is_missing_and_damaged(tmp_path, monkeypatch):
     assert "looked for in file (which is no folder), " in done.stderr
 
 
-@pytest.mark.parametrize("width", [80, pytest.param(60, marks=pytest.mark.slow), 40])
+@pytest.mark.parametrize(
+    "width", [80, *(pytest.param(w, marks=pytest.mark.slow) for w in (60, 40))]
+)
 def test_tables_and_notes_fit_the_terminal(
     first_run, small_benchmark, monkeypatch, width
 ):

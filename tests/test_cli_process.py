@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 import apalu_jax
+from tests.helpers import QUICK_ENVIRONMENT
 
 REPORTS = str(Path(__file__).parents[1] / "notebooks" / "results" / "experiments")
 RUN = ("run", "digits", "--preset", "smoke")
+
+pytestmark = pytest.mark.process
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +50,18 @@ def test_a_missing_extra_is_one_line(name):
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert name in done.stderr and ".[experiments]" in done.stderr
+
+
+def test_run(tmp_path):
+    said = subprocess.run(
+        [sys.executable, "-m", "apalu_jax", *RUN, "--arms", "relu", "--out", "digits"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **QUICK_ENVIRONMENT},
+    )
+    assert said.returncode == 0, said.stderr
+    assert "Incomplete: 3 of 24 declared runs." in said.stdout
+    assert (tmp_path / "digits" / "report.html").exists()
 
 
 def test_a_wrong_platform_is_one_line():

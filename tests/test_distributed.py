@@ -11,6 +11,8 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from apalu_jax import APALUParams, apalu
 
+import pytest
+
 address, process = sys.argv[1], int(sys.argv[2])
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(address, num_processes=2, process_id=process)
@@ -36,6 +38,7 @@ print("agrees")
 """
 
 
+@pytest.mark.process
 def test_two_processes():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -235,6 +235,7 @@ def test_nothing_static_is_an_array():
     )
 
 
+@pytest.mark.process
 def test_the_package_without_equinox():
     said = run_python("""
 import sys, apalu_jax

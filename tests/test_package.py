@@ -8,6 +8,7 @@ import apalu_jax
 from tests.helpers import run_python
 
 
+@pytest.mark.process
 def test_import_is_lazy_and_needs_jax_and_numpy_only():
     """Nothing else is imported; then the others are hidden: the core misses none."""
     before, after, _ = run_python(

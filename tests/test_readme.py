@@ -30,7 +30,7 @@ def test_comparison_runs(capsys, optax_promotion):
 
 
 def test_readme_is_short():
-    assert len(README.splitlines()) <= 185
+    assert len(README.splitlines()) <= 172
 
 
 def test_links_exist():

@@ -222,6 +222,7 @@ def test_a_single_array_is_rejected(tree):
         weight_decay_mask(tree, lambda path, leaf: True)
 
 
+@pytest.mark.process
 def test_labels_without_flax():
     run_python(
         "import sys, apalu_jax.optim as o; o.label_params({'apalu_a': 1.0});"

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CLIENT = Path(__file__).with_name("typed_client.py")
 
 
@@ -13,6 +15,7 @@ def test_client_runs(capsys, optax_promotion):
     assert "smoothness" in capsys.readouterr().out
 
 
+@pytest.mark.process
 def test_client_has_no_error_in_strict_mode():
     """Every mistake in it is found too: an ignored error that is none is one."""
     done = subprocess.run(

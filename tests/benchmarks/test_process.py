@@ -50,6 +50,7 @@ def print_to(_, text):
     os.system(f"echo {text} >&2")
 
 
+@pytest.mark.process
 def test_output_of_the_child_is_dropped(capfd):
     """A child of this test's own, as it inherits what its parent writes to."""
     with spawn("a loud child", dict) as child:
@@ -57,6 +58,7 @@ def test_output_of_the_child_is_dropped(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.process
 def test_an_object_that_cannot_be_made():
     with (
         pytest.raises(BenchmarkError, match="^number: ValueError: invalid literal"),
@@ -65,6 +67,7 @@ def test_an_object_that_cannot_be_made():
         pass
 
 
+@pytest.mark.process
 def test_a_process_that_ends():
     with spawn("the child", dict) as child:
         for _ in range(2):

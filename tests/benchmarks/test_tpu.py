@@ -1,10 +1,12 @@
 """Compilation for TPUs, which needs libtpu and no TPU."""
 
+from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
 from multiprocessing import spawn
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from apalu_jax.benchmarks import (
@@ -114,12 +116,38 @@ def test_rows_of_the_same_compiler_are_known(tmp_path, benchmark, versions, rows
     assert tpu.known_rows(path, new, names) == known
 
 
-@needs_libtpu
-def test_rows_are_written_as_they_come_and_are_not_compiled_again(tmp_path):
-    out = tmp_path / "tpu.json"
-    networks = {"mlp": NETWORKS["mlp"], "other": NETWORKS["transformer"]}
+class Counter:
+    """A compiler's process that counts what it is asked to compile."""
+
+    def __init__(self):
+        self.compiled = 0
+
+    def call(self, method, *args):
+        return getattr(self, method.__name__)(*args)
+
+    def kind(self, topology):
+        return f"a chip of {topology}"
+
+    def elements(self, network):
+        return 2.0
+
+    def row(self, before, lower, topology, network, name):
+        if before is not None and before["program"] == name:
+            return before
+        self.compiled += 1
+        costs = {"bytes": 3.0, "temporary": 1.0} if name == "apalu" else {}
+        row = {"bytes": 2.0, "temporary": 4.0, "exponentials": 0.0} | costs
+        return {"program": name, **row}
+
+
+def test_rows_are_written_as_they_come_and_are_not_compiled_again(
+    tmp_path, monkeypatch
+):
+    counter, out = Counter(), tmp_path / "tpu.json"
+    monkeypatch.setattr(tpu, "compiler", lambda: nullcontext(counter))
+    monkeypatch.setattr(tpu, "version", lambda name: "1")
     measure = partial(
-        tpu.measure, ["v5e:2x2", "v6e:2x2"], networks=networks, quick=True, out=out
+        tpu.measure, ["v5e:2x2", "v6e:2x2"], networks=NETWORKS, quick=True, out=out
     )
 
     def stop(text):
@@ -129,19 +157,28 @@ def test_rows_are_written_as_they_come_and_are_not_compiled_again(tmp_path):
     with pytest.raises(InterruptedError):
         measure(progress=stop)
     (kept,) = read_result(out)["rows"]
-    # Marks tell rows that were taken from those that were compiled again.
-    write_result(read_result(out) | {"rows": [kept | {"mark": 1}]}, out)
     result = measure()
+    assert counter.compiled == 2
     assert read_result(out) == result
     relu, apalu = result["rows"]
-    assert (relu["what"], relu["function"], relu["mark"]) == ("mlp", "relu", 1)
+    assert (relu["what"], relu["function"], relu) == ("mlp", "relu", kept)
     assert (apalu["what"], apalu["function"]) == ("mlp", "apalu")
-    assert apalu["bytes_to_relu"] == apalu["bytes"] / relu["bytes"]
-    assert "mark" not in apalu
+    assert (apalu["bytes_to_relu"], apalu["temporary_to_relu"]) == (1.5, 0.25)
 
     changed = [{**relu, "program": "another"}, {**apalu, "mark": 1}]
     write_result(result | {"rows": changed}, out)
     assert measure()["rows"] == [kept, {**apalu, "mark": 1}]
+    assert counter.compiled == 3
+
+
+def test_a_program_that_is_known_is_not_compiled():
+    """By its digest; lowered for the CPU here."""
+    lower = jax.jit(jnp.sin).lower
+    known = {"program": tpu.digest(lower(jnp.ones(3))), "bytes": 1.0}
+    assert tpu.Compiler().row(known, lower, jnp.ones(3)) is known
+    for other in (None, {**known, "program": "another"}):
+        row = tpu.Compiler().row(other, lower, jnp.ones(3))
+        assert (row["program"], row["bytes"]) == (known["program"], 24.0)
 
 
 @pytest.mark.slow

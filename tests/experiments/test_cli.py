@@ -144,6 +144,7 @@ main()
 """
 
 
+@pytest.mark.process
 def test_ctrl_c_while_a_process_imports(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", IMPORTING, *DIGITS, "--out", str(tmp_path / "run")],

@@ -42,9 +42,10 @@ KINDS = {
 def test_every_kind_of_model_and_data(library, kind):
     data, classes, loss, names = KINDS[kind]
     make_model = maker(library, outputs=classes, drop=0.3)
-    found = compare(make_model, data, loss=loss)
+    found = compare(make_model, data, ["relu", "apalu"], loss=loss)
     records = found.results.records
-    assert [(r.arm, r.seed) for r in records] == [(a, s) for a in ARMS for s in (0, 1)]
+    runs = [("relu", 0), ("relu", 1), ("apalu", 0), ("apalu", 1)]
+    assert [(r.arm, r.seed) for r in records] == runs
     assert {r.status for r in records} == {"ok"}
     assert all(set(r.history.test) == names for r in records)
     ours = [r for r in records if r.arm == "apalu"]
@@ -78,23 +79,21 @@ def train_by_hand(seed, epochs=3, batch=13, rate=0.01):
     return float(np.sqrt(np.mean(np.square(errors, dtype=np.float64))))
 
 
-@pytest.mark.parametrize("vmapped", [1, 2])
-def test_a_run_is_that_of_a_loop_by_hand(vmapped):
+ADAM = {"name": "adam", "learning_rate": 0.01, "schedule": "constant"}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "vmapped"), [(ADAM, 2), (optax.adam(0.01), 1)], ids=("named", "optax")
+)
+def test_a_run_is_that_of_a_loop_by_hand(optimizer, vmapped):
     found = compare(
         activations=["relu", "gelu"],
-        optimizer={"name": "adam", "learning_rate": 0.01, "schedule": "constant"},
+        optimizer=optimizer,
         epochs=3,
         vmapped_seeds=vmapped,
     )
     by_hand = [train_by_hand(seed) for seed in (0, 1)]
     np.testing.assert_allclose(of(found, "relu", "rmse"), by_hand, rtol=1e-4)
-    also = compare(
-        activations=["relu", "gelu"],
-        optimizer=optax.adam(0.01),
-        epochs=3,
-        vmapped_seeds=vmapped,
-    )
-    np.testing.assert_allclose(of(also, "relu", "rmse"), by_hand, rtol=1e-4)
 
 
 @pytest.mark.parametrize("library", ["nnx", "linen"])
@@ -196,17 +195,15 @@ def test_a_comparison_has_the_name_of_its_folder(tmp_path, untrained):
 
 
 def test_table_report_and_figure(tmp_path):
-    found = compare(
-        seeds=6, vmapped_seeds=6, epochs=1, activations=["relu", "gelu", "apalu"]
-    )
+    found = compare(seeds=6, vmapped_seeds=6, epochs=1, activations=["relu", "apalu"])
     lines = str(found.table).splitlines()
-    assert lines[0] == "compare · 3 activations x 6 paired seeds"
+    assert lines[0] == "compare · 2 activations x 6 paired seeds"
     assert max(map(len, lines)) <= 79
     rows = found.table.table.rows
-    assert {row[0] for row in rows} == {"relu", "gelu", "apalu"}
-    assert found.table._repr_html_().count("<tr>") == 4
+    assert {row[0] for row in rows} == {"relu", "apalu"}
+    assert found.table._repr_html_().count("<tr>") == 3
     shown = [label.get_text() for label in found.plot().axes[0].get_yticklabels()]
-    assert shown == ["relu", "gelu"]
+    assert shown == ["relu"]
     page = found.report()
     assert page == found.folder / "report.html"
     assert "apalu" in page.read_text() and "preset" not in page.read_text()

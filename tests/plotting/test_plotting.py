@@ -1,8 +1,11 @@
 """Figures without pyplot, and the error without matplotlib."""
 
+import pytest
+
 from tests.helpers import run_python
 
 
+@pytest.mark.process
 def test_no_pyplot_and_a_clear_error_without_matplotlib():
     run_python("""
 import sys

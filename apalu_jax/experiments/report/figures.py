@@ -1,14 +1,15 @@
 """Figures of a report."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from apalu_jax import plotting
@@ -32,11 +33,19 @@ _DPI = 75
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure and its caption; a compact one is in the Markdown report too."""
+    """A figure and its caption; a compact one is in the Markdown report too.
 
-    figure: Figure
+    It is drawn when it is first asked for: a table on the terminal needs no figure.
+    """
+
+    draw: Callable[[], Figure]
     caption: str
     compact: bool
+
+    @cached_property
+    def figure(self) -> Figure:
+        """The figure."""
+        return self.draw()
 
     @cached_property
     def png(self) -> bytes:
@@ -59,7 +68,7 @@ class Picture:
 
 
 def draw(results: Results, tables: Sequence[Table]) -> dict[str, Picture]:
-    """Draws the figures that the records allow, by the names of their files.
+    """The figures that the records allow, by the names of their files.
 
     Curves are those of the first unit, as an average over units would mix scales.
     """
@@ -99,15 +108,19 @@ def _intervals(
     ]
     if not lines:
         return {}
-    sides = ["worse", "better"] if metric.higher_is_better else ["better", "worse"]
-    about = f"test {metric.name}: {spec.reference} - arm{metric.unit(', ')}"
-    figure = plotting.plot_intervals(
-        lines,
-        margin=(metric.shown(-metric.margin), metric.shown(metric.margin)),
-        groups=_GROUPS,
-        xlabel=f"{spec.reference} {sides[0]}  <  {about}  >  {sides[1]}",
-    )
-    figure.axes[0].set_xlim(differences.span(table, dots))
+
+    def draw() -> Figure:
+        sides = ["worse", "better"] if metric.higher_is_better else ["better", "worse"]
+        about = f"test {metric.name}: {spec.reference} - arm{metric.unit(', ')}"
+        figure = plotting.plot_intervals(
+            lines,
+            margin=(metric.shown(-metric.margin), metric.shown(metric.margin)),
+            groups=_GROUPS,
+            xlabel=f"{spec.reference} {sides[0]}  <  {about}  >  {sides[1]}",
+        )
+        figure.axes[0].set_xlim(differences.span(table, dots))
+        return figure
+
     variant = f", variant {table.variant}" if table.variant else ""
     side = "right" if metric.higher_is_better else "left"
     caption = (
@@ -117,7 +130,7 @@ def _intervals(
     )
     compact = table.variant == spec.variant_names[0]
     name = joined("intervals", table.variant, by="_")
-    return {name: Picture(figure, caption, compact)}
+    return {name: Picture(draw, caption, compact)}
 
 
 def _maps(spec: Spec, records: Sequence[Record], variant: str) -> dict[str, Picture]:
@@ -135,7 +148,7 @@ def _maps(spec: Spec, records: Sequence[Record], variant: str) -> dict[str, Pict
         masks = next(iter(shown.values()))["masks"]
         place = joined(variant, unit) or "all"
         found[joined("maps", variant, unit, by="_")] = Picture(
-            plotting.plot_maps(rows, masks),
+            partial(plotting.plot_maps, rows, masks),
             f"Contribution of each pixel to the score of anomalous test images "
             f"({place}), bright where it is high; the outline is the ground truth. "
             "Seed 0.",
@@ -150,34 +163,36 @@ def _curves(
     split, words = curves.watched_split(spec)
     of = f"{words}{where}"
     metric, band = spec.metric.name, "median and middle half of the runs"
-    found = {}
-    for name, figure, caption in (
+    pictures = {}
+    for file, of_split, name, caption in (
         (
-            "learning_curves",
-            _learning_curves(spec, runs, split, metric),
+            *("learning_curves", split, metric),
             f"{metric} on the {of}: {band}, {spec.reference} in every panel.",
         ),
         (
-            "training_loss",
-            _learning_curves(spec, runs, "train", "loss"),
+            *("training_loss", "train", "loss"),
             f"Training loss{where}, mean over each epoch: {band}.",
         ),
     ):
-        if figure:
-            found[joined(name, variant, by="_")] = Picture(figure, caption, compact)
-    return found
+        found = curves.by_arm(spec, runs, of_split, name)
+        if found:
+            epochs = np.asarray(runs[0].history.epochs[1:])
+            draw = partial(_learning_curves, spec, found, epochs, of_split, name)
+            pictures[joined(file, variant, by="_")] = Picture(draw, caption, compact)
+    return pictures
 
 
 def _learning_curves(
-    spec: Spec, runs: Sequence[Record], split: str, name: str
-) -> Figure | None:
+    spec: Spec,
+    found: dict[str, NDArray[np.float64]],
+    epochs: NDArray[np.int_],
+    split: str,
+    name: str,
+) -> Figure:
     percent = spec.metric.percent and name == spec.metric.name
-    found = curves.by_arm(spec, runs, split, name)
-    if not found:
-        return None
     figure = plotting.plot_learning_curves(
         found,
-        steps=np.asarray(runs[0].history.epochs[1:]),
+        steps=epochs,
         ylabel=f"{split.removesuffix('_curve')} {name}{', %' if percent else ''}",
         against=spec.reference if spec.reference in found else None,
     )
@@ -202,18 +217,24 @@ def _learned(
     if found[sites[0]].ndim > 3:
         quartiles = " The curves of a layer are the quartiles over its channels."
     compact = arm == spec.reference
-    shapes = plotting.plot_layers(
-        {site: APALUParams(*found[site][:, :, -1]) for site in chosen},
-        histograms={site: _histogram(inputs[site]) for site in chosen},
-    )
-    epochs_first = {
-        site: APALUParams(*np.moveaxis(ab, 2, 1)) for site, ab in found.items()
-    }
-    evolution = plotting.plot_evolution(
-        Snapshot(step=jnp.asarray(runs[0].history.epochs), params=epochs_first)
-    )
-    for axes in evolution.axes[:2]:
-        axes.set_xlabel("epoch")
+
+    def shapes() -> Figure:
+        return plotting.plot_layers(
+            {site: APALUParams(*found[site][:, :, -1]) for site in chosen},
+            histograms={site: _histogram(inputs[site]) for site in chosen},
+        )
+
+    def evolution() -> Figure:
+        epochs_first = {
+            site: APALUParams(*np.moveaxis(ab, 2, 1)) for site, ab in found.items()
+        }
+        figure = plotting.plot_evolution(
+            Snapshot(step=jnp.asarray(runs[0].history.epochs), params=epochs_first)
+        )
+        for axes in figure.axes[:2]:
+            axes.set_xlabel("epoch")
+        return figure
+
     return {
         f"shapes_{arm}": Picture(
             shapes,

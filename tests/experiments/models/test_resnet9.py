@@ -38,11 +38,12 @@ def test_six_activations():
     assert sum(name.startswith("APALU") for name in found) == 6
 
 
-@pytest.mark.parametrize("size", [8, 9, 32])
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("size", [pytest.param(8, marks=pytest.mark.slow), 9, 32])
 def test_every_parameter_is_trained(size):
     network = build("apalu", width=0.25)
     x = jax.random.normal(jax.random.key(1), (4, size, size, 3))
-    variables = network.init(jax.random.key(0), x)
+    variables = jax.jit(network.init)(jax.random.key(0), x)
 
     def loss(params):
         given = {**variables, "params": params}
@@ -50,7 +51,7 @@ def test_every_parameter_is_trained(size):
         assert y.shape == (4, 10)
         return jnp.square(y - 1).sum()
 
-    gradients = jax.grad(loss)(variables["params"])
+    gradients = jax.jit(jax.grad(loss))(variables["params"])
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
 
 

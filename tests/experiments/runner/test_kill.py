@@ -35,7 +35,13 @@ def progress(out):
     return {(s.st_ino, s.st_mtime_ns, s.st_size) for s in stats}
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param(1, marks=pytest.mark.process),
+        pytest.param(3, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_run_ends_with_the_same_records(kills, tmp_path):
     undisturbed, disturbed = runner.run(SPEC, tmp_path / "whole"), tmp_path / "killed"
     moments = random.Random(0)

@@ -32,6 +32,7 @@ def start(spec, out, jobs=1, **options):
     return subprocess.Popen(command, **options)
 
 
+@pytest.mark.process
 def test_processes_give_the_records_of_one(finished_run, tmp_path):
     spec, _, complete = finished_run
     states = []
@@ -62,6 +63,7 @@ def test_a_worker_keeps_to_one_core():
         assert {len(future.result()) for future in futures} == {1}
 
 
+@pytest.mark.process
 def test_a_worker_that_is_killed_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "_execute", _killed)
     with pytest.raises(ExperimentError, match="a process of --jobs was ended"):
@@ -101,14 +103,12 @@ def test_workers_end_with_their_parent(tmp_path, how):
     assert {run.seed for run in few.records} >= {0}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "site",
     [
         {"JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": "false"},
-        pytest.param(
-            {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "unsafe_rbg"},
-            marks=pytest.mark.slow,
-        ),
+        {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "unsafe_rbg"},
     ],
 )
 def test_records_do_not_depend_on_the_site(finished_run, tmp_path, site):

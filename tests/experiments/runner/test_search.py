@@ -125,7 +125,7 @@ def test_a_nested_search_sees_no_row_of_the_test_part_it_is_chosen_for(tmp_path)
     assert values(other.evaluated) != values(found.evaluated)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.process)])
 def test_a_nested_search_is_chosen_for_each_seed(jobs, tmp_path):
     spec = search_spec((1e-30, 1.0), 1, NESTED, seeds=4, vmapped_seeds=2)
     out = tmp_path / "run"
@@ -136,7 +136,7 @@ def test_a_nested_search_is_chosen_for_each_seed(jobs, tmp_path):
     assert len(results.read(out).records) == 12
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.process)])
 def test_a_grid_is_widened_beyond_an_end_that_is_best(jobs, tmp_path):
     widened = {"widenings": 2}
     spec = search_spec((0.03, 0.3), 1, widened, seeds=2, vmapped_seeds=2)
