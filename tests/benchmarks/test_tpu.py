@@ -19,9 +19,14 @@ from apalu_jax.benchmarks import (
 from apalu_jax.benchmarks.ops import DTYPES, MODES
 from apalu_jax.benchmarks.step import LARGE, MLP, Network, Transformer
 
-needs_libtpu = pytest.mark.skipif(
-    find_spec("libtpu") is None, reason="the compiler for TPUs, libtpu, is missing"
-)
+
+def needs_libtpu(test):
+    """The compiler runs in a process of its own, and may be missing."""
+    missing = find_spec("libtpu") is None
+    reason = "the compiler for TPUs, libtpu, is missing"
+    return pytest.mark.process(pytest.mark.skipif(missing, reason=reason)(test))
+
+
 NETWORKS = {
     "mlp": Network(partial(MLP, width=128), (256, 128)),
     "transformer": Network(partial(Transformer, depth=3), (4, 32, 128)),
