@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.sharding import SingleDeviceSharding
-from transformer_checkpoints import Checkpoints
+from transformer_checkpoints import Checkpoints, MismatchError
 from transformer_model import SHAPES, Shape, Transformer
 from transformer_training import make_optimizer, make_training
 
@@ -82,7 +82,11 @@ def load(shape: Shape, out: Path, *, per_channel: bool) -> Transformer:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
         jax.eval_shape(training.init, jax.random.key(0)),
     )
-    found = Checkpoints(out / "checkpoints").restore(like)
+    folder = out / "checkpoints"
+    try:
+        found = Checkpoints(folder).restore(like) if folder.is_dir() else None
+    except MismatchError as error:
+        raise SystemExit(f"{error}: --size or --per-channel") from None
     if found is None:
         raise SystemExit(f"{out} must hold a checkpoint of train_transformer.py.")
     model = nnx.eval_shape(lambda: Transformer(shape, act, rngs=nnx.Rngs(0)))

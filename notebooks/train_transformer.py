@@ -11,11 +11,11 @@ standard library, which is on every machine. Run it again to go on from the last
 checkpoint; the result is that of a run without a break.
 """
 
-import argparse
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from math import isfinite
 from pathlib import Path
 
 import jax
@@ -24,8 +24,9 @@ from jax import Array
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
-from transformer_checkpoints import Checkpoints
+from transformer_checkpoints import Checkpoints, MismatchError
 from transformer_model import SHAPES
+from transformer_options import check_mesh, check_processes, keep_settings, parse
 from transformer_training import (
     PROGRAMS,
     Batch,
@@ -52,7 +53,7 @@ def read_text(size: int) -> NDArray[np.uint8]:
         total += len(parts[-1])
         if total >= size:
             return np.frombuffer(b"".join(parts), np.uint8)[:size]
-    raise ValueError(f"`size` must be at most {total}, got {size}")
+    raise SystemExit(f"--text must be at most {total} bytes, got {size}")
 
 
 def sample(text: NDArray[np.uint8], step: int, batch: int, length: int) -> Batch:
@@ -74,40 +75,15 @@ def train(
     return state
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--size", choices=SHAPES, default="gpt2-small")
-    add("--steps", type=int, default=1000)
-    add("--batch", type=int, default=32, help="sequences in a step, of all devices")
-    add("--rate", type=float, default=6e-4, help="the largest learning rate")
-    add("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
-    add("--residual", choices=("input", "output", "autodiff"), default="output")
-    add("--per-channel", action="store_true", help="a, b for every hidden unit")
-    add("--parallel", choices=PROGRAMS, default="jit")
-    add("--mesh", help='devices for "fsdp" x "model", as in 4x2; all x 1 by default')
-    add("--text", type=int, default=2_000_000, help="bytes of text")
-    add("--seed", type=int, default=0)
-    add("--every", type=int, default=50, help="steps between two checkpoints")
-    add("--out", type=Path, required=True, help="folder for checkpoints and values")
-    add("--distributed", action="store_true", help="this is one process of several")
-    add("--coordinator", help="address of process 0, where JAX cannot find it out")
-    add("--processes", type=int, help="number of processes, likewise")
-    add("--process", type=int, help="number of this process, likewise")
-    return parser.parse_args()
-
-
 def main() -> None:
-    args = parse()
+    args = parse(__doc__)
+    text = read_text(args.text)
     if args.distributed:
         jax.distributed.initialize(args.coordinator, args.processes, args.process)
-    mesh = make_mesh(
-        tuple(int(n) for n in args.mesh.split("x"))
-        if args.mesh
-        else (jax.device_count(), 1)
-    )
+    sizes = args.mesh or (jax.device_count(), 1)
+    check_mesh(args, sizes)
+    settings = check_processes(args, text)
+    mesh = make_mesh(sizes)
     shape, leader = SHAPES[args.size], jax.process_index() == 0
     features = 4 * shape.width if args.per_channel else None
     act = partial(APALU, features, residual=args.residual)
@@ -121,12 +97,17 @@ def main() -> None:
         lambda params: introspection.collect(params),
         out_shardings=NamedSharding(mesh, P()),
     )
-    text = read_text(args.text)
     began = time.monotonic()
 
     def watch(step: int, state: State, loss: Array) -> None:
         if step % args.every and step != args.steps:
             return
+        if not isfinite(loss):
+            checkpoints.wait()
+            raise SystemExit(
+                f"the loss is {float(loss)} at step {step}, which is not saved: start "
+                "again with a lower --rate and another --out"
+            )
         values, seconds = activations(state.params), time.monotonic() - began
         if leader:
             print(f"step {step}  loss {float(loss):.4f}  {seconds:.0f} s", flush=True)
@@ -141,15 +122,28 @@ def main() -> None:
         abstract,
         program.state,
     )
-    found = checkpoints.restore(like)
+    try:
+        found = checkpoints.restore(like)
+    except MismatchError as error:
+        raise SystemExit(f"{error}: --size or --per-channel") from None
     state = found[1] if found else program.init(jax.random.key(args.seed))
+    first = int(state.step)
     if leader:
-        print(f"mesh {dict(mesh.shape)}, from step {int(state.step)}", flush=True)
+        print(f"mesh {dict(mesh.shape)}, from step {first} of {args.steps}", flush=True)
+        keep_settings(args.out / "settings.json", settings, resumed=found is not None)
     batches = (
         sample(text, step, args.batch, shape.length)
-        for step in range(int(state.step), args.steps)
+        for step in range(first, args.steps)
     )
-    train(program, batches, state, watch)
+    try:
+        train(program, batches, state, watch)
+    except KeyboardInterrupt:
+        if jax.process_count() > 1:  # a checkpoint needs all of them
+            raise
+        checkpoints.wait()
+        raise SystemExit(
+            "stopped; the same command goes on from the last checkpoint"
+        ) from None
     checkpoints.wait()
 
 

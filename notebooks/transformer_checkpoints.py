@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +20,10 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 PyTree: TypeAlias = Any
+
+
+class MismatchError(ValueError):
+    """Raised if a checkpoint is that of another model."""
 
 
 class Checkpoints:
@@ -32,24 +38,42 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
         self._folder = Path(folder).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+            item_handlers=ocp.StandardCheckpointHandler(),
+        )
+        self._lock = threading.Lock()
 
     def save(self, step: int, state: PyTree) -> None:
         """Starts to write a step; the one before it is complete when this returns."""
         self.wait()
         self._manager.save(step, args=ocp.args.StandardSave(_by_name(state)))
+        if jax.process_index() == 0:
+            # A thread that ends with the process, should the step never be complete.
+            threading.Thread(target=self._seal, args=[step], daemon=True).start()
+
+    def _seal(self, step: int) -> None:
+        """Adds checksums to a step as soon as its folder has its name."""
+        while not (self._folder / str(step)).exists():
+            time.sleep(0.05)
+        self._add_sums(step)
+
+    def _add_sums(self, step: int) -> None:
+        with self._lock:
+            if not self._sums(step).exists():
+                sums = _checksums(self._folder / str(step))
+                _write(self._sums(step), json.dumps(sums))
 
     def wait(self) -> None:
-        """Waits until the last step is on the disk, and adds its checksums."""
+        """Waits until the last step and its checksums are on the disk."""
         self._manager.wait_until_finished()
         if jax.process_index() == 0:
             wanted = {self._sums(step): step for step in self._manager.all_steps()}
             for old in {*self._folder.glob(_sums_of("*"))} - wanted.keys():
                 old.unlink()
-            for path, step in wanted.items():
-                if not path.exists():
-                    _write(path, json.dumps(_checksums(self._folder / str(step))))
+            for step in wanted.values():
+                self._add_sums(step)
 
     def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
         """Reads the newest undamaged step, or returns None if there is none.
@@ -58,10 +82,22 @@ class Checkpoints:
           like: A state of the same structure, of arrays or of
             :class:`jax.ShapeDtypeStruct` whose shardings the result gets. They may be
             others, on other devices, than those that were saved.
+
+        Raises:
+          MismatchError: If the step has other arrays than `like`.
         """
         step = self._newest()
         if step < 0:
             return None
+        saved = _shapes(self._manager.item_metadata(step).tree)
+        wanted = _shapes(_by_name(like))
+        for name in sorted(saved.keys() | wanted.keys()):
+            found, expected = (s.get(name, "absent") for s in (saved, wanted))
+            if found != expected:
+                raise MismatchError(
+                    f"step {step} of {self._folder} is of another model: {name} is "
+                    f"{found}, expected {expected}"
+                )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _by_name(like))
         saved = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         leaves = [saved[name] for name in _by_name(like)]
@@ -120,6 +156,10 @@ def _by_name(state: PyTree) -> dict[str, jax.Array]:
             strict=True,
         )
     )
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in tree.items()}
 
 
 def _checksums(folder: Path) -> dict[str, str]:

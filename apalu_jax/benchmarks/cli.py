@@ -101,7 +101,7 @@ def tpu(
     """Count costs of programs compiled for a TPU; needs libtpu.
 
     A result is written to --out after each row, and one that is there is gone on with:
-    a program that it has is not compiled again.
+    a program that it has is not compiled again, and what is not asked for stays.
     """
     name = "mesh" if mesh else "tpu"
     _run(name, out, wide, functions=functions, quick=quick or None, resume=True)

@@ -26,7 +26,7 @@ from apalu_jax.benchmarks import (
     plain,
     quiet,
     ratios,
-    write_result,
+    to_result,
 )
 from apalu_jax.benchmarks.functions import FUNCTIONS, choose
 from apalu_jax.benchmarks.memory import compiled_costs, cost_row
@@ -37,12 +37,11 @@ from apalu_jax.benchmarks.step import (
     training_step,
 )
 from apalu_jax.benchmarks.tpu import (
-    Compiler,
+    begin,
     compiler,
     described_devices,
     digest,
-    finish,
-    known_rows,
+    keep_rows,
 )
 from apalu_jax.experiments.models.mobilenet import MobileNet
 
@@ -142,20 +141,20 @@ def measure(
 
     With `quick` the first of both, and by default APALU alone beside gelu. After each
     row the result is written to `out`. Of a result that is there already, by the same
-    compiler, the rows whose programs are the same are taken.
+    compiler, the rows whose programs are the same are taken, and the rows that are not
+    asked for stay as they are.
     """
+    sizes = batch_sizes({title: layout.network for title, layout in layouts.items()})
+    notes = [note.format(batches=sizes) for note in _NOTES]
     if quick:
         topologies, layouts = topologies[:1], dict(list(layouts.items())[:1])
     if functions is None:
         functions = ("apalu",) if quick else PEERS
     names = choose(functions, REFERENCE)
-    sizes = batch_sizes({title: layout.network for title, layout in layouts.items()})
-    notes = [note.format(batches=sizes) for note in _NOTES]
     cases = list(product(topologies, layouts, names))
     with compiler() as child:
-        kinds = [child.call(Compiler.kind, topology) for topology in topologies]
-        result = finish("mesh", _COLUMNS, [], notes, kinds=kinds)
-        found = known_rows(out, result, _CASE)
+        result = to_result("mesh", _COLUMNS, [], notes)
+        found = begin(child, result, topologies, _CASE, out)
         for case in cases:
             topology, network, name = case
             progress(f"{topology}, {network}, {name}")
@@ -164,9 +163,7 @@ def measure(
             found[case] = {**dict(zip(_CASE, case, strict=True)), **row}
             reference = found[topology, network, REFERENCE]
             found[case] |= ratios(_compared(row), _compared(reference), REFERENCE)
-            result["rows"] = [found[case] for case in cases if case in found]
-            if out is not None:
-                write_result(result, out)
+            keep_rows(result, found, cases, out)
     return result
 
 

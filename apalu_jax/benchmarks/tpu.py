@@ -109,25 +109,25 @@ def measure(
     By default an operation has more elements than the chip's own memory holds. With
     `quick` only the first network for the first topology, and by default APALU alone
     beside relu. After each row the result is written to `out`. Of a result that is
-    there already, by the same compiler, the rows whose programs are the same are taken.
+    there already, by the same compiler, the rows whose programs are the same are taken,
+    and the rows that are not asked for stay as they are.
     """
+    check_size("size", size)
+    values = {"size": size, "batches": batch_sizes(networks)}
+    notes = [note.format(**values) for note in _NOTES]
     if quick:
         topologies, networks = topologies[:1], dict(list(networks.items())[:1])
     if functions is None:
         functions = ("apalu",) if quick else PEERS
     names = choose(functions, REFERENCE)
-    check_size("size", size)
     cases: list[Case] = []
     for topology in topologies:
         if not quick:
             cases += product([topology], ["operation"], DTYPES, MODES, names)
         cases += product([topology], networks, [_STEP_DTYPE], ["step"], names)
-    values = {"size": size, "batches": batch_sizes(networks)}
-    notes = [note.format(**values) for note in _NOTES]
     with compiler() as child:
-        kinds = [child.call(Compiler.kind, topology) for topology in topologies]
-        result = finish("tpu", _COLUMNS, [], notes, kinds=kinds)
-        found = known_rows(out, result, _CASE)
+        result = to_result("tpu", _COLUMNS, [], notes)
+        found = begin(child, result, topologies, _CASE, out)
         elements = {k: child.call(Compiler.elements, v) for k, v in networks.items()}
         for case in cases:
             topology, what, dtype, mode, name = case
@@ -143,9 +143,7 @@ def measure(
                 row = child.call(Compiler.row, before, lower_operation, *alone)
                 row |= _per_element(row, MODES[mode], jnp.dtype(dtype).itemsize, size)
             found[case] = {**dict(zip(_CASE, case, strict=True)), **row}
-            result["rows"] = [found[case] for case in cases if case in found]
-            if out is not None:
-                write_result(result, out)
+            keep_rows(result, found, cases, out)
     return result
 
 
@@ -183,6 +181,19 @@ def known_rows(
     return {tuple(str(row[name]) for name in names): row for row in before["rows"]}
 
 
+def keep_rows(
+    result: Result,
+    found: Mapping[Case, Row],
+    cases: Sequence[Case],
+    out: Path | None,
+) -> None:
+    """Put the rows in a result, those of `cases` first, and write it to `out`."""
+    order = dict.fromkeys([*cases, *found])
+    result["rows"] = [found[case] for case in order if case in found]
+    if out is not None:
+        write_result(result, out)
+
+
 def compiler() -> AbstractContextManager[Child["Compiler"]]:
     """The compiler in a process of its own."""
     if find_spec("libtpu") is None:
@@ -190,19 +201,24 @@ def compiler() -> AbstractContextManager[Child["Compiler"]]:
     return spawn("the compiler for TPUs", Compiler, _ENVIRONMENT)
 
 
-def finish(
-    benchmark: str,
-    columns: dict[str, str],
-    rows: list[Row],
-    notes: Sequence[str],
-    *,
-    kinds: Iterable[str],
-) -> Result:
-    """A result that names the kinds of chips and the compiler's version."""
-    result = to_result(benchmark, columns, rows, notes)
-    result["setting"]["platform"] = ", ".join(kinds)
+def begin(
+    child: Child["Compiler"],
+    result: Result,
+    topologies: Sequence[str],
+    names: Sequence[str],
+    out: Path | None,
+) -> dict[Case, Row]:
+    """Name compiler and chips in a result; the rows that an earlier one has.
+
+    The chips are those of the topologies and of the earlier rows, whose first name is
+    that of a topology.
+    """
     result["setting"]["versions"]["libtpu"] = version("libtpu")
-    return result
+    found = known_rows(out, result, names)
+    every = dict.fromkeys([*topologies, *(case[0] for case in found)])
+    kinds = [child.call(Compiler.kind, topology) for topology in every]
+    result["setting"]["platform"] = ", ".join(kinds)
+    return found
 
 
 class Compiler:

@@ -186,6 +186,26 @@ def test_a_program_that_is_known_is_not_compiled():
         assert (row["program"], row["bytes"]) == (known["program"], 24.0)
 
 
+def test_rows_that_are_not_asked_for_stay(tmp_path, monkeypatch):
+    out = tmp_path / "tpu.json"
+    monkeypatch.setattr(tpu, "compiler", lambda: nullcontext(Counter()))
+    monkeypatch.setattr(tpu, "version", lambda name: "1")
+    measure = partial(tpu.measure, networks=NETWORKS, quick=True, out=out)
+    measure(["v5e:2x2"], ["apalu"])
+    measure(["v6e:2x2"], [])
+    result = measure(["v5e:2x2"], ["gelu"])
+    assert read_result(out) == result
+    assert [(row["topology"], row["function"]) for row in result["rows"]] == [
+        ("v5e:2x2", "relu"),
+        ("v5e:2x2", "gelu"),
+        ("v6e:2x2", "relu"),
+        ("v5e:2x2", "apalu"),
+    ]
+    setting = result["setting"]
+    assert setting["platform"] == "a chip of v5e:2x2, a chip of v6e:2x2"
+    assert "mlp 256 x 128; transformer 4 x 32 x 128" in result["notes"][2]
+
+
 @pytest.mark.slow
 @needs_libtpu
 def test_mobilenet_stores_no_result_of_an_activation():
