@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 from transformer_checkpoints import Checkpoints, MismatchError
 from transformer_model import SHAPES
-from transformer_options import check_mesh, check_processes, keep_settings, parse
+from transformer_options import check_mesh, check_processes, join, keep_settings, parse
 from transformer_training import (
     PROGRAMS,
     Batch,
@@ -78,8 +78,7 @@ def train(
 def main() -> None:
     args = parse(__doc__)
     text = read_text(args.text)
-    if args.distributed:
-        jax.distributed.initialize(args.coordinator, args.processes, args.process)
+    join(args)
     sizes = args.mesh or (jax.device_count(), 1)
     check_mesh(args, sizes)
     settings = check_processes(args, text)

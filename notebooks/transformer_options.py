@@ -75,6 +75,19 @@ def parse(description: str) -> argparse.Namespace:
     return args
 
 
+def join(args: argparse.Namespace) -> None:
+    """Joins the processes of a job, if this is one of several."""
+    if not args.distributed:
+        return
+    try:
+        jax.distributed.initialize(args.coordinator, args.processes, args.process)
+    except ValueError as error:
+        raise SystemExit(
+            "--distributed needs --coordinator, --processes and --process here: "
+            f"{error}"
+        ) from None
+
+
 def check_mesh(args: argparse.Namespace, mesh: tuple[int, int]) -> None:
     """Stops with a line if the devices cannot share this model and batch."""
     shape, (fsdp, model) = SHAPES[args.size], mesh

@@ -44,6 +44,7 @@ def run(monkeypatch, out, *words, size="tiny"):
         (["--text", "21"], "--text must be more than 21 bytes, the length of a"),
         (["--text", "999999999"], "--text must be at most"),
         (["--process", "1"], "--process need --distributed"),
+        (["--distributed"], "--distributed needs --coordinator, --processes and"),
         (["--size", "huge"], "argument --size: invalid choice: 'huge'"),
     ],
 )
