@@ -22,17 +22,17 @@ ROWS, WIDTH, HIDDEN = 64, 10, 24
 
 PLACES = {
     "up": P(None, "model"),
-    "bias": P("model"),
+    "bias": P(None, "model"),
     "down": P("model"),
     "scalar": P(),
-    "unit": P("model"),
+    "unit": P(None, "model"),
 }
 SHAPES = {
     "up": (WIDTH, HIDDEN),
-    "bias": (HIDDEN,),
+    "bias": (1, HIDDEN),
     "down": (HIDDEN, WIDTH),
     "scalar": (),
-    "unit": (HIDDEN,),
+    "unit": (1, HIDDEN),
 }
 
 
@@ -66,7 +66,6 @@ def pair(h, p):
     return apalu(h, APALUParams(p, 0.1 * p))
 
 
-@pytest.mark.usefixtures("flax_promotion")
 @pytest.mark.parametrize(
     "act, name",
     [(scaled, "scalar"), (pair, "scalar"), (scaled, "unit"), (pair, "unit")],
