@@ -11,7 +11,7 @@ from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import Record
 from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.schema import Options
-from apalu_jax.experiments.specs import Spec
+from apalu_jax.experiments.specs import Early, Spec
 
 
 def heading(spec: Spec) -> str:
@@ -162,6 +162,7 @@ def declaration(results: Results) -> list[tuple[str, str]]:
         ),
         ("stopping rule", spec.stopping_rule),
         *([("deviations", spec.deviations)] if spec.deviations else []),
+        *([("early training", _early(spec, spec.early))] if spec.early else []),
         *(
             (f"margin of {metric.name}", f"±{metric.margin_text}")
             for metric in spec.metrics
@@ -179,6 +180,16 @@ def declaration(results: Results) -> list[tuple[str, str]]:
         ("declaration hash", spec.declaration_hash),
         ("made with", " | ".join(environments)),
     ]
+
+
+def _early(spec: Spec, early: Early) -> str:
+    metric = spec.claimed_metric
+    side = "below" if metric.higher_is_better else "above"
+    percent = " %" if metric.percent else ""
+    return (
+        f"while the mean {metric.name} of {early.arm} is {side} "
+        f"{metric.value_text(early.figure)}{percent}"
+    )
 
 
 def _environment(results: Results, record: Record) -> str:
