@@ -60,7 +60,7 @@ def pooled(
         where = f"{jax.__version__} {jax.default_backend()}"
         depends = f"{network.digest()} {config.scales} {images.shape} {where}"
         content = hashlib.sha256(depends.encode())
-        content.update(np.ascontiguousarray(images))
+        content.update(np.ascontiguousarray(images).data)
         name = content.hexdigest()
 
         def at(degrees: float) -> _Rows:

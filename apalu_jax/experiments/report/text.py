@@ -11,7 +11,7 @@ from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import Record
 from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.schema import Options
-from apalu_jax.experiments.specs import Early, Spec
+from apalu_jax.experiments.specs import Calibration, Early, Spec
 
 
 def heading(spec: Spec) -> str:
@@ -176,10 +176,22 @@ def declaration(results: Results) -> list[tuple[str, str]]:
             "vmapped",
         ),
         ("epochs and batch size", f"{spec.epochs}, {spec.batch_size}"),
+        *(
+            [("calibration", _calibration(spec.calibration))]
+            if spec.calibration
+            else []
+        ),
         ("run hash", spec.run_hash),
         ("declaration hash", spec.declaration_hash),
         ("made with", " | ".join(environments)),
     ]
+
+
+def _calibration(rule: Calibration) -> str:
+    return (
+        f"as many epochs as a trial of the reference takes {rule.seconds:g} s for on "
+        f"the machine of the first run, from {rule.lowest} to {rule.highest}"
+    )
 
 
 def _early(spec: Spec, early: Early) -> str:

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.schema import Options, convert
+from apalu_jax.experiments.specs.calibration import Calibration
 from apalu_jax.experiments.specs.checks import check
 from apalu_jax.experiments.specs.tables import (
     FIRST_SEARCH_SEED,
@@ -87,6 +88,8 @@ class Spec(RunConfig, frozen=True, kw_only=True):
         step of its own, of the pretraining too.
       test_train_ratio: Size of the test split over that of the training split if the
         seeds are overlapping random splits of one data set, else 0.
+      calibration: The rule by which the machine of the first run fixes ``epochs``; None
+        for the declared number.
       backbone: Options of :func:`apalu_jax.experiments.backbones.attach`: a frozen
         network whose outputs replace or accompany the inputs.
       num_log_points: Number of evenly spaced epochs after which validation metrics and
@@ -120,6 +123,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     revisions: tuple[Revision, ...] = ()
     published: tuple[Published, ...] = ()
     lr_search: LRSearch | None = None
+    calibration: Calibration | None = None
     seeds: Annotated[int, Meta(ge=1, le=FIRST_SEARCH_SEED)]
     first_seed: Annotated[int, Meta(ge=0, lt=FIRST_SEARCH_SEED)] = 0
     num_log_points: Count = 20
