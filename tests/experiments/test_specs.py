@@ -211,6 +211,7 @@ FREE = {"name": "accuracy", "higher_is_better": True, "margin": 0.0}
         ({"gates": [{**GATE, "rise_below": 0.1}]}, "`rise_below` must stand without"),
         ({"gates": [RISE]}, "last quarter.* at least 4, got 20 and 3"),
         ({"gates": [RISE], "epochs": 9, "num_log_points": 3}, "at least 4, got 3 and"),
+        ({"search_only": True}, "`search_only` must stand with `lr_search`, got none"),
         ({"early": {"arm": "mish", "figure": 0.8}}, "`early`: `arm` must be .*'mish'"),
         ({"revisions": [{**REVISION, "date": "today"}]}, "date"),
         ({"first_seed": -1}, "`first_seed`: .* >= 0, got -1"),

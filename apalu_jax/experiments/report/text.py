@@ -34,6 +34,8 @@ def outcome(spec: Spec, table: Table) -> str:
     """The result of a table in a sentence or two."""
     if spec.is_smoke:
         return "A smoke run checks that everything works; it decides nothing."
+    if spec.search_only:
+        return "A search alone: no run was evaluated on a test split."
     family = {
         s.arm: s.comparison for s in table.arms if s.comparison and s.arm in spec.arms
     }
@@ -116,7 +118,7 @@ def state(results: Results) -> list[str]:
     notes = []
     runs = len(spec.variant_names) * len(spec.unit_names) * spec.seeds
     declared = len(spec.all_arms) * runs
-    if len(records) < declared:
+    if len(records) < declared and not spec.search_only:
         notes.append(f"Incomplete: {len(records)} of {declared} declared runs.")
     reasons = {r.error for r in results.records if r.status == "failed"}
     notes += [f"Failed: {reason}" for reason in sorted(reasons)]

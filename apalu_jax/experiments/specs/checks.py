@@ -34,6 +34,10 @@ def check(spec: "Spec") -> None:
             f"where the seeds of the search start, got {spec.first_seed} + "
             f"{spec.seeds}."
         )
+    if spec.search_only and spec.lr_search is None:
+        raise ExperimentError(
+            f"{spec.name}: `search_only` must stand with `lr_search`, got none."
+        )
     metrics = [metric.name for metric in spec.metrics]
     for figure in spec.published:
         _check_name(spec, "published", "`metric`", figure.metric, metrics)

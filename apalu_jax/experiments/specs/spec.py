@@ -88,6 +88,8 @@ class Spec(RunConfig, frozen=True, kw_only=True):
         step of its own, of the pretraining too.
       test_train_ratio: Size of the test split over that of the training split if the
         seeds are overlapping random splits of one data set, else 0.
+      search_only: Whether the searches are all that is run: the arms are compared on
+        validation data, and no test split is looked at.
       calibration: The rule by which the machine of the first run fixes ``epochs``; None
         for the declared number.
       backbone: Options of :func:`apalu_jax.experiments.backbones.attach`: a frozen
@@ -123,6 +125,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     revisions: tuple[Revision, ...] = ()
     published: tuple[Published, ...] = ()
     lr_search: LRSearch | None = None
+    search_only: bool = False
     calibration: Calibration | None = None
     seeds: Annotated[int, Meta(ge=1, le=FIRST_SEARCH_SEED)]
     first_seed: Annotated[int, Meta(ge=0, lt=FIRST_SEARCH_SEED)] = 0
