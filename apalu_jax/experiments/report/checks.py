@@ -64,7 +64,8 @@ def best_on_test(spec: Spec, records: Sequence[Record]) -> Section | None:
 
 def monitored(spec: Spec, records: Sequence[Record]) -> Section | None:
     """The declared monitors: median and range over all runs of an arm."""
-    notes = ["Median, and the smallest and largest of the runs, over units and seeds."]
+    note = "Median, and the smallest and largest of the runs, over all units and seeds."
+    notes = [note]
     if any(name.startswith(IN_TRAINING) for name in spec.monitors):
         notes.append(
             f"{IN_TRAINING}: on training examples, as many as the test split has, "
