@@ -12,7 +12,8 @@ class Calibration(
 
     A trial of the reference, which is a block of vmapped seeds, shall train for
     ``seconds``; there are as many epochs as fit, a multiple of four, but no fewer than
-    ``lowest`` and no more than ``highest``.
+    ``lowest`` and no more than ``highest``. Variants and units that declare epochs of
+    their own keep them.
 
     Examples:
       >>> rule = Calibration(seconds=60.0, lowest=12, highest=100)
