@@ -7,6 +7,7 @@ from math import sqrt
 from typing import TypeAlias
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
@@ -32,6 +33,7 @@ class Arm:
       positive: Whether they are kept positive.
       bounds: Limits within which they are kept instead.
       frozen: Whether they keep their initial values.
+      rate: Factor of their learning rate.
     """
 
     description: str
@@ -41,6 +43,7 @@ class Arm:
     positive: bool = False
     bounds: tuple[float, float] | None = None
     frozen: bool = False
+    rate: float = 1.0
 
     def owns(self, path: str, leaf: object) -> bool:
         """True if a parameter of a network, by its path, belongs to this activation."""
@@ -57,6 +60,37 @@ class ScaledGELU(nn.Module):
         return jax.nn.gelu(x, approximate=False) * gain.astype(x.dtype)
 
 
+class Swish(nn.Module):
+    """x sigmoid(beta x) with a trained beta, which starts at 1.
+
+    References:
+      P. Ramachandran, B. Zoph, Q. V. Le, `Searching for Activation Functions
+      <https://arxiv.org/abs/1710.05941>`_, 2017.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps an array of any shape."""
+        beta = self.param("beta", nn.initializers.ones, ())
+        return x * jax.nn.sigmoid(beta.astype(x.dtype) * x)
+
+
+class ChannelPReLU(nn.Module):
+    """PReLU with a trained slope for each position of the last axis, from 0.25."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps an array of any shape."""
+        slope = self.param(
+            "negative_slope", nn.initializers.constant(0.25), (x.shape[-1],)
+        )
+        return jnp.where(x >= 0, x, x * slope.astype(x.dtype).reshape(_last(x)))
+
+
+def _last(x: Array) -> tuple[int, ...]:
+    return (*(1,) * (x.ndim - 1), x.shape[-1])
+
+
 _APALU = partial(
     Arm,
     activation=APALU,
@@ -68,6 +102,19 @@ _APALU = partial(
 # The gains of elu, gelu and silu are numerical integrals, the others closed forms;
 # tests/experiments/test_models.py checks every one by quadrature.
 _GELU_GAIN = 1.5335304
+_SILU_GAIN = 1.6765324
+
+_PRELU = partial(
+    Arm,
+    activation=partial(nn.PReLU, negative_slope_init=0.25),
+    gain=sqrt(2 / (1 + 0.25**2)),
+    parameters=("negative_slope",),
+)
+
+_SMOOTH = partial(_APALU, gain=float(variance_gain(APALUParams(0.5, 0.75))))
+
+# A tenth of the learning rate of the weights.
+_SLOW = 0.1
 
 ARMS: Mapping[str, Arm] = {
     "relu": Arm(
@@ -85,13 +132,20 @@ ARMS: Mapping[str, Arm] = {
         gain=_GELU_GAIN,
     ),
     "silu": Arm(
-        description="x sigmoid(x)", activation=lambda: jax.nn.silu, gain=1.6765324
+        description="x sigmoid(x)", activation=lambda: jax.nn.silu, gain=_SILU_GAIN
     ),
-    "prelu": Arm(
-        description="one trained slope per layer, from 0.25",
-        activation=partial(nn.PReLU, negative_slope_init=0.25),
-        gain=sqrt(2 / (1 + 0.25**2)),
-        parameters=("negative_slope",),
+    "prelu": _PRELU(description="one trained slope per layer, from 0.25"),
+    "prelu-channel": _PRELU(
+        description="one trained slope per channel, from 0.25", activation=ChannelPReLU
+    ),
+    "prelu-slow": _PRELU(
+        description="prelu at a tenth of the learning rate of the weights", rate=_SLOW
+    ),
+    "swish": Arm(
+        description="x sigmoid(beta x), one trained beta per layer, from 1",
+        activation=Swish,
+        gain=_SILU_GAIN,
+        parameters=("beta",),
     ),
     "apalu": _APALU(
         description="one trained pair (a, b) per layer, from (0.55, 0.065)"
@@ -104,10 +158,24 @@ ARMS: Mapping[str, Arm] = {
         gain=float(variance_gain(APALUParams(0.55, 0.1))),
         bounds=(0.1, 3.0),
     ),
-    "apalu-smooth": _APALU(
+    "apalu-smooth": _SMOOTH(
         description="one trained pair per layer, from (0.5, 0.75), smooth at 0",
         activation=partial(APALU, params_init="smooth"),
-        gain=float(variance_gain(APALUParams(0.5, 0.75))),
+    ),
+    "apalu-smooth-channel": _SMOOTH(
+        description="one trained pair per channel, from (0.5, 0.75)",
+        activation=partial(APALU, params_init="smooth", feature_axes=-1),
+    ),
+    "apalu-smooth-slow": _SMOOTH(
+        description="apalu-smooth at a tenth of the learning rate of the weights",
+        activation=partial(APALU, params_init="smooth"),
+        rate=_SLOW,
+    ),
+    "apalu-smooth-softplus": _SMOOTH(
+        description="softplus of one trained pair per layer, from (0.5, 0.75)",
+        activation=partial(APALU, params_init="smooth", constraint="softplus"),
+        parameters=("apalu_a_raw", "apalu_b_raw"),
+        positive=False,
     ),
     "apalu-channel": _APALU(
         description="one trained pair per channel, from (0.55, 0.065)",

@@ -113,7 +113,9 @@ def run(
         some = None if units is None else units.split(",")
         declared = files.find(name, preset, some)
     folder = out or Path("runs") / declared.folder
-    spec, parts = declaration.settle(declared, None if force else folder)
+    kept = None if force else folder
+    spec, parts = declaration.settle(declared, kept)
+    spec = runner.calibrate(spec, kept, data_dir, parts)
     chosen_seeds = None if seeds is None else _parse_seeds(seeds, spec.seed_range)
     chosen_arms = None if arms is None else arms.split(",")
     if dry_run:

@@ -1,4 +1,4 @@
-"""The commands ``apalu data list | verify | download``."""
+"""The commands ``apalu data list | verify | download | half-weights``."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +12,7 @@ from apalu_jax._console import (
     print_json,
     print_notes,
     print_table,
+    say,
 )
 from apalu_jax.experiments import ExperimentError
 
@@ -79,6 +80,21 @@ def download(name: DataName = None, data_dir: DataDir = None) -> None:
     from apalu_jax.experiments import data
 
     _each_data_set(name, data_dir, "present", data.download)
+
+
+@data_app.command("half-weights", epilog="Example: apalu data half-weights carried")
+@one_line_errors(ExperimentError)
+def half_weights(
+    folder: Annotated[Path, typer.Argument(help="A data folder for another machine.")],
+) -> None:
+    """Write the ImageNet weights in half precision, as files of 5 and 29 MB.
+
+    A machine without their package finds them in the folder $APALU_DATA_DIR.
+    """
+    from apalu_jax.experiments.backbones import weights
+
+    for path in weights.write_half(folder):
+        say(f"wrote {path}")
 
 
 def _verify_backbones() -> None:

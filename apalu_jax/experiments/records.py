@@ -13,6 +13,9 @@ Kind: TypeAlias = Literal["search", "evaluation"]
 Curve: TypeAlias = list[float | None]
 """One number for each logged epoch; None if it is not finite."""
 
+IN_TRAINING = "train/"
+"""Start of the name of a monitor that is a metric of training examples."""
+
 CHANCE = "chance"
 """Test metric under which a record may hold that of a constant prediction."""
 
@@ -83,6 +86,8 @@ class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
       test_curve: Empty unless the spec asks for it.
       test: Metrics on the test split after the last epoch.
       examples: Size of the test split.
+      train_end: Metrics on training examples after the last epoch, as in an evaluation;
+        empty unless a monitor asks for them.
       activations: Parameters of each activation, the start included, by site and name;
         of a site with many pairs the quartiles.
     """
@@ -93,6 +98,7 @@ class History(Struct, frozen=True, kw_only=True, omit_defaults=True):
     test_curve: dict[str, Curve] = {}
     test: dict[str, float | None] = {}
     examples: int = 0
+    train_end: dict[str, float | None] = {}
     activations: dict[str, dict[str, list[float | None | list[float | None]]]] = {}
 
 

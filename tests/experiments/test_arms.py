@@ -31,3 +31,13 @@ def test_every_arm_starts_from_the_same_weights(arm, params_by_arm):
     dense = {name: value for name, value in own.items() if name.startswith("Dense")}
     assert sorted(dense) == ["Dense_0", "Dense_1", "Dense_2"]
     jax.tree.map(np.testing.assert_array_equal, dense, dict(relu))
+
+
+def test_trained_competitors_start_as_what_they_extend():
+    x = jnp.linspace(-3, 3, 12).reshape(3, 4)
+    swish, prelu = (ARMS[name].activation() for name in ("swish", "prelu-channel"))
+    assert jnp.allclose(swish.init_with_output(jax.random.key(0), x)[0], jax.nn.silu(x))
+    slopes = jnp.array([0.1, 0.2, 0.3, 0.4])
+    y = prelu.apply({"params": {"negative_slope": slopes}}, x)
+    assert jnp.allclose(y, jnp.where(x < 0, x * slopes.reshape(1, 4), x))
+    assert prelu.init(jax.random.key(0), x)["params"]["negative_slope"].shape == (4,)

@@ -11,6 +11,7 @@ from apalu_jax.experiments import ExperimentError, arms, specs
 from apalu_jax.experiments.schema import convert
 from apalu_jax.experiments.specs import (
     Claim,
+    Early,
     Gate,
     LRSearch,
     Published,
@@ -27,6 +28,7 @@ FIGURE = {
 }
 CLAIM = {"text": "it is better", "source": "somewhere", "arms": ["relu"]}
 GATE = {"arm": "relu", "figure": 0.9, "source": "somewhere"}
+RISE = {"arm": "relu", "rise_below": 0.01}
 REVISION = {"date": "2026-11-28", "changed": "a", "reason": "b", "found": "c"}
 
 
@@ -80,6 +82,7 @@ CLAIMED = {"claim": Claim(text="It is better.", source="s", arms=("relu",))}
         ({"question": "Why?"}, False, False),
         ({"stopping_rule": "At noon."}, False, False),
         ({"monitors": ("log_loss",)}, False, False),
+        ({"early": Early(arm="relu", figure=0.8)}, False, False),
         ({"published": (Published(**FIGURE),)}, False, False),
         ({"claim": replace(CLAIMED["claim"], text="t", source="u")}, False, False),
         ({"preset": "other", "name": "other"}, False, False),
@@ -143,7 +146,7 @@ def test_fields_at_their_default_are_in_no_hash():
     raw = specs.load("digits", "smoke").to_dict()
     for name in ("backbone", "pretraining", "monitors", "num_log_points", "units"):
         assert name not in raw
-    for name in ("first_seed", "gates", "revisions"):
+    for name in ("first_seed", "gates", "revisions", "early"):
         assert name not in raw
     assert from_mapping({**raw, "num_log_points": 20}).run_hash == (
         from_mapping(raw).run_hash
@@ -205,6 +208,11 @@ FREE = {"name": "accuracy", "higher_is_better": True, "margin": 0.0}
         ({"gates": [{**GATE, "variant": "x"}]}, "`gates`: `variant` must be"),
         ({"gates": [{**GATE, "unit": "x"}]}, "`gates`: `unit` must be .*'x'"),
         ({"gates": [{**GATE, "tolerance": -0.1}]}, r"`gates\[0\].tolerance`: .* >= 0"),
+        ({"gates": [{**GATE, "rise_below": 0.1}]}, "`rise_below` must stand without"),
+        ({"gates": [RISE]}, "last quarter.* at least 4, got 20 and 3"),
+        ({"gates": [RISE], "epochs": 9, "num_log_points": 3}, "at least 4, got 3 and"),
+        ({"search_only": True}, "`search_only` must stand with `lr_search`, got none"),
+        ({"early": {"arm": "mish", "figure": 0.8}}, "`early`: `arm` must be .*'mish'"),
         ({"revisions": [{**REVISION, "date": "today"}]}, "date"),
         ({"first_seed": -1}, "`first_seed`: .* >= 0, got -1"),
         ({"first_seed": 998}, "`first_seed` . `seeds` .* 1000,.* got 998 . 3"),

@@ -16,7 +16,7 @@ from apalu_jax.experiments.analysis.lr_search import at_end, searches
 from apalu_jax.experiments.analysis.pairing import metric_values, observations
 from apalu_jax.experiments.analysis.summary import Table
 from apalu_jax.experiments.formatting import joined
-from apalu_jax.experiments.records import Record, select
+from apalu_jax.experiments.records import History, Record, select
 from apalu_jax.experiments.specs import Claim, Gate, Metric, Spec
 
 MIN_PAIRS = 8
@@ -121,6 +121,13 @@ def _baselines(spec: Spec, claim: Claim, records: Sequence[Record]) -> Iterator[
         metric = next(metric for metric in spec.metrics if metric.name == name)
         variant = gate.variant or spec.claimed_variant
         label = joined(gate.arm, variant, by=" / ")
+        if gate.rise_below is not None:
+            for unit in _units(spec, gate):
+                runs = select(records, variant, gate.arm, unit or None)
+                rise = _late_rise(metric, gate.rise_below, runs)
+                where = joined(label, unit, by=" / ")
+                yield rise._replace(gate=where, source=gate.source)
+            continue
         found = list(_figures(spec, gate, metric, variant))
         if not found:
             yield Check(label, f"a published {metric.name}", "none", False)
@@ -133,12 +140,17 @@ def _baselines(spec: Spec, claim: Claim, records: Sequence[Record]) -> Iterator[
             yield reached._replace(gate=joined(label, unit, by=" / "), source=source)
 
 
+def _units(spec: Spec, gate: Gate) -> tuple[str, ...]:
+    """Units that a gate is on, one by one; "" is the mean over all."""
+    return spec.unit_names if gate.unit == "*" else (gate.unit,)
+
+
 def _figures(
     spec: Spec, gate: Gate, metric: Metric, variant: str
 ) -> Iterator[tuple[str, float, str]]:
     """Unit, figure and source of what a gate requires; the unit is "" for the mean."""
     if gate.figure is not None:
-        for unit in spec.unit_names if gate.unit == "*" else (gate.unit,):
+        for unit in _units(spec, gate):
             yield unit, gate.figure, gate.source
         return
     for published in spec.published_of(variant, metric):
@@ -174,6 +186,36 @@ def _reach(
     ahead = _scaled(metric, mean) - _scaled(metric, figure)
     passed = ahead * (1 if metric.higher_is_better else -1) >= -tolerance
     return Check("", required, f"{plain.value_text(mean)}{percent}", passed)
+
+
+def _late_rise(metric: Metric, limit: float, runs: Sequence[Record]) -> Check:
+    """Compares the mean improvement over the last quarter of training with a limit."""
+    required = (
+        f"{metric.name} improves by less than {metric.size_text(limit)} over the last "
+        "quarter of training"
+    )
+    gains = [_late_gain(metric, run.history) for run in runs]
+    known = [gain for gain in gains if gain is not None]
+    if not known or len(known) < len(gains):
+        found = f"curves of {len(known)} of {len(runs)} runs"
+        return Check("", required, found, False)
+    mean = float(np.mean(known))
+    return Check("", required, metric.difference_text(mean), mean < limit)
+
+
+def _late_gain(metric: Metric, history: History) -> float | None:
+    """Improvement since the last logged epoch that is not in the last quarter."""
+    curve = (history.test_curve or history.validation).get(metric.name, [])
+    before = [
+        epoch for epoch in history.epochs[1:] if epoch <= history.epochs[-1] * 0.75
+    ]
+    if not curve or not before:
+        return None
+    first, last = curve[len(before) - 1], curve[-1]
+    if first is None or last is None:
+        return None
+    gain = _scaled(metric, last) - _scaled(metric, first)
+    return gain if metric.higher_is_better else -gain
 
 
 def _scaled(metric: Metric, value: float) -> float:

@@ -104,10 +104,11 @@ def judge(spec: Spec, records: Sequence[Record], table: Table) -> Verdict | None
     with a claim that some level is reached.
 
     ``table`` is the summary by the claim's variant and metric. None if nothing is
-    claimed, and for a smoke preset, which checks that everything works.
+    claimed, for a smoke preset, which checks that everything works, and if nothing is
+    evaluated.
     """
     claim = spec.claim
-    if claim is None or spec.is_smoke:
+    if claim is None or spec.is_smoke or spec.search_only:
         return None
     checks = gates.check(spec, claim, records, table)
     found = ((arm, table.arm(arm)) for arm in claim.arms)
@@ -267,4 +268,17 @@ def _protocol(spec: Spec, claim: Claim, records: Sequence[Record]) -> str:
     ]
     data = joined(claim.data, *copies)
     training = spec.protocol or f"{spec.preset} training"
+    if _is_early(spec, records):
+        training = "early training"
     return f"{training}, on {data}" if data else training
+
+
+def _is_early(spec: Spec, records: Sequence[Record]) -> bool:
+    """True if the baseline is not yet where training is declared not to be early."""
+    if spec.early is None:
+        return False
+    metric = replace(spec.claimed_metric, relative=False)
+    runs = select(records, spec.claimed_variant, spec.early.arm)
+    values = list(metric_values(spec, runs, metric).values())
+    sign = 1 if metric.higher_is_better else -1
+    return not values or sign * fmean(values) < sign * spec.early.figure

@@ -1,7 +1,7 @@
 """Features of images by a frozen network, computed once for every image.
 
 The process remembers the features of every image by its SHA-256, in float16: the seeds
-of a unit share most images.
+of a unit share most images. Averages, which are small, are in the user's cache too.
 """
 
 import functools
@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from apalu_jax.experiments import ExperimentError
+from apalu_jax.experiments import ExperimentError, storage
 from apalu_jax.experiments.backbones.config import FeatureConfig
 from apalu_jax.experiments.backbones.weights import Network
 from apalu_jax.experiments.data.images import Images
@@ -56,8 +56,23 @@ def pooled(
     run = _in_chunks(averages, network)
 
     def compute(images: Images) -> _Rows:
+        # Another version or platform rounds otherwise.
+        where = f"{jax.__version__} {jax.default_backend()}"
+        depends = f"{network.digest()} {config.scales} {images.shape} {where}"
+        content = hashlib.sha256(depends.encode())
+        content.update(np.ascontiguousarray(images).data)
+        name = content.hexdigest()
+
+        def at(degrees: float) -> _Rows:
+            rows = storage.cached_array(
+                f"{name}-{degrees:g}",
+                lambda: run(_rotate(images, degrees)),
+                "features",
+            )
+            return rows.astype(np.float16)
+
         angles = [360 * i / config.rotations for i in range(config.rotations)]
-        return np.stack([run(_rotate(images, angle)) for angle in angles], axis=1)
+        return np.stack([at(angle) for angle in angles], axis=1)
 
     key = f"{network.digest()} pooled {config.rotations} {config.scales}"
     return _look_up(key, images, compute).astype(np.float32)

@@ -29,7 +29,7 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from apalu_jax.experiments import ExperimentError, arms
-from apalu_jax.experiments.backbones import alexnet, imagenet, pretrain
+from apalu_jax.experiments.backbones import alexnet, half, imagenet, pretrain
 from apalu_jax.experiments.backbones.config import BackboneConfig
 from apalu_jax.experiments.models import vgg
 from apalu_jax.experiments.models.layers import scaled_normal
@@ -85,8 +85,8 @@ def load(options: BackboneConfig, data_dir: Path | None = None) -> Network:
             layers = _sample(variables["params"], options.seed)
             label += f"random weights, seed {options.seed}"
         elif options.weights == "imagenet":
-            layers = _imagenet(variables["params"], options)
-            label += f"ImageNet weights of {imagenet.PACKAGE}"
+            layers, precision = _imagenet(variables["params"], options, data_dir)
+            label += f"ImageNet weights of {imagenet.PACKAGE}{precision}"
         else:
             path = Path(options.weights)
             layers = _read(variables["params"], options.network, path)
@@ -144,17 +144,36 @@ def _sample(layers: Variables, seed: int) -> Variables:
     return sampled
 
 
-def _imagenet(layers: Variables, options: BackboneConfig) -> Variables:
-    """Weights of torchvision's network, whose layout is the one here."""
+def write_half(folder: Path) -> list[Path]:
+    """Writes ImageNet's weights in half precision; gives the files."""
+    return [half.write(name, indices, folder) for name, indices in _INDICES.items()]
+
+
+def _imagenet(
+    layers: Variables, options: BackboneConfig, data_dir: Path | None
+) -> tuple[Variables, str]:
+    """Weights of torchvision's network, and a remark if they are of half precision.
+
+    The layout of the package is the one here.
+    """
     if options.width != 1:
         raise ExperimentError(
             f"`width` must be 1 for the weights imagenet, got {options.width!r}."
         )
-    stored = imagenet.convolutions(options.network)
-    return {
+    try:
+        stored = imagenet.convolutions(options.network)
+    except imagenet.Missing:
+        path = half.locate(options.network, data_dir)
+        if path is None:
+            raise
+        read = _read(layers, options.network, path)
+        half.check(options.network, read, path)
+        return read, ", float16"
+    found = {
         name: {key: jnp.asarray(array) for key, array in layer.items()}
         for name, layer in zip(_convolutions(layers), stored, strict=True)
     }
+    return found, ""
 
 
 def _read(layers: Variables, network: str, path: Path) -> Variables:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from apalu_jax.experiments import analysis
 from apalu_jax.experiments.analysis import Table, lr_search, verdicts
 from apalu_jax.experiments.formatting import joined
-from apalu_jax.experiments.report import checks, figures, page, tables, text
+from apalu_jax.experiments.report import checks, figures, page, tables, text, tuning
 from apalu_jax.experiments.report.figures import Picture
 from apalu_jax.experiments.report.page import Page
 from apalu_jax.experiments.report.tables import Section, TextTable
@@ -56,12 +56,14 @@ def build(results: Results) -> Report:
     decisive = summaries[spec.claimed_variant, spec.metric.name]
     claimed = summaries[spec.claimed_variant, spec.claimed_metric.name]
     judged = verdicts.judge(spec, records, claimed)
+    found = lr_search.searches(spec, records)
     others = (
+        tuning.tuned(spec, found),
         tables.gates(spec, claimed, judged),
         checks.published_baselines(spec, records),
         checks.best_on_test(spec, records),
         checks.monitored(spec, records),
-        tables.searched(spec, lr_search.searches(spec, records)),
+        tables.searched(spec, found),
         tables.revisions(spec),
     )
     tried = [section for section in others if section]

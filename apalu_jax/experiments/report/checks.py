@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from apalu_jax.experiments.analysis import metric_values
 from apalu_jax.experiments.formatting import joined
-from apalu_jax.experiments.records import Record, select
+from apalu_jax.experiments.records import IN_TRAINING, History, Record, select
 from apalu_jax.experiments.report.tables import Row, Section, TextTable
 from apalu_jax.experiments.specs import Metric, Published, Spec
 
@@ -65,12 +65,18 @@ def best_on_test(spec: Spec, records: Sequence[Record]) -> Section | None:
 def monitored(spec: Spec, records: Sequence[Record]) -> Section | None:
     """The declared monitors: median and range over all runs of an arm."""
     note = "Median, and the smallest and largest of the runs, over all units and seeds."
+    notes = [note]
+    if any(name.startswith(IN_TRAINING) for name in spec.monitors):
+        notes.append(
+            f"{IN_TRAINING}: on training examples, as many as the test split has, "
+            "evaluated as that is: without augmentation or label smoothing."
+        )
     return _by_variant(
         spec,
         "Monitors",
         ("arm", "runs", *spec.monitors),
         lambda variant: _monitors(spec, select(records, variant)),
-        Section("Monitors", [], [note]),
+        Section("Monitors", [], notes),
     )
 
 
@@ -145,11 +151,17 @@ def _ends_of_run(metric: Metric, run: Record) -> tuple[float, float]:
 def _monitors(spec: Spec, runs: Sequence[Record]) -> list[Row]:
     rows: list[Row] = []
     for arm in spec.all_arms if spec.monitors else ():
-        tests = [r.history.test for r in select(runs, arm=arm) if r.status == "ok"]
-        if tests:
-            columns = ([test.get(name) for test in tests] for name in spec.monitors)
-            rows.append((arm, str(len(tests)), *map(_spread, columns)))
+        own = [r.history for r in select(runs, arm=arm) if r.status == "ok"]
+        if own:
+            columns = ([_monitor(run, name) for run in own] for name in spec.monitors)
+            rows.append((arm, str(len(own)), *map(_spread, columns)))
     return rows
+
+
+def _monitor(history: History, name: str) -> float | None:
+    if name.startswith(IN_TRAINING):
+        return history.train_end.get(name.removeprefix(IN_TRAINING))
+    return history.test.get(name)
 
 
 def _spread(values: Sequence[float | None]) -> str:

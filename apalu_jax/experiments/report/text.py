@@ -11,7 +11,7 @@ from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import Record
 from apalu_jax.experiments.results import Results
 from apalu_jax.experiments.schema import Options
-from apalu_jax.experiments.specs import Spec
+from apalu_jax.experiments.specs import Calibration, Early, Spec
 
 
 def heading(spec: Spec) -> str:
@@ -34,6 +34,8 @@ def outcome(spec: Spec, table: Table) -> str:
     """The result of a table in a sentence or two."""
     if spec.is_smoke:
         return "A smoke run checks that everything works; it decides nothing."
+    if spec.search_only:
+        return "A search alone: no run was evaluated on a test split."
     family = {
         s.arm: s.comparison for s in table.arms if s.comparison and s.arm in spec.arms
     }
@@ -116,7 +118,7 @@ def state(results: Results) -> list[str]:
     notes = []
     runs = len(spec.variant_names) * len(spec.unit_names) * spec.seeds
     declared = len(spec.all_arms) * runs
-    if len(records) < declared:
+    if len(records) < declared and not spec.search_only:
         notes.append(f"Incomplete: {len(records)} of {declared} declared runs.")
     reasons = {r.error for r in results.records if r.status == "failed"}
     notes += [f"Failed: {reason}" for reason in sorted(reasons)]
@@ -162,6 +164,7 @@ def declaration(results: Results) -> list[tuple[str, str]]:
         ),
         ("stopping rule", spec.stopping_rule),
         *([("deviations", spec.deviations)] if spec.deviations else []),
+        *([("early training", _early(spec, spec.early))] if spec.early else []),
         *(
             (f"margin of {metric.name}", f"±{metric.margin_text}")
             for metric in spec.metrics
@@ -175,10 +178,32 @@ def declaration(results: Results) -> list[tuple[str, str]]:
             "vmapped",
         ),
         ("epochs and batch size", f"{spec.epochs}, {spec.batch_size}"),
+        *(
+            [("calibration", _calibration(spec.calibration))]
+            if spec.calibration
+            else []
+        ),
         ("run hash", spec.run_hash),
         ("declaration hash", spec.declaration_hash),
         ("made with", " | ".join(environments)),
     ]
+
+
+def _calibration(rule: Calibration) -> str:
+    return (
+        f"as many epochs as a trial of the reference takes {rule.seconds:g} s for on "
+        f"the machine of the first run, from {rule.lowest} to {rule.highest}"
+    )
+
+
+def _early(spec: Spec, early: Early) -> str:
+    metric = spec.claimed_metric
+    side = "below" if metric.higher_is_better else "above"
+    percent = " %" if metric.percent else ""
+    return (
+        f"while the mean {metric.name} of {early.arm} is {side} "
+        f"{metric.value_text(early.figure)}{percent}"
+    )
 
 
 def _environment(results: Results, record: Record) -> str:

@@ -2,21 +2,18 @@
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
 
 import jax
 import msgspec
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from apalu_jax import introspection
 from apalu_jax.experiments import backbones
-from apalu_jax.experiments.data.splits import Batch, Dataset, Splits
+from apalu_jax.experiments.data.splits import Dataset, Splits
 from apalu_jax.experiments.formatting import joined
-from apalu_jax.experiments.records import History, InputCounts, Record, Trial
+from apalu_jax.experiments.records import Record, Trial
 from apalu_jax.experiments.runner import runtime, state
+from apalu_jax.experiments.runner.outcomes import Outcome, evaluated, searched
 from apalu_jax.experiments.runner.parts import DECLARED, Parts
 from apalu_jax.experiments.runner.plan import config_of
 from apalu_jax.experiments.runner.state import State
@@ -26,22 +23,10 @@ from apalu_jax.experiments.tasks.base import Task
 from apalu_jax.experiments.training import loop
 from apalu_jax.experiments.training.checkpoint import Checkpoint
 from apalu_jax.experiments.training.compiled import Compiled, Stage, compile_training
-from apalu_jax.experiments.training.loop import Row, Trained, Training
-from apalu_jax.introspection import Histogram
+from apalu_jax.experiments.training.loop import Training
 
 # Settings that the compiled functions do not depend on.
 _NOT_COMPILED = {"data": None, "backbone": None, "test_train_ratio": None}
-
-
-class _Outcome(TypedDict, total=False):
-    """Fields of a record that training fills in."""
-
-    value: float | None
-    status: Literal["ok", "diverged", "failed"]
-    history: History
-    inputs: dict[str, InputCounts]
-    figure_data: dict[str, Any]
-    error: str
 
 
 class Executor:
@@ -76,7 +61,7 @@ class Executor:
         An error of the machine, such as memory that runs out, makes records of failed
         runs.
         """
-        outcomes: Sequence[_Outcome]
+        outcomes: Sequence[Outcome]
         try:
             compiled = self._compiled.cache_info().misses
             training, label = self.prepare(trial)
@@ -102,13 +87,13 @@ class Executor:
                 ),
             )
             if trial.kind == "search":
-                outcomes = self._searched(trained)
+                outcomes = searched(self._spec, trained)
             else:
-                outcomes = self._evaluated(trial, training, trained)
+                outcomes = evaluated(self._spec, trial, training, trained)
             seconds = trained.seconds / len(trial.seeds)
         except jax.errors.JaxRuntimeError as error:
             reason = str(error).splitlines()[0]
-            failed = _Outcome(value=None, status="failed", error=reason)
+            failed = Outcome(value=None, status="failed", error=reason)
             outcomes, label, seconds = [failed] * len(trial.seeds), "", 0.0
         return [
             Record(
@@ -175,64 +160,6 @@ class Executor:
             return folds
         return [backbones.attach(fold, options, self._data_dir) for fold in folds]
 
-    def _searched(self, trained: Trained) -> list[_Outcome]:
-        """Outcome of each run of a search: the metric on the validation split."""
-        values = trained.rows[-1][f"validation/{self._spec.metric.name}"]
-        return [
-            _Outcome(value=float(value), status="ok")
-            if np.isfinite([value, *_losses(trained, i)]).all()
-            else _Outcome(value=None, status="diverged")
-            for i, value in enumerate(values)
-        ]
-
-    def _evaluated(
-        self, trial: Trial, training: Training, trained: Trained
-    ) -> list[_Outcome]:
-        """Outcome of each evaluated run: test metrics, curves, histograms."""
-        compiled, task = training.compiled, training.task
-        tests = [fold.test for fold in training.splits]
-        stacked = loop.stack(tests)
-        predictions = jax.device_get(compiled.predict(trained.variables, stacked))
-        scores = loop.seed_metrics(task, predictions, tests, trained.predictions)
-        sites = introspection.collect(trained.variables["params"])
-        histograms = compiled.histograms(trained.variables, stacked) if sites else {}
-        outcomes = [
-            self._outcome(task, trained, scores, test, i)
-            for i, test in enumerate(tests)
-        ]
-        for i, outcome in enumerate(outcomes):
-            outcome["inputs"] = {site: _counts(h, i) for site, h in histograms.items()}
-        if trial.seeds[0] == self._spec.first_seed:
-            first = jax.tree.map(lambda leaf: leaf[0], predictions)
-            outcomes[0]["figure_data"] = task.figure_data(first, tests[0])
-        return outcomes
-
-    def _outcome(
-        self,
-        task: Task,
-        trained: Trained,
-        scores: Mapping[str, NDArray[np.generic]],
-        test: Batch,
-        i: int,
-    ) -> _Outcome:
-        """Value, status and curves of run ``i``."""
-        values = {name: float(column[i]) for name, column in scores.items()}
-        diverged = not np.isfinite([*_losses(trained, i), *values.values()]).all()
-        if diverged:
-            values = {name: task.chance(name, test) for name in values}
-        history = History(
-            epochs=trained.epochs,
-            **_curves(trained.rows, i),
-            # In full: shares of examples tie exactly, their roundings do not.
-            test={**values},
-            examples=len(next(iter(test.values()))),
-        )
-        return _Outcome(
-            value=values[self._spec.metric.name],
-            status="diverged" if diverged else "ok",
-            history=history,
-        )
-
 
 def _compile(
     parts: Parts, arm_name: str, outputs: int, settings: str
@@ -271,40 +198,3 @@ def _log_epochs(epochs: int, points: int) -> list[int]:
     """Epochs after which values are logged: evenly spaced, the last one included."""
     count = min(epochs, points)
     return [round(epochs * i / count) for i in range(1, count + 1)]
-
-
-def _losses(trained: Trained, i: int) -> list[float]:
-    return [row["train/loss"][i] for row in trained.rows[1:]]
-
-
-def _curves(rows: Sequence[Row], i: int) -> dict[str, dict[str, Any]]:
-    """Curves of run ``i``: by split and metric, and by site and parameter."""
-    curves: dict[str, dict[str, Any]] = {}
-    for key in rows[-1]:
-        group, _, name = key.partition("/")
-        path = [_rounded(row[key][i]) for row in rows if key in row]
-        if group == "activations":
-            site, _, name = name.rpartition("/")
-            curves.setdefault(group, {}).setdefault(site, {})[name] = path
-        else:
-            curves.setdefault(group, {})[name] = path
-    return curves
-
-
-def _counts(histogram: Histogram, i: int) -> InputCounts:
-    return InputCounts(
-        low=histogram.low,
-        high=histogram.high,
-        counts=histogram.counts[i].tolist(),
-        below=int(histogram.underflow[i]),
-        above=int(histogram.overflow[i]),
-        nan=int(histogram.nan[i]),
-    )
-
-
-def _rounded(values: ArrayLike) -> Any:
-    """Numbers of curves for JSON: 6 significant digits, None if not finite."""
-    array = np.asarray(values)
-    if array.ndim:
-        return [_rounded(value) for value in array]
-    return float(f"{array:.6g}") if np.isfinite(array) else None

@@ -45,8 +45,11 @@ def plan(results: Results, wanted: set[Key]) -> list[Trial]:
     for trial in _evaluations(results.spec):
         if finished.issuperset(wanted.intersection(trial.keys())):
             continue
-        trials += [s for s in _searches_left(results, trial) if s not in trials]
-        trials.append(trial)
+        left = _searches_left(results, trial)
+        trials += [search for search in left if search not in trials]
+        # It stands for what a search may be widened by.
+        if left or not results.spec.search_only:
+            trials.append(trial)
     return trials
 
 
@@ -54,11 +57,14 @@ def due(results: Results, planned: Trial) -> list[Trial]:
     """Trials that a planned one comes to, by the records so far.
 
     An evaluation comes to what is left of its search, or, once that is finished, to
-    itself with the multipliers that the search has chosen.
+    itself with the multipliers that the search has chosen, if anything is evaluated.
     """
     if planned.kind == "search":
         return [planned]
-    return _searches_left(results, planned) or [_with_multipliers(results, planned)]
+    left = _searches_left(results, planned)
+    if left or results.spec.search_only:
+        return left
+    return [_with_multipliers(results, planned)]
 
 
 def config_of(spec: Spec, trial: Trial) -> RunConfig:

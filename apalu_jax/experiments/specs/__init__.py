@@ -13,10 +13,12 @@ from typing import Any
 from apalu_jax._arguments import did_you_mean
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.schema import convert
+from apalu_jax.experiments.specs.calibration import Calibration as Calibration
 from apalu_jax.experiments.specs.spec import Spec as Spec
 from apalu_jax.experiments.specs.spec import merge
 from apalu_jax.experiments.specs.tables import FIRST_SEARCH_SEED as FIRST_SEARCH_SEED
 from apalu_jax.experiments.specs.tables import Claim as Claim
+from apalu_jax.experiments.specs.tables import Early as Early
 from apalu_jax.experiments.specs.tables import Gate as Gate
 from apalu_jax.experiments.specs.tables import LRSearch as LRSearch
 from apalu_jax.experiments.specs.tables import Metric as Metric

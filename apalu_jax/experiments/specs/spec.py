@@ -8,19 +8,21 @@ override some of the settings.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.formatting import joined
-from apalu_jax.experiments.schema import Options, check_finite, convert
+from apalu_jax.experiments.schema import Options, convert
+from apalu_jax.experiments.specs.calibration import Calibration
+from apalu_jax.experiments.specs.checks import check
 from apalu_jax.experiments.specs.tables import (
     FIRST_SEARCH_SEED,
     Claim,
     Count,
+    Early,
     Gate,
     LRSearch,
     Metric,
@@ -53,6 +55,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
       title: One line, for the report.
       protocol: The training in a few words, which follow every verdict after "under";
         ``""`` for the name of the preset and "training".
+      early: The baseline and figure below which these words are "early training".
       stopping_rule: When a run and the experiment end, and what counts as the value.
       deviations: The differences from the protocol that the baselines were published
         with, apart from the settings below.
@@ -85,13 +88,19 @@ class Spec(RunConfig, frozen=True, kw_only=True):
         step of its own, of the pretraining too.
       test_train_ratio: Size of the test split over that of the training split if the
         seeds are overlapping random splits of one data set, else 0.
+      search_only: Whether the searches are all that is run: the arms are compared on
+        validation data, and no test split is looked at.
+      calibration: The rule by which the machine of the first run fixes ``epochs``; None
+        for the declared number.
       backbone: Options of :func:`apalu_jax.experiments.backbones.attach`: a frozen
         network whose outputs replace or accompany the inputs.
       num_log_points: Number of evenly spaced epochs after which validation metrics and
         the activations' parameters are logged; all epochs if there are fewer.
       log_test_curve: Whether test metrics are logged as well, to show the result of
         choosing the best epoch by them. Nothing is decided by them.
-      monitors: Test metrics that the report shows for every arm without judging them.
+      monitors: Test metrics that the report shows for every arm without judging them;
+        "train/accuracy" is that of training examples after the last epoch, of as many
+        as the test split has.
       descriptions: Settings of arms that the package does not bring along, by name.
     """
 
@@ -100,6 +109,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     title: str
     question: str
     protocol: str = ""
+    early: Early | None = None
     stopping_rule: str
     deviations: str = ""
     arms: Annotated[tuple[str, ...], Meta(min_length=1)]
@@ -115,6 +125,8 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     revisions: tuple[Revision, ...] = ()
     published: tuple[Published, ...] = ()
     lr_search: LRSearch | None = None
+    search_only: bool = False
+    calibration: Calibration | None = None
     seeds: Annotated[int, Meta(ge=1, le=FIRST_SEARCH_SEED)]
     first_seed: Annotated[int, Meta(ge=0, lt=FIRST_SEARCH_SEED)] = 0
     num_log_points: Count = 20
@@ -123,73 +135,12 @@ class Spec(RunConfig, frozen=True, kw_only=True):
     descriptions: dict[str, str] = {}
 
     def __post_init__(self) -> None:
-        """Checks that numbers are finite, and the names that refer to each other."""
-        check_finite(self.to_dict(), self.name)
-        for key in ("data", "task", "model", "optimizer"):
-            if "name" not in getattr(self, key):
-                raise ExperimentError(
-                    f"{self.name}: `{key}` must be a table with a `name`, got "
-                    f"{getattr(self, key)!r}."
-                )
-        for key in ("variants", "units"):
-            for name, overrides in getattr(self, key).items():
-                for setting in overrides:
-                    self._check_name(f"{key}.{name}", "a setting", setting, _CONFIG)
-        if len({*self.all_arms}) < len(self.all_arms):
-            raise ExperimentError(f"{self.name}: an arm is declared twice.")
-        self._check_name("reference", "it", self.reference, self.arms)
-        if self.first_seed + self.seeds > FIRST_SEARCH_SEED:
-            raise ExperimentError(
-                f"{self.name}: `first_seed` + `seeds` must be at most "
-                f"{FIRST_SEARCH_SEED}, where the seeds of the search start, got "
-                f"{self.first_seed} + {self.seeds}."
-            )
-        metrics = [metric.name for metric in self.metrics]
-        for figure in self.published:
-            self._check_name("published", "`metric`", figure.metric, metrics)
-        self._check_gates(metrics)
-        if self.claim:
-            self._check_claim(self.claim, metrics)
+        """Checks numbers, and the names that refer to each other."""
+        check(self)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickles the declaration: msgspec omits only defaults that are identical."""
         return convert, (self.to_dict(), Spec, self.name)
-
-    def _check_name(
-        self, table: str, key: str, name: str, known: Iterable[str]
-    ) -> None:
-        if name not in {"", *known}:
-            raise ExperimentError(
-                f"{self.name}, `{table}`: {key} must be one of {', '.join(known)}, got "
-                f"{name!r}."
-            )
-
-    def _check_gates(self, metrics: Iterable[str]) -> None:
-        for gate in self.gates:
-            self._check_name("gates", "`arm`", gate.arm, self.all_arms)
-            self._check_name("gates", "`metric`", gate.metric, metrics)
-            self._check_name("gates", "`variant`", gate.variant, self.variants)
-            self._check_name("gates", "`unit`", gate.unit, ("*", *self.units))
-
-    def _check_claim(self, claim: Claim, metrics: Iterable[str]) -> None:
-        self._check_name("claim", "`variant`", claim.variant, self.variants)
-        self._check_name("claim", "`metric`", claim.metric, metrics)
-        others = [arm for arm in self.all_arms if arm != self.reference]
-        for arm in claim.arms:
-            self._check_name("claim", "`arms`", arm, others)
-        metric = self.claimed_metric
-        if not metric.margin > 0:
-            raise ExperimentError(
-                f"{self.name}: the margin of {metric.name}, by which the claim is "
-                f"judged, must be above 0, got {metric.margin}."
-            )
-        within = claim.effect is not None and claim.effect <= metric.margin
-        if within and not claim.note:
-            raise ExperimentError(
-                f"{self.name}: `claim.effect` must be above the margin, "
-                f"{metric.margin}, or `claim.note` say why it is not, got "
-                f"{claim.effect}."
-            )
 
     @property
     def seed_range(self) -> range:

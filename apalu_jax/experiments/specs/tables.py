@@ -157,6 +157,8 @@ class Gate(_Table, frozen=True, kw_only=True):
         metric and variant (in ``unit``, if it names one).
       tolerance: In the unit of the metric's differences; None for the larger one of the
         claimed effect and two standard deviations of the arm's runs.
+      rise_below: Instead of a figure: over the last quarter of the training the mean
+        must improve by less, on the test split if its curve is logged, else validation.
       source: The origin of the figure.
     """
 
@@ -166,7 +168,24 @@ class Gate(_Table, frozen=True, kw_only=True):
     unit: str = ""
     figure: float | None = None
     tolerance: Annotated[float, Meta(ge=0)] | None = None
+    rise_below: Positive | None = None
     source: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks that one thing is required."""
+        level = self.figure is not None or self.tolerance is not None
+        if self.rise_below is not None and level:
+            raise ExperimentError(
+                "`gates`: `rise_below` must stand without `figure` and `tolerance`, "
+                f"got {self.rise_below} beside {self.figure} and {self.tolerance}."
+            )
+
+
+class Early(_Table, frozen=True, kw_only=True):
+    """Verdicts are "under early training" while an arm is below a figure on average."""
+
+    arm: str
+    figure: float
 
 
 class Revision(_Table, frozen=True, kw_only=True):

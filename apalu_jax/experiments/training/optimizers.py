@@ -95,9 +95,14 @@ def treatment(arm: Arm, floor: float) -> list[optax.GradientTransformation]:
     """The last steps of an optimizer, which an arm's own parameters need."""
     if arm.frozen:
         return [optim.freeze(arm.owns)]
+    steps: list[optax.GradientTransformation] = []
+    if arm.rate != 1:
+        steps.append(optim.scale_activation_updates(arm.rate, arm.owns))
     if arm.bounds:
-        return [_keep_within(arm.bounds, arm)]
-    return [optim.keep_positive(floor, arm.owns)] if arm.positive else []
+        steps.append(_keep_within(arm.bounds, arm))
+    elif arm.positive:
+        steps.append(optim.keep_positive(floor, arm.owns))
+    return steps
 
 
 def _schedule(

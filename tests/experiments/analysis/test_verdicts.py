@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from apalu_jax.experiments import analysis
 from apalu_jax.experiments.analysis import verdicts
-from apalu_jax.experiments.specs import Claim, Gate, Metric
+from apalu_jax.experiments.specs import Claim, Early, Gate, Metric
 
 from ..helpers import RMSE, make_runs, tiny
 
@@ -177,6 +177,27 @@ def test_the_protocol_is_a_part_of_the_verdict():
         "claimed size supported under full training, on tile + screw, not the 15 "
         "categories"
     )
+
+
+@pytest.mark.parametrize(
+    ("early", "words"),
+    [
+        # relu is at 90 %.
+        (Early(arm="relu", figure=0.8), "full training"),
+        (Early(arm="relu", figure=0.91), "early training"),
+        (Early(arm="apalu", figure=0.91), "full training"),
+    ],
+)
+def test_training_is_early_while_a_baseline_is_below_a_figure(early, words):
+    settings = {"preset": "full", "early": early}
+    verdict = judge_lead(0.02, **settings)
+    assert verdict.words == f"claimed size supported under {words}"
+    less = replace(ACCURACY, higher_is_better=False)
+    flipped = spec_with(**settings, metric=less)
+    other = {"full training", "early training"} - {words}
+    assert judge(flipped, *[column(0.02)] * 4).protocol in other
+    # Without a run it has not begun.
+    assert judge_runs(spec_with(**settings), []).protocol == "early training"
 
 
 def test_the_copy_of_a_data_set_is_said():

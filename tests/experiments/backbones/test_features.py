@@ -55,7 +55,7 @@ def test_pooled_features_are_averages_of_turned_and_smaller_images(two_blocks):
             np.testing.assert_allclose(part["inputs"][:, i], expected, rtol=2e-3)
 
 
-def test_images_are_computed_once(two_blocks, monkeypatch):
+def test_images_are_computed_once(two_blocks, cache, monkeypatch):
     counts, network = [], weights.load(BackboneConfig())
     original = features._in_chunks
 
@@ -79,6 +79,19 @@ def test_images_are_computed_once(two_blocks, monkeypatch):
     # By then the first ones are forgotten: the memory is limited.
     assert np.array_equal(features.pooled(network, view, x), more)
     assert counts == [3, 1, 4, 4, 4]
+    # Another process reads them, angle by angle, unless a file is damaged.
+    features._remembered.cache_clear()
+    assert np.array_equal(features.pooled(network, view, x), more)
+    assert counts == [3, 1, 4, 4, 4]
+    features._remembered.cache_clear()
+    two = FeatureConfig(kind="pooled", scales=1, rotations=2)
+    assert np.array_equal(features.pooled(network, two, x)[:, :1], more)
+    assert counts == [3, 1, 4, 4, 4, 4]
+    for path in (cache / "features").iterdir():
+        path.write_bytes(b"damaged")
+    features._remembered.cache_clear()
+    assert np.array_equal(features.pooled(network, view, x), more)
+    assert counts == [3, 1, 4, 4, 4, 4, 4]
 
 
 @pytest.mark.parametrize(

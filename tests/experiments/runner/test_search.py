@@ -8,14 +8,14 @@ from apalu_jax.experiments.analysis import lr_search
 from apalu_jax.experiments.data.splits import Dataset
 from apalu_jax.experiments.runner.parts import Parts
 
-from ..helpers import tiny, values
+from ..helpers import build_report, tiny, values
 
 
 def search_spec(multipliers, tuning_seeds, search=None, **changes):
     options = {"multipliers": multipliers, "seeds": tuning_seeds}
     grid = specs.LRSearch(**options, **(search or {}))
-    options = {"arms": ("relu",), "reference": "relu", "ablations": ()}
-    return tiny(**options, lr_search=grid, epochs=1, **changes)
+    options = {"arms": ("relu",), "reference": "relu", "ablations": (), "epochs": 1}
+    return tiny(**{**options, **changes}, lr_search=grid)
 
 
 def run(spec, out, **options):
@@ -56,6 +56,32 @@ def test_search_takes_the_best_multiplier_on_validation_data(tmp_path):
     again, trained = run(spec, out, resume=True)
     assert trained == [((1000, 1001), (1e30, 1e30)), ((0, 1), (1.0, 1.0))]
     assert values(again.records) == values(found.records)
+
+
+def test_a_search_may_be_all(tmp_path):
+    """Arms are compared on validation data, and nothing is evaluated."""
+    options = {"arms": ("relu", "apalu"), "search_only": True, "seeds": 2}
+    spec = search_spec((1e-3, 1.0), 2, {"widenings": 1}, vmapped_seeds=2, **options)
+    found, trained = run(spec, tmp_path)
+    # Both arms are best at the upper end, beyond which one more is tried.
+    tried = {m for _, multipliers in trained for m in multipliers}
+    assert tried == {1e-3, 1.0, 1000.0}
+    assert found.evaluated == [] and len(found.records) == 2 * 3 * 2
+    report = build_report(spec, found.records)
+    assert report.verdict[0].startswith("A search alone") and report.notes == []
+    tuned, searched = report.others
+    assert searched.title == "Learning-rate search"
+    best = {
+        s.arm: 100 * sum(s.scores[s.multiplier]) / 2
+        for s in lr_search.searches(spec, found.records)
+    }
+    order = sorted(best, key=best.__getitem__, reverse=True)
+    rows = [(arm, "1", f"{best[arm]:.2f}") for arm in order]
+    assert tuned.tables[0].rows == rows
+    # It is finished, and an arm that is not is left out.
+    assert run(spec, tmp_path, resume=True)[1] == []
+    some = [r for r in found.records if (r.arm, r.lr_multiplier) != ("relu", 1e-3)]
+    assert len(build_report(spec, some).others[0].tables[0].rows) == 1
 
 
 def test_search_fills_its_last_trial(tmp_path):

@@ -105,8 +105,8 @@ def test_declared_experiments(name):
         spec = specs.load(name, preset)
         assert spec.pair_by == "unit" and spec.metric.relative
         assert not spec.metric.higher_is_better
-        # The confirming runs have one series, not two, for each of two stocks.
-        least = {"smoke": 1, "confirm": 8}.get(preset, 10)
+        # But for reduced and full there is one series, not two, for each of two stocks.
+        least = {"smoke": 1, "reduced": 10, "full": 10}.get(preset, 8)
         assert len(spec.unit_names) >= least
         for variant in spec.variant_names:
             for unit in spec.unit_names:

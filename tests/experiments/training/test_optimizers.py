@@ -49,6 +49,18 @@ def test_large_steps_keep_the_activation_in_bounds(arm, low, high, params_by_arm
         assert np.float32(low) <= min(a, b) and max(a, b) <= np.float32(high)
 
 
+@pytest.mark.parametrize("slow", [n for n, arm in ARMS.items() if arm.rate != 1])
+def test_a_rate_of_its_own(slow, params_by_arm):
+    """A tenth of the weights' steps, for the activation alone."""
+    plain = slow.removesuffix("-slow")
+    params = params_by_arm[plain]
+    whole, tenth = (update_of(arm, params, 1.0) for arm in (plain, slow))
+    for name, leaves in whole.items():
+        factor = 1.0 if name.startswith("Dense") else 0.1
+        for key, leaf in leaves.items():
+            np.testing.assert_allclose(tenth[name][key], factor * leaf, rtol=1e-6)
+
+
 def test_unknown_optimizer_is_refused():
     for change, message in (
         (
