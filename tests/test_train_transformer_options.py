@@ -44,7 +44,6 @@ def run(monkeypatch, out, *words, size="tiny"):
         (["--text", "21"], "--text must be more than 21 bytes, the length of a"),
         (["--text", "999999999"], "--text must be at most"),
         (["--process", "1"], "--process need --distributed"),
-        (["--distributed"], "--distributed needs --coordinator, --processes and"),
         (["--size", "huge"], "argument --size: invalid choice: 'huge'"),
     ],
 )
@@ -67,6 +66,17 @@ def test_the_width_and_the_kind_of_parallelism(monkeypatch, tmp_path):
             patch.setattr(jax, attribute, lambda number=number: number)
             with pytest.raises(SystemExit, match=line):
                 run(patch, tmp_path / "out", *words)
+
+
+def test_a_job_whose_processes_are_not_known(monkeypatch, tmp_path):
+    def initialize(*place):  # as JAX does, before it has any devices
+        assert place == (None, None, None)
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    line = "--distributed needs --coordinator, .* here: coordinator_address should"
+    with pytest.raises(SystemExit, match=line):
+        run(monkeypatch, tmp_path / "out", "--distributed")
 
 
 def test_processes_that_differ_are_refused(monkeypatch, tmp_path):
