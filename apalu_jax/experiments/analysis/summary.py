@@ -20,6 +20,8 @@ from apalu_jax.experiments.analysis.pairing import (
     scale_of,
 )
 from apalu_jax.experiments.analysis.ranks import Ranks, rank
+from apalu_jax.experiments.analysis.samples import are_equal, standard_error
+from apalu_jax.experiments.analysis.weighted import WeightedMean, weighted_mean
 from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import Record
 from apalu_jax.experiments.specs import Metric, Spec
@@ -63,6 +65,8 @@ class Table:
       units: The comparisons within each unit, by unit and arm; empty with one unit.
       leave_one_out: The comparisons over all other units, likewise; empty unless units
         are paired and at least three.
+      weighted: By arm, the mean difference weighted by the precision of each unit;
+        empty unless units are paired.
       ranks: Average ranks of the arms without ablations; None with one unit.
       test_train_ratio: Ratio that the comparisons are corrected for: the largest of the
         units; 0 if units are paired.
@@ -74,6 +78,7 @@ class Table:
     arms: tuple[ArmSummary, ...]
     units: Mapping[str, Mapping[str, Comparison]]
     leave_one_out: Mapping[str, Mapping[str, Comparison]]
+    weighted: Mapping[str, WeightedMean]
     ranks: Ranks | None
     test_train_ratio: float
     family: int
@@ -119,6 +124,7 @@ def summarize(
         ),
         units={unit: row for unit, row in units.items() if row},
         leave_one_out=_leave_one_out(spec, metric, values),
+        weighted=_weighted(spec, values, overlap) if spec.pair_by == "unit" else {},
         ranks=rank(
             {arm: values[arm] for arm in spec.arms if values[arm]},
             metric.higher_is_better,
@@ -159,6 +165,24 @@ def _leave_one_out(
         for unit in spec.unit_names
     }
     return {unit: _adjusted(spec, row) for unit, row in rows.items() if row}
+
+
+def _weighted(
+    spec: Spec, values: _Values, overlap: Mapping[str, float]
+) -> dict[str, WeightedMean]:
+    """Mean differences of the arms that have two units with an error at least."""
+    found = {}
+    for arm in spec.all_arms:
+        means, errors = [], []
+        for unit in spec.unit_names:
+            at = _at({unit}, {a: values[a] for a in (spec.reference, arm)})
+            d = differences(at[spec.reference], at[arm], "seed")
+            if d.size and not are_equal(d):
+                means.append(d.mean())
+                errors.append(standard_error(d, overlap[unit]))
+        if len(means) > 1:
+            found[arm] = weighted_mean(means, errors)
+    return found
 
 
 def _at(units: set[str], values: _Values) -> _Values:

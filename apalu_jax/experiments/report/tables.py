@@ -250,11 +250,21 @@ def _units(spec: Spec, table: Table) -> TextTable:
         (unit, str(max(c.n for c in row.values())), *_differences(spec, table, row))
         for unit, row in table.units.items()
     ]
+    if table.weighted:
+        rows.append(("weighted mean", "", *_weighted(spec, table)))
+    weights = "; weighted: by precision, with a random effect of the unit"
     title = (
         f"{spec.reference} - arm within each unit (mean and 95 % interval over seeds, "
-        "not adjusted)"
+        f"not adjusted{weights if table.weighted else ''})"
     )
     return TextTable(title, ("unit", "seeds", *_others(spec)), rows)
+
+
+def _weighted(spec: Spec, table: Table) -> Iterator[str]:
+    for arm in _others(spec):
+        found = table.weighted.get(arm)
+        text, interval = table.metric.difference_text, table.metric.interval_text
+        yield f"{text(found.mean)} ({interval(found.interval)})" if found else "-"
 
 
 def _leave_one_out(spec: Spec, table: Table) -> TextTable:
