@@ -118,6 +118,15 @@ TOLD = {
         "apalu-channel": "+9.19",
     },
 }
+# The same with their intervals, as they stand in a report.
+INTERVALS = {
+    "regression-dnn": [
+        "| -3.67 | -8.55 to +0.08 |",
+        "| +0.93 | -5.62 to +10.27 |",
+        "| weighted mean |  | -0.80 (-2.00 to +0.41) |",
+    ],
+}
+TWO_DECIMALS = re.compile(r"(?<![\d.])\d+\.\d\d(?![\d.])")
 
 
 @pytest.mark.parametrize("page", ["does-it-help.md", "choosing.md"])
@@ -128,8 +137,12 @@ def test_numbers_in_words_are_those_of_the_reports(page):
             assert re.search(
                 rf"^\| {arm} \| \d+ \| .*{re.escape(number)} [|±]", report_text, re.M
             )
+    for experiment, told in INTERVALS.items():
+        report_text = (RESULTS / "experiments" / experiment / "report.md").read_text()
+        assert all(passage in report_text for passage in told)
     text = (ROOT / "docs" / "pages" / page).read_text()
     text = re.sub(r"<!-- table.*?<!-- end|```.*?```|`.*?`", "", text, flags=re.DOTALL)
-    numbers = set(re.findall(r"(?<![\d.])\d+\.\d\d(?![\d.])", text))
+    numbers = set(TWO_DECIMALS.findall(text))
     known = {number.strip("+-") for told in TOLD.values() for number in told.values()}
+    known |= {n for told in INTERVALS.values() for n in TWO_DECIMALS.findall(str(told))}
     assert numbers and numbers <= known
