@@ -22,15 +22,19 @@ Pair: TypeAlias = tuple[Array, Array]
 
 GATE = 1.702
 
+# exp of anything lower is zero, but for subnormal numbers.
+LOWEST = {"float32": -88.0, "float64": -746.0}
+
 
 class Kernels(NamedTuple):
     """Implementations of the pieces for one kind of backend.
 
     Attributes:
-      exp: ``exp(w)`` for ``w <= 0``, bounded as below.
+      bounded: Identity, or :func:`bounded`, for the exponent of the forward pass.
+      exp: ``exp(w)`` for ``w <= 0``, bounded.
       exp_and_expm1: ``(w, z, dtype) -> (exp(w), exp(z) - 1)``, the latter where
-        ``w == z`` and to the precision of ``dtype``; ``w <= 0``, bounded from below by
-        :data:`apalu_jax._rules.LOWEST`.
+        ``w == z`` and to the precision of ``dtype``; ``w <= 0``, as ``bounded`` leaves
+        it.
       barrier: Identity that may keep the compiler from storing what depends on ``u``
         and ``v`` in order to share it between loops, so that it is computed again.
       partial_sums: ``(u, v, axes) -> (u, v)``, summed in part along ``axes``: of the
@@ -39,6 +43,7 @@ class Kernels(NamedTuple):
         cotangents, before anything else computes with them.
     """
 
+    bounded: Callable[[Array], Array]
     exp: Callable[[Array], Array]
     exp_and_expm1: Callable[[Array, Array, DTypeLike], Pair]
     barrier: Callable[[Array, Array], Pair]
@@ -49,6 +54,13 @@ class Kernels(NamedTuple):
 def scaled(z: Array, factor: float) -> Array:
     """``z * factor``; a call of ``lax`` traces four times as fast as an operator."""
     return lax.mul(z, z.dtype.type(factor))
+
+
+def bounded(w: Array) -> Array:
+    """``w``, or :data:`LOWEST` where it is lower."""
+    # With lax.max, XLA for TPU stores one array more in a perceptron (libtpu 0.0.52).
+    lowest = lax.full_like(w, LOWEST[w.dtype.name])
+    return lax.select(lax.lt(w, lowest), lowest, w)
 
 
 def horner(coefficients: tuple[float, ...], z: Array) -> Array:
@@ -104,6 +116,7 @@ def _exp_and_expm1(w: Array, z: Array, dtype: DTypeLike) -> Pair:
 
 
 XLA = Kernels(
+    bounded=bounded,
     exp=lax.exp,
     exp_and_expm1=_exp_and_expm1,
     barrier=lambda u, v: (u, v),
@@ -132,7 +145,10 @@ def _stored_on_tpu(dx: Array, *sums: Array) -> tuple[Array, ...]:
     )
 
 
-DEVICE = XLA._replace(stored=_stored_on_tpu)
+# exp(-inf) is zero here, and nothing differentiates it. With two operations more, XLA
+# for TPU v6e stores the value for a convolution whose results are summed, as by batch
+# norm (libtpu 0.0.52; tests/test_tpu_reductions.py).
+DEVICE = XLA._replace(bounded=lambda w: w, stored=_stored_on_tpu)
 
 
 # ln 2 in two parts, the first so short that its product with an exponent is exact.
@@ -204,6 +220,7 @@ def _axis_of_fours(u: Array, axes: tuple[int, ...]) -> int | None:
 
 
 CPU = Kernels(
+    bounded=bounded,
     # lax.exp counts as expensive, and XLA stores it from one loop to another.
     exp=lambda w: _cpu_exp_and_expm1(w, w, w.dtype)[0],
     exp_and_expm1=_cpu_exp_and_expm1,

@@ -27,16 +27,12 @@ import numpy as np
 from jax import Array, lax
 
 from apalu_jax._inverse import slope_at
-from apalu_jax._kernels import CPU, DEVICE, GATE, XLA, Kernels, scaled
+from apalu_jax._kernels import CPU, DEVICE, GATE, XLA, Kernels, bounded, scaled
 from apalu_jax._mesh import like_primal
 from apalu_jax._reverse_only import reverse_only
 
 Arrays: TypeAlias = tuple[Array, ...]
 Function: TypeAlias = Callable[[Array, Array, Array], Array]
-
-# exp of anything lower is zero, but for subnormal numbers; a finite bound keeps 0 * inf
-# away from the slope.
-LOWEST = {"float32": -88.0, "float64": -746.0}
 
 
 def to_compute_dtype(x: Array, *others: Array) -> Arrays:
@@ -46,10 +42,7 @@ def to_compute_dtype(x: Array, *others: Array) -> Arrays:
 
 
 def _exponent(z: Array, positive: Array) -> Array:
-    w = lax.select(positive, scaled(z, -GATE), z)
-    # With lax.max, XLA for TPU stores one array more in a perceptron (libtpu 0.0.52).
-    lowest = lax.full_like(w, LOWEST[w.dtype.name])
-    return lax.select(lax.lt(w, lowest), lowest, w)
+    return lax.select(positive, scaled(z, -GATE), z)
 
 
 def _where(condition: Array, x: Array, y: Array) -> Array:
@@ -61,7 +54,8 @@ def _where(condition: Array, x: Array, y: Array) -> Array:
 def _value(kernels: Kernels, x: Array, a: Array, b: Array) -> Array:
     z, a, b = to_compute_dtype(x, a, b)
     positive = z >= 0
-    t, e = kernels.exp_and_expm1(_exponent(z, positive), z, x.dtype)
+    w = kernels.bounded(_exponent(z, positive))
+    t, e = kernels.exp_and_expm1(w, z, x.dtype)
     # (1 + s) first: a z alone may underflow where f does not.
     y = _where(positive, (a + a * (1 / (1 + t))) * z, b * e)
     return lax.convert_element_type(y, x.dtype)
@@ -85,7 +79,7 @@ def _backward_input(kernels: Kernels, x: Array, a: Array, b: Array, g: Array) ->
     # and of the sums share an exponential: storing it costs more than computing it.
     z, h = kernels.barrier(z, h)
     positive = z >= 0
-    w = _exponent(z, positive)
+    w = bounded(_exponent(z, positive))  # else w t may be inf * 0
     t = kernels.exp(w)
     s = 1 / (1 + t)
     # s + 1.702 x s (1 - s), where -w = 1.702 x and 1 - s = t s.
@@ -93,7 +87,8 @@ def _backward_input(kernels: Kernels, x: Array, a: Array, b: Array, g: Array) ->
 
     z, h = kernels.barrier(z, h)
     positive = z >= 0
-    t, e = kernels.exp_and_expm1(_exponent(z, positive), z, g.dtype)
+    w = bounded(_exponent(z, positive))
+    t, e = kernels.exp_and_expm1(w, z, g.dtype)
     hz = h * z
     zero = lax.full_like(z, 0)
     return dx, *_by_side(positive, hz + hz * (1 / (1 + t)), h * e, zero)

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from apalu_jax import APALUParams, _kernels, _rules, apalu
-from apalu_jax._kernels import CPU, XLA
+from apalu_jax._kernels import CPU, DEVICE
 from tests import oracle
 from tests.helpers import table
 
-KERNELS = {"cpu": CPU, "elsewhere": XLA}
+KERNELS = {"cpu": CPU, "elsewhere": DEVICE}
 BACKWARD = {
     "input": partial(_rules._cotangents, _rules._backward_input),
     "output": partial(_rules._cotangents, _rules._backward_output),
@@ -108,6 +108,17 @@ def test_both_kernels_round_half_precision_within_half_an_ulp(dtype, a, b, kerne
     assert error[normal].max() < 0.51
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_both_kernels_at_the_ends(kernels, dtype):
+    largest = float(jnp.finfo(dtype).max)
+    x = jnp.array([jnp.inf, -jnp.inf, jnp.nan, largest, -largest], dtype)
+    a, b = np.float32(0.25), np.float32(0.5)
+    y = jax.jit(partial(_rules._value, KERNELS[kernels]))(x, a, b)
+    want = [np.inf, -b, np.nan, largest / 2, -b]
+    np.testing.assert_array_equal(y.astype(jnp.float32), np.float32(want))
+
+
 @pytest.mark.parametrize(
     ("shape", "axes", "want"),
     [
@@ -177,8 +188,8 @@ def test_cotangents_are_stored_on_a_tpu_in_half_precision(
 @pytest.mark.parametrize("residual", BACKWARD)
 def test_one_exponential_per_pass_elsewhere(residual):
     x, g, a, b = operands((64, 8), jnp.float32, ())
-    forward = jax.jit(partial(_rules._value, XLA))
-    backward = jax.jit(partial(BACKWARD[residual], XLA))
+    forward = jax.jit(partial(_rules._value, DEVICE))
+    backward = jax.jit(partial(BACKWARD[residual], DEVICE))
     for text in (
         forward.lower(x, a, b).compile().as_text(),
         backward.lower(x, a, b, g).compile().as_text(),
