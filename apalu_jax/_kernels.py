@@ -39,8 +39,8 @@ class Kernels(NamedTuple):
         and ``v`` in order to share it between loops, so that it is computed again.
       partial_sums: ``(u, v, axes) -> (u, v)``, summed in part along ``axes``: of the
         same rank, and with the same sums.
-      stored: Identity that may make the compiler store what it is given, here the
-        cotangents, before anything else computes with them.
+      stored: Identity that may make the compiler store what it is given, here what the
+        forward pass saved and the cotangents, before anything else computes with them.
     """
 
     bounded: Callable[[Array], Array]
@@ -125,8 +125,8 @@ XLA = Kernels(
 )
 
 
-def _stored_on_tpu(dx: Array, *sums: Array) -> tuple[Array, ...]:
-    """A barrier on TPU, if ``dx`` is in half precision and of at most three axes.
+def _stored_on_tpu(x: Array, *sums: Array) -> tuple[Array, ...]:
+    """A barrier on TPU, if ``x`` is in half precision and of at most three axes.
 
     XLA for TPU computes sums within the matrix product that gives their terms, but sums
     in float32 and in bfloat16 not within the same one (libtpu 0.0.52;
@@ -134,9 +134,13 @@ def _stored_on_tpu(dx: Array, *sums: Array) -> tuple[Array, ...]:
     store ``g`` and ``dx``, and read ``g`` again for these sums. If ``dx`` is stored
     first, ``g`` is not, and the bias reads ``dx``. More axes are those of images, whose
     batch norm sums ``dx`` in float32, within the same product as these.
+
+    A barrier before the backward pass keeps the signs of ``x`` apart from those of the
+    forward pass. Under remat it would pack these to bits, share them, and store terms
+    of the sums in float32.
     """
-    arrays = dx, *sums
-    if dx.dtype.itemsize > 2 or dx.ndim > 3:
+    arrays = x, *sums
+    if x.dtype.itemsize > 2 or x.ndim > 3:
         return arrays
     return lax.platform_dependent(
         *arrays,

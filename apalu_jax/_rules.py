@@ -129,11 +129,16 @@ def _by_side(positive: Array, u: Array, v: Array, zero: Array) -> tuple[Array, A
 
 
 def _cotangents(
-    backward: Callable[..., Arrays], kernels: Kernels, *args: Array
+    backward: Callable[..., Arrays],
+    kernels: Kernels,
+    x: Array,
+    a: Array,
+    b: Array,
+    g: Array,
 ) -> Arrays:
     """Sum what `backward` gives to the shapes and dtypes of `x`, `a` and `b`."""
-    dx, da, db = backward(kernels, *args)
-    x, a, b, _ = args
+    (x,) = kernels.stored(x)
+    dx, da, db = backward(kernels, x, a, b, g)
     axes = [_summed_axes(p, da) for p in (a, b)]
     common = tuple(axis for axis in axes[0] if axis in axes[1])
     da, db = kernels.partial_sums(da, db, common)

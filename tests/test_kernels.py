@@ -171,8 +171,8 @@ def test_each_platform_gets_its_own_kernels_alone(residual):
 @pytest.mark.parametrize(
     ("shape", "dtype", "barriers"),
     [
-        ((64, 8), jnp.bfloat16, 1),
-        ((8, 8, 8), jnp.float16, 1),
+        ((64, 8), jnp.bfloat16, 2),
+        ((8, 8, 8), jnp.float16, 2),
         ((2, 4, 4, 8), jnp.bfloat16, 0),
         ((64, 8), jnp.float32, 0),
     ],
