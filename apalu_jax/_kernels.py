@@ -151,7 +151,7 @@ def _stored_on_tpu(x: Array, *sums: Array) -> tuple[Array, ...]:
 
 # exp(-inf) is zero here, and nothing differentiates it. With two operations more, XLA
 # for TPU v6e stores the value for a convolution whose results are summed, as by batch
-# norm (libtpu 0.0.52; tests/test_tpu_reductions.py).
+# norm (libtpu 0.0.52; tests/test_tpu_stored_values.py).
 DEVICE = XLA._replace(bounded=lambda w: w, stored=_stored_on_tpu)
 
 
