@@ -39,8 +39,8 @@ class Kernels(NamedTuple):
         and ``v`` in order to share it between loops, so that it is computed again.
       partial_sums: ``(u, v, axes) -> (u, v)``, summed in part along ``axes``: of the
         same rank, and with the same sums.
-      stored: Identity that may make the compiler store what it is given, here what the
-        forward pass saved and the cotangents, before anything else computes with them.
+      stored: ``(v, axes) -> v``: identity that may make the compiler store ``v`` before
+        anything else computes with it, if it has that number of axes.
     """
 
     bounded: Callable[[Array], Array]
@@ -48,7 +48,7 @@ class Kernels(NamedTuple):
     exp_and_expm1: Callable[[Array, Array, DTypeLike], Pair]
     barrier: Callable[[Array, Array], Pair]
     partial_sums: Callable[[Array, Array, tuple[int, ...]], Pair]
-    stored: Callable[..., tuple[Array, ...]]
+    stored: Callable[[Array, tuple[int, ...]], Array]
 
 
 def scaled(z: Array, factor: float) -> Array:
@@ -121,32 +121,15 @@ XLA = Kernels(
     exp_and_expm1=_exp_and_expm1,
     barrier=lambda u, v: (u, v),
     partial_sums=lambda u, v, axes: (u, v),
-    stored=lambda *arrays: arrays,
+    stored=lambda v, axes: v,
 )
 
 
-def _stored_on_tpu(x: Array, *sums: Array) -> tuple[Array, ...]:
-    """A barrier on TPU, if ``x`` is in half precision and of at most three axes.
-
-    XLA for TPU computes sums within the matrix product that gives their terms, but sums
-    in float32 and in bfloat16 not within the same one (libtpu 0.0.52;
-    tests/test_tpu_reductions.py). So beside the gradient of a bias in bfloat16 it would
-    store ``g`` and ``dx``, and read ``g`` again for these sums. If ``dx`` is stored
-    first, ``g`` is not, and the bias reads ``dx``. More axes are those of images, whose
-    batch norm sums ``dx`` in float32, within the same product as these.
-
-    A barrier before the backward pass keeps the signs of ``x`` apart from those of the
-    forward pass. Under remat it would pack these to bits, share them, and store terms
-    of the sums in float32.
-    """
-    arrays = x, *sums
-    if x.dtype.itemsize > 2 or x.ndim > 3:
-        return arrays
-    return lax.platform_dependent(
-        *arrays,
-        tpu=lambda *v: lax.optimization_barrier(v),
-        default=lambda *v: v,
-    )
+def _stored_on_tpu(v: Array, axes: tuple[int, ...]) -> Array:
+    """A barrier on TPU, if ``v`` is in half precision and has that number of axes."""
+    if v.dtype.itemsize > 2 or v.ndim not in axes:
+        return v
+    return lax.platform_dependent(v, tpu=lax.optimization_barrier, default=lambda v: v)
 
 
 # exp(-inf) is zero here, and nothing differentiates it. With two operations more, XLA
@@ -230,5 +213,5 @@ CPU = Kernels(
     exp_and_expm1=_cpu_exp_and_expm1,
     barrier=lambda u, v: lax.optimization_barrier((u, v)),
     partial_sums=_cpu_partial_sums,
-    stored=lambda *arrays: arrays,
+    stored=lambda v, axes: v,
 )

@@ -137,7 +137,10 @@ def _cotangents(
     g: Array,
 ) -> Arrays:
     """Sum what `backward` gives to the shapes and dtypes of `x`, `a` and `b`."""
-    (x,) = kernels.stored(x)
+    # Under remat of a transformer, XLA for TPU would pack the signs of x to bits, share
+    # them with the forward pass, and store terms of the sums in float32 (libtpu 0.0.52;
+    # tests/test_tpu_stored_values.py).
+    x = kernels.stored(x, (3,))
     dx, da, db = backward(kernels, x, a, b, g)
     axes = [_summed_axes(p, da) for p in (a, b)]
     common = tuple(axis for axis in axes[0] if axis in axes[1])
@@ -146,12 +149,17 @@ def _cotangents(
         jnp.sum(ct, axis, keepdims=p.ndim > 0) if axis else ct
         for ct, axis, p in zip((da, db), axes, (a, b), strict=True)
     )
-    return kernels.stored(
-        *(
-            lax.convert_element_type(ct, p.dtype)
-            for ct, p in zip((dx, da, db), (x, a, b), strict=True)
-        )
+    dx, da, db = (
+        lax.convert_element_type(ct, p.dtype)
+        for ct, p in zip((dx, da, db), (x, a, b), strict=True)
     )
+    # XLA for TPU computes sums within the matrix product that gives their terms, but
+    # sums in float32 and in bfloat16 not within the same one (libtpu 0.0.52;
+    # tests/test_tpu_reductions.py). So beside the gradient of a perceptron's bias in
+    # bfloat16 it would store g and dx, and read g again for these sums. If dx is stored
+    # first, g is not, and the bias reads dx. The sums wait for nothing: behind the
+    # barrier each layer would wait for the all-reduce of the next.
+    return kernels.stored(dx, (2, 3)), da, db
 
 
 def _summed_axes(param: Array, ct: Array) -> tuple[int, ...]:

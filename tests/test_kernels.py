@@ -171,15 +171,13 @@ def test_each_platform_gets_its_own_kernels_alone(residual):
 @pytest.mark.parametrize(
     ("shape", "dtype", "barriers"),
     [
-        ((64, 8), jnp.bfloat16, 2),
+        ((64, 8), jnp.bfloat16, 1),
         ((8, 8, 8), jnp.float16, 2),
         ((2, 4, 4, 8), jnp.bfloat16, 0),
         ((64, 8), jnp.float32, 0),
     ],
 )
-def test_cotangents_are_stored_on_a_tpu_in_half_precision(
-    residual, shape, dtype, barriers
-):
+def test_arrays_are_stored_on_a_tpu_in_half_precision(residual, shape, dtype, barriers):
     texts = {p: lowered(p, residual, shape, dtype).as_text() for p in ("cuda", "tpu")}
     assert texts["tpu"].count("optimization_barrier") == barriers
     assert texts["cuda"].count("optimization_barrier") == 0
