@@ -205,6 +205,14 @@ def test_rows_that_are_not_asked_for_stay(tmp_path, monkeypatch):
     assert setting["platform"] == "a chip of v5e:2x2, a chip of v6e:2x2"
     assert "mlp 256 x 128; transformer 4 x 32 x 128" in result["notes"][2]
 
+    # What was compared with another program of relu goes.
+    first, *others = result["rows"]
+    write_result(result | {"rows": [{**first, "program": "another"}, *others]}, out)
+    assert [
+        (row["topology"], row["function"])
+        for row in measure(["v5e:2x2"], ["gelu"])["rows"]
+    ] == [("v5e:2x2", "relu"), ("v5e:2x2", "gelu"), ("v6e:2x2", "relu")]
+
 
 @pytest.mark.slow
 @needs_libtpu
