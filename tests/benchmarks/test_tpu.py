@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
-from multiprocessing import spawn
+from multiprocessing import resource_tracker, spawn
 
 import jax
 import jax.numpy as jnp
@@ -261,6 +261,8 @@ def test_elements_are_those_of_all_sites_and_one_block():
 
 def test_a_process_that_dies_is_reported(monkeypatch):
     monkeypatch.setattr(tpu, "find_spec", lambda name: True)
+    # multiprocessing's own helper is a Python too, which the first child starts.
+    resource_tracker.ensure_running()
     monkeypatch.setattr(spawn, "_python_exe", b"false")
     with pytest.raises(BenchmarkError, match="compiler for TPUs: its process ended"):
         tpu.measure()
