@@ -20,9 +20,9 @@ def calibrate(
     """Fixes the number of epochs by the declared rule, if there is one.
 
     It is that of ``folder`` if it holds this preset of this experiment, so that a run
-    that goes on, on whatever machine, has one number; otherwise it follows from the time of a few
-    training steps, which are made here and of which no result is looked at. The folder
-    is None if nothing in it stays.
+    that goes on, on whatever machine, has one number; otherwise it follows from the
+    time of a few training steps, which are made here and of which no result is looked
+    at. The folder is None if nothing in it stays.
     """
     rule = spec.calibration
     if rule is None:
