@@ -63,7 +63,7 @@ class Checkpoints:
         with self._lock:
             if not self._sums(step).exists():
                 sums = _checksums(self._folder / str(step))
-                _write(self._sums(step), json.dumps(sums))
+                write_whole(self._sums(step), json.dumps(sums))
 
     def wait(self) -> None:
         """Waits until the last step and its checksums are on the disk."""
@@ -127,7 +127,10 @@ class Checkpoints:
         if not sums.exists():
             return f"{sums.name} is missing, so it was not complete"
         found = _checksums(self._folder / str(step))
-        expected = json.loads(sums.read_text())
+        try:
+            expected = json.loads(sums.read_text())
+        except ValueError:  # of JSON or of UTF-8
+            return f"{sums.name} is not as it was written"
         for name in sorted({*found, *expected}):
             if found.get(name) != expected.get(name):
                 return f"{step}/{name} is not as it was written"
@@ -170,7 +173,7 @@ def _checksums(folder: Path) -> dict[str, str]:
     }
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Writes a file that is there completely or not at all."""
     part = path.with_suffix(".part")
     with part.open("w") as file:

@@ -4,7 +4,7 @@ import argparse
 import json
 import re
 from hashlib import sha256
-from math import gcd
+from math import gcd, inf
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from numpy.typing import NDArray
+from transformer_checkpoints import write_whole
 from transformer_model import SHAPES, VOCABULARY
 from transformer_training import PROGRAMS
 
@@ -20,12 +21,23 @@ Settings: TypeAlias = dict[str, str | int | float | bool]
 # Options that the result depends on, apart from rounding.
 SETTINGS = ("size", "per_channel", "steps", "batch", "rate", "dtype", "seed")
 
+# Options in which the processes of a job may differ.
+_OWN = ("out", "coordinator", "process")
+
 
 def positive(text: str) -> int:
     """A number of steps, rows or bytes."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def rate(text: str) -> float:
+    """A learning rate."""
+    number = float(text)
+    if not 0 < number < inf:
+        raise argparse.ArgumentTypeError(f"must be above 0 and finite, got {text}")
     return number
 
 
@@ -45,7 +57,7 @@ def parse(description: str) -> argparse.Namespace:
     add("--size", choices=SHAPES, default="gpt2-small")
     add("--steps", type=positive, default=1000)
     add("--batch", type=positive, default=32, help="sequences in a step, of all")
-    add("--rate", type=float, default=6e-4, help="the largest learning rate")
+    add("--rate", type=rate, default=6e-4, help="the largest learning rate")
     add("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     add("--residual", choices=("input", "output", "autodiff"), default="output")
     add("--per-channel", action="store_true", help="a, b for every hidden unit")
@@ -125,12 +137,14 @@ def check_processes(args: argparse.Namespace, text: NDArray[np.uint8]) -> Settin
     """The options of a run; stops with a line if the processes differ in them."""
     settings: Settings = {name: getattr(args, name) for name in SETTINGS}
     settings["text"] = f"{len(text)} bytes, SHA-256 {sha256(text).hexdigest()[:16]}"
-    number = int(sha256(json.dumps(settings).encode()).hexdigest()[:8], 16)
+    shared = {name: str(v) for name, v in vars(args).items() if name not in _OWN}
+    content = json.dumps([settings, shared]).encode()
+    number = int(sha256(content).hexdigest()[:8], 16)
     numbers = multihost_utils.process_allgather(np.array([number], np.uint32))
     if np.ptp(numbers) > 0:
         raise SystemExit(
-            "all processes must have the same options, but for --process, and the same "
-            "version of Python, whose sources are the text"
+            "all processes must have the same options, but for --out, --process and "
+            "--coordinator, and the same version of Python, whose sources are the text"
         )
     return settings
 
@@ -142,4 +156,4 @@ def keep_settings(path: Path, settings: Settings, *, resumed: bool) -> None:
         for name in settings:
             if before.get(name) != settings[name]:
                 print(f"{name} is {settings[name]}, and was {before.get(name)}")
-    path.write_text(json.dumps(settings, indent=2) + "\n")
+    write_whole(path, json.dumps(settings, indent=2) + "\n")

@@ -186,8 +186,15 @@ def largest(folder):
         lambda folder: tear(largest(folder)),
         lambda folder: largest(folder).unlink(),
         lambda folder: folder.with_suffix(".sha256.json").unlink(),
+        lambda folder: folder.with_suffix(".sha256.json").write_bytes(b'{"a\xff'),
     ],
-    ids=["bit flipped", "torn", "file missing", "killed before the checksums"],
+    ids=[
+        "bit flipped",
+        "torn",
+        "file missing",
+        "killed before the checksums",
+        "checksums torn",
+    ],
 )
 def test_damage_is_found_and_named(tmp_path, capsys, damage):
     made = program()

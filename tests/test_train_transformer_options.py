@@ -41,6 +41,8 @@ def run(monkeypatch, out, *words, size="tiny"):
         (["--every", "0"], "argument --every: must be at least 1, got 0"),
         (["--steps", "-3"], "argument --steps: must be at least 1, got -3"),
         (["--steps", "many"], "argument --steps: invalid positive value: 'many'"),
+        (["--rate", "-1"], "argument --rate: must be above 0 and finite, got -1"),
+        (["--rate", "nan"], "argument --rate: must be above 0 and finite, got nan"),
         (["--text", "21"], "--text must be more than 21 bytes, the length of a"),
         (["--text", "999999999"], "--text must be at most"),
         (["--process", "1"], "--process need --distributed"),
@@ -86,6 +88,32 @@ def test_processes_that_differ_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(options.multihost_utils, "process_allgather", gather)
     with pytest.raises(SystemExit, match="all processes must have the same options"):
         run(monkeypatch, tmp_path / "out")
+
+
+def test_the_options_that_processes_share(monkeypatch):
+    def number(*words):
+        given = ["script", "--out", "runs", *words]
+        monkeypatch.setattr("sys.argv", given)
+        options.check_processes(options.parse(None), np.zeros(3, np.uint8))
+        return int(seen.pop()[0])
+
+    def gather(number):
+        seen.append(number)
+        return number[None]
+
+    seen = []
+    monkeypatch.setattr(options.multihost_utils, "process_allgather", gather)
+    plain = number("--distributed")
+    job = "--distributed", "--coordinator", "a:1", "--process", "1", "--out", "/other"
+    assert number(*job) == plain
+    for words in (
+        ["--every", "7"],
+        ["--mesh", "2x4"],
+        ["--parallel", "pmap"],
+        ["--residual", "input"],
+        ["--rate", "0.1"],
+    ):
+        assert number("--distributed", *words) != plain
 
 
 def test_a_checkpoint_of_another_model_is_named(tmp_path):

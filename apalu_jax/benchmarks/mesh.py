@@ -41,6 +41,7 @@ from apalu_jax.benchmarks.tpu import (
     compiler,
     described_devices,
     digest,
+    drop_outdated,
     keep_rows,
 )
 from apalu_jax.experiments.models.mobilenet import MobileNet
@@ -141,8 +142,8 @@ def measure(
 
     With `quick` the first of both, and by default APALU alone beside gelu. After each
     row the result is written to `out`. Of a result that is there already, by the same
-    compiler, the rows whose programs are the same are taken, and the rows that are not
-    asked for stay as they are.
+    compiler, the rows whose programs are the same are taken, and rows that are not
+    asked for stay, unless gelu's program is another now.
     """
     sizes = batch_sizes({title: layout.network for title, layout in layouts.items()})
     notes = [note.format(batches=sizes) for note in _NOTES]
@@ -160,6 +161,8 @@ def measure(
             progress(f"{topology}, {network}, {name}")
             place = topology, layouts[network], name
             row = child.submit(step_costs, *place, found.get(case))
+            if name == REFERENCE:
+                drop_outdated(found, case, row, cases)
             found[case] = {**dict(zip(_CASE, case, strict=True)), **row}
             reference = found[topology, network, REFERENCE]
             found[case] |= ratios(_compared(row), _compared(reference), REFERENCE)

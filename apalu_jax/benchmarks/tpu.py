@@ -110,7 +110,7 @@ def measure(
     `quick` only the first network for the first topology, and by default APALU alone
     beside relu. After each row the result is written to `out`. Of a result that is
     there already, by the same compiler, the rows whose programs are the same are taken,
-    and the rows that are not asked for stay as they are.
+    and rows that are not asked for stay, unless relu's program is another now.
     """
     check_size("size", size)
     values = {"size": size, "batches": batch_sizes(networks)}
@@ -136,6 +136,8 @@ def measure(
             if what in networks:
                 step = topology, networks[what], name
                 row = child.call(Compiler.row, before, lower_step, *step)
+                if name == REFERENCE:
+                    drop_outdated(found, case, row, cases)
                 relu = row if name == REFERENCE else found[*case[:-1], REFERENCE]
                 row |= _compared(row, relu, elements[what])
             else:
@@ -179,6 +181,16 @@ def known_rows(
     if before["benchmark"] != result["benchmark"] or not same:
         return {}
     return {tuple(str(row[name]) for name in names): row for row in before["rows"]}
+
+
+def drop_outdated(
+    found: dict[Case, Row], case: Case, row: Row, cases: Sequence[Case]
+) -> None:
+    """Remove rows not in `cases` if a reference's new row is of another program."""
+    if case in found and found[case]["program"] != row["program"]:
+        for other in found.keys() - {*cases}:
+            if other[:-1] == case[:-1]:
+                del found[other]
 
 
 def keep_rows(

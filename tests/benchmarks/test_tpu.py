@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
-from multiprocessing import spawn
+from multiprocessing import resource_tracker, spawn
 
 import jax
 import jax.numpy as jnp
@@ -205,6 +205,14 @@ def test_rows_that_are_not_asked_for_stay(tmp_path, monkeypatch):
     assert setting["platform"] == "a chip of v5e:2x2, a chip of v6e:2x2"
     assert "mlp 256 x 128; transformer 4 x 32 x 128" in result["notes"][2]
 
+    # What was compared with another program of relu goes.
+    first, *others = result["rows"]
+    write_result(result | {"rows": [{**first, "program": "another"}, *others]}, out)
+    assert [
+        (row["topology"], row["function"])
+        for row in measure(["v5e:2x2"], ["gelu"])["rows"]
+    ] == [("v5e:2x2", "relu"), ("v5e:2x2", "gelu"), ("v6e:2x2", "relu")]
+
 
 @pytest.mark.slow
 @needs_libtpu
@@ -253,6 +261,8 @@ def test_elements_are_those_of_all_sites_and_one_block():
 
 def test_a_process_that_dies_is_reported(monkeypatch):
     monkeypatch.setattr(tpu, "find_spec", lambda name: True)
+    # multiprocessing's own helper is a Python too, which the first child starts.
+    resource_tracker.ensure_running()
     monkeypatch.setattr(spawn, "_python_exe", b"false")
     with pytest.raises(BenchmarkError, match="compiler for TPUs: its process ended"):
         tpu.measure()

@@ -52,7 +52,9 @@ def weighted_mean(means: ArrayLike, errors: ArrayLike) -> WeightedMean:
 
     between, highest = 0.0, float(np.sum(np.square(d - d.mean())))
     if surplus(0.0) > 0:
-        between = float(scipy.optimize.brentq(surplus, 0.0, highest))
+        # The default tolerance is absolute, and differences may be tiny.
+        fine = 1e-12 * highest
+        between = float(scipy.optimize.brentq(surplus, 0.0, highest, xtol=fine))
     weights = 1 / (variances + between)
     mean = float(np.average(d, weights=weights))
     scale = max(1.0, 1 + surplus(between) / (d.size - 1))

@@ -166,11 +166,15 @@ def _curves(
     pictures = {}
     for file, of_split, name, caption in (
         (
-            *("learning_curves", split, metric),
+            "learning_curves",
+            split,
+            metric,
             f"{metric} on the {of}: {band}, {spec.reference} in every panel.",
         ),
         (
-            *("training_loss", "train", "loss"),
+            "training_loss",
+            "train",
+            "loss",
             f"Training loss{where}, mean over each epoch: {band}.",
         ),
     ):

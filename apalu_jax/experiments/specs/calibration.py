@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.specs.tables import Count, Positive
 
 
@@ -24,6 +25,14 @@ class Calibration(
     seconds: Positive
     lowest: Count
     highest: Count
+
+    def __post_init__(self) -> None:
+        """Checks that there is a number between the limits."""
+        if self.lowest > self.highest:
+            raise ExperimentError(
+                "`calibration`: `lowest` must be at most `highest`, got "
+                f"{self.lowest} and {self.highest}."
+            )
 
     def epochs(self, epoch_s: float) -> int:
         """The number of epochs, each of which takes so many seconds."""

@@ -1,6 +1,6 @@
 """Checks of a declaration as a whole: names that refer to each other."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from apalu_jax.experiments import ExperimentError
@@ -61,21 +61,21 @@ def _check_tables(spec: "Spec") -> None:
 
 
 def _check_name(
-    spec: "Spec", table: str, key: str, name: str, known: Iterable[str]
+    spec: "Spec", table: str, key: str, name: str, known: Collection[str]
 ) -> None:
-    if name not in {"", *known}:
+    if name not in known:
         raise ExperimentError(
-            f"{spec.name}, `{table}`: {key} must be one of {', '.join(known)}, got "
-            f"{name!r}."
+            f"{spec.name}, `{table}`: {key} must be one of "
+            f"{', '.join(filter(None, known))}, got {name!r}."
         )
 
 
-def _check_gates(spec: "Spec", metrics: Iterable[str]) -> None:
+def _check_gates(spec: "Spec", metrics: Collection[str]) -> None:
     for gate in spec.gates:
         _check_name(spec, "gates", "`arm`", gate.arm, spec.all_arms)
-        _check_name(spec, "gates", "`metric`", gate.metric, metrics)
-        _check_name(spec, "gates", "`variant`", gate.variant, spec.variants)
-        _check_name(spec, "gates", "`unit`", gate.unit, ("*", *spec.units))
+        _check_name(spec, "gates", "`metric`", gate.metric, ("", *metrics))
+        _check_name(spec, "gates", "`variant`", gate.variant, ("", *spec.variants))
+        _check_name(spec, "gates", "`unit`", gate.unit, ("", "*", *spec.units))
         points = min(spec.num_log_points, spec.epochs)
         if gate.rise_below is not None and points < _LEAST_POINTS:
             raise ExperimentError(
@@ -85,9 +85,9 @@ def _check_gates(spec: "Spec", metrics: Iterable[str]) -> None:
             )
 
 
-def _check_claim(spec: "Spec", claim: Claim, metrics: Iterable[str]) -> None:
-    _check_name(spec, "claim", "`variant`", claim.variant, spec.variants)
-    _check_name(spec, "claim", "`metric`", claim.metric, metrics)
+def _check_claim(spec: "Spec", claim: Claim, metrics: Collection[str]) -> None:
+    _check_name(spec, "claim", "`variant`", claim.variant, ("", *spec.variants))
+    _check_name(spec, "claim", "`metric`", claim.metric, ("", *metrics))
     others = [arm for arm in spec.all_arms if arm != spec.reference]
     for arm in claim.arms:
         _check_name(spec, "claim", "`arms`", arm, others)

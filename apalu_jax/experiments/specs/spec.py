@@ -55,7 +55,7 @@ class Spec(RunConfig, frozen=True, kw_only=True):
       title: One line, for the report.
       protocol: The training in a few words, which follow every verdict after "under";
         ``""`` for the name of the preset and "training".
-      early: The baseline and figure below which these words are "early training".
+      early: A baseline and a figure; while it is worse, the words are "early training".
       stopping_rule: When a run and the experiment end, and what counts as the value.
       deviations: The differences from the protocol that the baselines were published
         with, apart from the settings below.

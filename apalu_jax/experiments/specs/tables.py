@@ -182,7 +182,7 @@ class Gate(_Table, frozen=True, kw_only=True):
 
 
 class Early(_Table, frozen=True, kw_only=True):
-    """Verdicts are "under early training" while an arm is below a figure on average."""
+    """Training is called early while an arm is worse than a figure on average."""
 
     arm: str
     figure: float

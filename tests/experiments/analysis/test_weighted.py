@@ -38,6 +38,16 @@ def test_equal_errors_give_the_plain_mean_and_its_t_interval(n):
     assert found.between == pytest.approx(d.std(ddof=1), rel=1e-4)
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_the_unit_of_measurement_does_not_matter(scale):
+    d, errors = np.array([0.1, 0.5, -0.3, 0.9]), np.array([0.1, 0.2, 0.1, 0.3])
+    plain, scaled = weighted_mean(d, errors), weighted_mean(scale * d, scale * errors)
+    assert scaled.mean == pytest.approx(scale * plain.mean, rel=1e-6, abs=0)
+    assert scaled.between == pytest.approx(scale * plain.between, rel=1e-6, abs=0)
+    expected = scale * np.array(plain.interval)
+    assert scaled.interval == pytest.approx(expected, rel=1e-6, abs=0)
+
+
 def test_units_that_agree_have_no_spread_between_them():
     errors = np.array([1.0, 2.0, 4.0])
     found = weighted_mean([0.1, 0.0, -0.1], errors)

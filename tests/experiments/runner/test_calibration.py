@@ -5,7 +5,7 @@ import json
 import pytest
 from msgspec.structs import replace
 
-from apalu_jax.experiments import runner, specs
+from apalu_jax.experiments import results, runner, specs
 from apalu_jax.experiments.runner import calibration
 from apalu_jax.experiments.runner.timing import StepTime
 from apalu_jax.experiments.schema import convert
@@ -57,6 +57,17 @@ def test_a_run_that_goes_on_has_the_epochs_of_its_start(step, tmp_path):
     declared = dict(build_report(again, found).declaration)
     assert declared["epochs and batch size"].startswith("8,")
     assert "takes 2 s for" in declared["calibration"]
+
+
+@pytest.mark.parametrize("change", [{"name": "other"}, {"preset": "other"}])
+def test_epochs_of_something_else_are_not_taken(change, step, tmp_path):
+    step(9.0)
+    spec = tiny(calibration=RULE, epochs=4)
+    other = tiny(calibration=RULE, epochs=12, **change)
+    with results.open_folder(tmp_path, other):  # and ends before its first record
+        pass
+    assert runner.calibrate(spec, tmp_path).epochs == 4
+    assert runner.calibrate(other, tmp_path).epochs == 12
 
 
 def test_a_step_is_timed_on_this_machine(tmp_path):

@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from msgspec.structs import replace
 
 from apalu_jax.experiments import results, runner, specs
 from apalu_jax.experiments.analysis import lr_search
@@ -81,7 +82,14 @@ def test_a_search_may_be_all(tmp_path):
     # It is finished, and an arm that is not is left out.
     assert run(spec, tmp_path, resume=True)[1] == []
     some = [r for r in found.records if (r.arm, r.lr_multiplier) != ("relu", 1e-3)]
-    assert len(build_report(spec, some).others[0].tables[0].rows) == 1
+    tuned = build_report(spec, some).others[0]
+    assert [row[0] for row in tuned.tables[0].rows] == ["apalu"]
+    rule = "Left out, without a value in each of 1 searches: relu (0)."
+    assert tuned.notes[-1] == rule
+    units = {"one": {}, "two": {}}
+    half = [replace(r, unit="one") for r in found.records]
+    tuned = build_report(replace(spec, units=units), half).others[0]
+    assert tuned.tables[0].rows == [] and "relu (1), apalu (1)" in tuned.notes[-1]
 
 
 def test_search_fills_its_last_trial(tmp_path):
