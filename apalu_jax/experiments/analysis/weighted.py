@@ -45,7 +45,7 @@ def weighted_mean(means: ArrayLike, errors: ArrayLike) -> WeightedMean:
     d, variances = np.asarray(means, float), np.square(np.asarray(errors, float))
 
     def surplus(between: float) -> float:
-        """How much more the differences spread than they would by chance."""
+        """Spread of the differences beyond that by chance."""
         weights = 1 / (variances + between)
         center = np.average(d, weights=weights)
         return float(weights @ np.square(d - center)) - (d.size - 1)
