@@ -63,7 +63,8 @@ def gates(spec: Spec, table: Table, verdict: Verdict | None) -> Section | None:
         (c.gate, c.required, c.found, "yes" if c.passed else "no", c.source)
         for c in verdict.gates
     ]
-    tables = [TextTable("", ("gate", "required", "found", "passed", "source"), rows)]
+    header = ("gate", "required", "found", "passed", "source")
+    tables = [TextTable("", header, rows, ("gate", "passed", "found", "required"))]
     compared: list[Row] = []
     for arm, outcome in verdict.arms.items():
         summary = table.arm(arm)
@@ -77,7 +78,8 @@ def gates(spec: Spec, table: Table, verdict: Verdict | None) -> Section | None:
         title = "Each arm of the claim, by its interval alone"
         minus = f"{spec.reference} - it{table.metric.unit(', ')}"
         header = ("arm of the claim", minus, "95 % interval", "outcome")
-        tables.append(TextTable(title, header, compared))
+        shown = ("arm of the claim", "outcome", "95 % interval", minus)
+        tables.append(TextTable(title, header, compared, shown))
     note = "A claim is judged only if every gate is passed."
     return Section("Gates", tables, [note])
 

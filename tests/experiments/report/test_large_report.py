@@ -93,6 +93,9 @@ def test_search_and_its_cost(large_report):
 def test_gates_stand_with_what_was_found(large_report):
     gates, arms = large_report.others[0].tables
     assert gates.header == ("gate", "required", "found", "passed", "source")
+    # A narrow terminal shows which are passed.
+    assert gates.columns[:2] == ("gate", "passed")
+    assert arms.columns[:2] == ("arm of the claim", "outcome")
     assert gates.rows == [
         ("runs", "all 12", "12 of 12", "yes", ""),
         ("divergence and failure", "none", "none", "yes", ""),
