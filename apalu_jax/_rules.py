@@ -157,8 +157,9 @@ def _cotangents(
     # sums in float32 and in bfloat16 not within the same one (libtpu 0.0.52;
     # tests/test_tpu_reductions.py). So beside the gradient of a perceptron's bias in
     # bfloat16 it would store g and dx, and read g again for these sums. If dx is stored
-    # first, g is not, and the bias reads dx. The sums wait for nothing: behind the
-    # barrier each layer would wait for the all-reduce of the next.
+    # first, g is not, and the bias reads dx. Four axes are those of images, whose batch
+    # norm sums dx in float32, within the same product. The sums wait for nothing: with
+    # a barrier each layer would wait for the all-reduce of the next.
     return kernels.stored(dx, (2, 3)), da, db
 
 

@@ -3,6 +3,7 @@
 import gc
 import os
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 
 # Before jax starts. Eight devices let pmap, shard_map and shardings be tested anywhere.
@@ -45,6 +46,17 @@ def pytest_collection():
     """Compile quickly what modules of tests compute when they are imported."""
     with quick_code_generation():
         return (yield)
+
+
+@pytest.fixture(scope="module")
+def tpu_compiler():
+    """The compiler for TPUs, in a process of its own."""
+    if find_spec("libtpu") is None:
+        pytest.skip("the compiler for TPUs, libtpu, is missing")
+    from apalu_jax.benchmarks import tpu
+
+    with tpu.compiler() as compiler:
+        yield compiler
 
 
 @pytest.fixture

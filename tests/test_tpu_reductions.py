@@ -10,7 +10,6 @@ apalu_jax/_kernels.py may go.
 
 import re
 from functools import partial
-from importlib.util import find_spec
 from math import sqrt
 
 import jax
@@ -92,19 +91,10 @@ def stored_results(topology, name):
     return STORED.findall(text[text.index("\nENTRY ") :])
 
 
-@pytest.fixture(scope="module")
-def child():
-    """The compiler in its process."""
-    if find_spec("libtpu") is None:
-        pytest.skip("the compiler for TPUs, libtpu, is missing")
-    with tpu.compiler() as child:
-        yield child
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", tpu.TOPOLOGIES)
-def test_sums_of_two_types_store_the_product(child, topology):
-    one, two = (child.submit(sums, topology, d) for d in ("float32", "bfloat16"))
+def test_sums_of_two_types_store_the_product(tpu_compiler, topology):
+    one, two = (tpu_compiler.submit(sums, topology, d) for d in ("float32", "bfloat16"))
     assert one[1] == pytest.approx(0, abs=0.01)
     assert two[1] == pytest.approx(1, abs=0.01)
     assert two[0] > one[0] + 3
@@ -112,8 +102,10 @@ def test_sums_of_two_types_store_the_product(child, topology):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", tpu.TOPOLOGIES)
-def test_a_layer_stores_no_more_than_with_relu(child, topology):
-    relu, apalu = (child.submit(step, topology, name) for name in ("relu", "apalu"))
+def test_a_layer_stores_no_more_than_with_relu(tpu_compiler, topology):
+    relu, apalu = (
+        tpu_compiler.submit(step, topology, name) for name in ("relu", "apalu")
+    )
     # The bias reads an array, and three are read and written more without the barrier.
     # A matrix of weights is 1/32 of an array.
     assert apalu[1] < relu[1] + 2 / 32
@@ -122,8 +114,8 @@ def test_a_layer_stores_no_more_than_with_relu(child, topology):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["apalu", "apalu, per channel"])
-def test_sums_join_the_all_reduce_of_the_biases(child, name):
-    gelu, apalu = (child.submit(all_reduces, f) for f in ("gelu", name))
+def test_sums_join_the_all_reduce_of_the_biases(tpu_compiler, name):
+    gelu, apalu = (tpu_compiler.submit(all_reduces, f) for f in ("gelu", name))
     assert apalu == gelu
 
 
@@ -144,5 +136,5 @@ def test_sums_join_the_all_reduce_of_the_biases(child, name):
         ),
     ],
 )
-def test_mobilenet_stores_no_result(child, topology, name):
-    assert child.submit(stored_results, topology, name) == []
+def test_mobilenet_stores_no_result(tpu_compiler, topology, name):
+    assert tpu_compiler.submit(stored_results, topology, name) == []

@@ -13,7 +13,6 @@ sums in float32.
 """
 
 from functools import partial
-from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
@@ -108,22 +107,15 @@ def compiled(topology, function, *args, size):
     return [n / (2 * size) for n in (costs.bytes, costs.temporary)]
 
 
-@pytest.fixture(scope="module")
-def child():
-    """The compiler in its process."""
-    if find_spec("libtpu") is None:
-        pytest.skip("the compiler for TPUs, libtpu, is missing")
-    with tpu.compiler() as child:
-        yield child
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch", "channels", "stride", "more"), [(4096, 32, 1, 0), (1024, 64, 2, 1.75)]
 )
-def test_a_value_in_front_of_a_normed_convolution(child, batch, channels, stride, more):
+def test_a_value_in_front_of_a_normed_convolution(
+    tpu_compiler, batch, channels, stride, more
+):
     gelu, apalu = (
-        child.submit(images, "v6e:2x2", name, batch, channels, stride)
+        tpu_compiler.submit(images, "v6e:2x2", name, batch, channels, stride)
         for name in ("gelu", "apalu")
     )
     # With stride 1 two more, written and read, if the value took two operations more.
@@ -131,9 +123,9 @@ def test_a_value_in_front_of_a_normed_convolution(child, batch, channels, stride
 
 
 @pytest.mark.slow
-def test_no_terms_are_stored_under_remat(child):
+def test_no_terms_are_stored_under_remat(tpu_compiler):
     gelu, apalu = (
-        child.submit(rematted, "v6e:2x2", name) for name in ("gelu", "apalu")
+        tpu_compiler.submit(rematted, "v6e:2x2", name) for name in ("gelu", "apalu")
     )
     # Two more where the backward pass shares the signs of the forward pass.
     assert apalu[1] < gelu[1] + 0.3
