@@ -187,7 +187,7 @@ def drop_outdated(
     found: dict[Case, Row], case: Case, row: Row, cases: Sequence[Case]
 ) -> None:
     """Remove rows not in `cases` if a reference's new row is of another program."""
-    if case in found and found[case]["program"] != row["program"]:
+    if case in found and found[case].get("program") != row["program"]:
         for other in found.keys() - {*cases}:
             if other[:-1] == case[:-1]:
                 del found[other]
