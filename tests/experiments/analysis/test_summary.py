@@ -149,6 +149,21 @@ def test_seeds_are_averaged_within_the_unit():
     assert table.leave_one_out == {}
 
 
+def test_units_that_are_known_better_weigh_more():
+    spec = tiny(units={"sure": {}, "vague": {}}, pair_by="unit")
+    sure = make_runs({"relu": [0.5] * 3, "apalu": [0.509, 0.51, 0.511]}, unit="sure")
+    vague = make_runs({"relu": [0.5] * 3, "apalu": [0.4, 0.5, 0.7]}, unit="vague")
+    table = analysis.summarize(spec, sure + vague)
+    assert list(table.weighted) == ["relu"]
+    plain = table.arm("relu").comparison.mean
+    assert plain == pytest.approx((0.01 + 0.1 / 3) / 2)
+    assert 0.01 < table.weighted["relu"].mean < 0.0101
+    assert table.weighted["relu"].interval[0] < 0.01
+    assert (
+        analysis.summarize(replace(spec, pair_by="seed"), sure + vague).weighted == {}
+    )
+
+
 def test_each_unit_is_left_out_in_turn():
     # The reference is ahead by 1, 3 and 8 %, and behind gelu by 1 % in every unit.
     arms = ("relu", "gelu", "apalu")

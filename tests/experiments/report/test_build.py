@@ -200,6 +200,18 @@ def test_markdown_shows_its_figures(built, tmp_path):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
 
 
+def test_no_figure_is_drawn_before_it_is_asked_for(finished_run, monkeypatch):
+    spec, _, found = finished_run
+    made = []
+    first = Figure.__init__
+    monkeypatch.setattr(
+        Figure, "__init__", lambda *args, **kw: (made.append(1), first(*args, **kw))[1]
+    )
+    built = build_report(spec, found)
+    assert built.figures and not made
+    assert built.figures["intervals"].figure and made
+
+
 def test_figures_are_drawn_once(finished_run, tmp_path, monkeypatch):
     spec, _, found = finished_run
     fresh, savefig, drawn = build_report(spec, found), Figure.savefig, []
