@@ -64,24 +64,25 @@ def gates(spec: Spec, table: Table, verdict: Verdict | None) -> Section | None:
         for c in verdict.gates
     ]
     header = ("gate", "required", "found", "passed", "source")
-    tables = [TextTable("", header, rows, ("gate", "passed", "found", "required"))]
-    compared: list[Row] = []
+    checked = TextTable("", header, rows, ("gate", "passed", "found", "required"))
+    note = "A claim is judged only if every gate is passed."
+    return Section("Gates", [checked, *_outcomes(spec, table, verdict)], [note])
+
+
+def _outcomes(spec: Spec, table: Table, verdict: Verdict) -> list[TextTable]:
+    """The outcome against each arm of the claim; empty if none was compared."""
+    rows: list[Row] = []
     for arm, outcome in verdict.arms.items():
         summary = table.arm(arm)
         if summary and summary.comparison:
             comparison, metric = summary.comparison, table.metric
             mean = metric.difference_text(comparison.mean)
-            compared.append(
-                (arm, mean, metric.interval_text(comparison.interval), outcome)
-            )
-    if compared:
-        title = "Each arm of the claim, by its interval alone"
-        minus = f"{spec.reference} - it{table.metric.unit(', ')}"
-        header = ("arm of the claim", minus, "95 % interval", "outcome")
-        shown = ("arm of the claim", "outcome", "95 % interval", minus)
-        tables.append(TextTable(title, header, compared, shown))
-    note = "A claim is judged only if every gate is passed."
-    return Section("Gates", tables, [note])
+            rows.append((arm, mean, metric.interval_text(comparison.interval), outcome))
+    title = "Each arm of the claim, by its interval alone"
+    minus = f"{spec.reference} - it{table.metric.unit(', ')}"
+    header = ("arm of the claim", minus, "95 % interval", "outcome")
+    shown = ("arm of the claim", "outcome", "95 % interval", minus)
+    return [TextTable(title, header, rows, shown)] if rows else []
 
 
 def revisions(spec: Spec) -> Section | None:
