@@ -1,6 +1,5 @@
 """Layers that the networks share, in the implementations that are fast on CPU."""
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -10,7 +9,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-from apalu_jax._numbers import wider
 from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.arms import ActivationFactory
 
@@ -145,67 +143,6 @@ class Conv(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y += bias.astype(self.dtype).reshape(1, 1, 1, -1)
         return y
-
-
-def depthwise(x: Array, kernel: Array, stride: int, everywhere: bool = False) -> Array:
-    """Convolves every channel with a 3x3 kernel of its own, padding with one zero.
-
-    On CPU, or if ``everywhere``, for models that are vmapped, it is a sum of nine
-    shifted products, on other platforms XLA's grouped convolution; the choice is made
-    when the program is compiled. Forward and backward on 128 x 16 x 16 x 64 take 71 ms
-    and 170 ms on CPU (jax 0.10.2, 2 cores).
-
-    Examples:
-      >>> y = depthwise(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), stride=2)
-      >>> print(y[0, :, :, 0])
-      [[4. 6.]
-       [6. 9.]]
-    """
-    shifted = functools.partial(_shifted, stride=stride)
-    if everywhere:
-        return shifted(x, kernel)
-
-    def grouped(x: Array, kernel: Array) -> Array:
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            [(1, 1), (1, 1)],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1],
-        )
-
-    return lax.platform_dependent(x, kernel, cpu=shifted, default=grouped)
-
-
-def _shifted(x: Array, kernel: Array, stride: int) -> Array:
-    _, height, width, _ = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    # Summed in float32, as the convolution of half precision is.
-    wide = wider(x.dtype, jnp.float32)
-    terms = (
-        padded[:, i : i + height : stride, j : j + width : stride].astype(wide)
-        * kernel[i : i + 1, j : j + 1].astype(wide)
-        for i in range(3)
-        for j in range(3)
-    )
-    return sum(terms, start=jnp.zeros((), wide)).astype(x.dtype)
-
-
-class Depthwise(nn.Module):
-    """Layer of :func:`depthwise`, without bias; the kernel is float32."""
-
-    stride: int
-    kernel_init: nn.initializers.Initializer
-    everywhere: bool = False
-    dtype: DType = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps images [n, height, width, channels] to images of as many channels."""
-        kernel = self.param("kernel", self.kernel_init, (3, 3, 1, x.shape[-1]))
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        return depthwise(x, kernel, self.stride, self.everywhere)
 
 
 def batch_norm(

@@ -3,9 +3,9 @@
 from flax import linen as nn
 from jax import Array
 
+from apalu_jax.experiments.models.depthwise import Depthwise
 from apalu_jax.experiments.models.layers import (
     ConvNet,
-    Depthwise,
     first_blocks,
     scaled_normal,
 )
