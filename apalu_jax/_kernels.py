@@ -30,11 +30,10 @@ class Kernels(NamedTuple):
     """Implementations of the pieces for one kind of backend.
 
     Attributes:
-      bounded: Identity, or :func:`bounded`, for the exponent of the forward pass.
-      exp: ``exp(w)`` for ``w <= 0``, bounded.
+      tanh: Whether a value in half precision takes one ``tanh`` instead of ``exp``.
+      exp: ``exp(w)`` for ``w <= 0``, as :func:`bounded` leaves it.
       exp_and_expm1: ``(w, z, dtype) -> (exp(w), exp(z) - 1)``, the latter where
-        ``w == z`` and to the precision of ``dtype``; ``w <= 0``, as ``bounded`` leaves
-        it.
+        ``w == z`` and to the precision of ``dtype``; ``w`` as before.
       barrier: Identity that may keep the compiler from storing what depends on ``u``
         and ``v`` in order to share it between loops, so that it is computed again.
       partial_sums: ``(u, v, axes) -> (u, v)``, summed in part along ``axes``: of the
@@ -43,7 +42,7 @@ class Kernels(NamedTuple):
         anything else computes with it, if it has that number of axes.
     """
 
-    bounded: Callable[[Array], Array]
+    tanh: bool
     exp: Callable[[Array], Array]
     exp_and_expm1: Callable[[Array, Array, DTypeLike], Pair]
     barrier: Callable[[Array, Array], Pair]
@@ -116,7 +115,7 @@ def _exp_and_expm1(w: Array, z: Array, dtype: DTypeLike) -> Pair:
 
 
 XLA = Kernels(
-    bounded=bounded,
+    tanh=False,
     exp=lax.exp,
     exp_and_expm1=_exp_and_expm1,
     barrier=lambda u, v: (u, v),
@@ -132,10 +131,10 @@ def _stored_on_tpu(v: Array, axes: tuple[int, ...]) -> Array:
     return lax.platform_dependent(v, tpu=lax.optimization_barrier, default=lambda v: v)
 
 
-# exp(-inf) is zero here, and nothing differentiates it. With two operations more, XLA
-# for TPU v6e stores the value for a convolution whose results are summed, as by batch
-# norm (libtpu 0.0.52; tests/test_tpu_stored_values.py).
-DEVICE = XLA._replace(bounded=lambda w: w, stored=_stored_on_tpu)
+# With more operations than a value by tanh has, XLA for TPU v6e stores it for a
+# convolution whose results are summed, as by batch norm (libtpu 0.0.52;
+# tests/test_tpu_stored_values.py).
+DEVICE = XLA._replace(tanh=True, stored=_stored_on_tpu)
 
 
 # ln 2 in two parts, the first so short that its product with an exponent is exact.
@@ -207,7 +206,7 @@ def _axis_of_fours(u: Array, axes: tuple[int, ...]) -> int | None:
 
 
 CPU = Kernels(
-    bounded=bounded,
+    tanh=False,
     # lax.exp counts as expensive, and XLA stores it from one loop to another.
     exp=lambda w: _cpu_exp_and_expm1(w, w, w.dtype)[0],
     exp_and_expm1=_cpu_exp_and_expm1,

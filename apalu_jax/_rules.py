@@ -11,7 +11,8 @@ With ``s = sigmoid(1.702 x)`` and the cotangent ``g`` of the result:
 
 Everything rests on one exponential per element, ``t = exp(w)`` with ``w = -1.702 x``
 where ``x >= 0``, so that ``s = 1 / (1 + t)`` and ``1 - s = t s``, and ``w = x`` where
-``x < 0``. ``w`` is never positive, so nothing overflows.
+``x < 0``. ``w`` is never positive, so nothing overflows. Only values in half precision
+on accelerators rest on one ``tanh`` instead.
 
 ``x``, ``a``, ``b`` are inexact arrays; ``a`` and ``b`` are scalars or have the rank of
 ``x``. ``z`` and ``h`` are ``x`` and ``g`` in the dtype of the computation.
@@ -54,11 +55,25 @@ def _where(condition: Array, x: Array, y: Array) -> Array:
 def _value(kernels: Kernels, x: Array, a: Array, b: Array) -> Array:
     z, a, b = to_compute_dtype(x, a, b)
     positive = z >= 0
-    w = kernels.bounded(_exponent(z, positive))
-    t, e = kernels.exp_and_expm1(w, z, x.dtype)
-    # (1 + s) first: a z alone may underflow where f does not.
-    y = _where(positive, (a + a * (1 / (1 + t))) * z, b * e)
+    if kernels.tanh and x.dtype.itemsize == 2:
+        y = _value_by_tanh(positive, z, a, b)
+    else:
+        w = bounded(_exponent(z, positive))
+        t, e = kernels.exp_and_expm1(w, z, x.dtype)
+        # (1 + s) first: a z alone may underflow where f does not.
+        y = _where(positive, (a + a * (1 / (1 + t))) * z, b * e)
     return lax.convert_element_type(y, x.dtype)
+
+
+def _value_by_tanh(positive: Array, z: Array, a: Array, b: Array) -> Array:
+    """The value from one ``tanh``.
+
+    ``1 + s = 3/2 + tanh(1.702 x / 2) / 2``, and with ``t = tanh(x / 2)`` there is
+    ``e^x - 1 = 2 t / (1 - t)``. Where ``x / 2`` is subnormal, XLA may make it zero.
+    """
+    half = lax.full_like(z, 0.5)
+    t = lax.tanh(z * lax.select(positive, scaled(half, GATE), half))
+    return _where(positive, (a * 1.5 + a * 0.5 * t) * z, b * 2 * t / (1 - t))
 
 
 def plain_value(x: Array, a: Array, b: Array) -> Array:

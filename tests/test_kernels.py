@@ -104,6 +104,9 @@ def test_both_kernels_round_half_precision_within_half_an_ulp(dtype, a, b, kerne
     tiny = float(jnp.finfo(dtype).tiny)
     normal = (np.abs(want) >= tiny) & (np.abs(exact) >= tiny)
     normal &= np.abs(want) < float(jnp.finfo(dtype).max)
+    if KERNELS[kernels].tanh and dtype == jnp.bfloat16:
+        # x / 2 is subnormal in float32 too, and XLA for CPU makes it zero.
+        normal &= exact != np.clip(exact, -2 * tiny, -tiny)
     error = np.abs(np.asarray(y).astype(np.float64) - want) / oracle.unit(want, dtype)
     assert error[normal].max() < 0.51
 

@@ -2,10 +2,10 @@
 
 For the sake of a convolution: with the sums of batch norm behind it, it computes an
 activation within the convolution up to some number of operations, among them those of
-the batch norm before it. For 64 channels and stride 2 that number is lower:
-GELU is within, APALU is not; a value of one `tanh` and 10 operations more would be.
-That is the rest of what MobileNet costs on v6e. A compiler that takes more operations
-would mend it.
+the batch norm before it. For 64 channels and stride 2 that number is lower. GELU is
+within, and APALU by one `tanh`; with an exponential, a polynomial and a division it was
+not, and MobileNet took a third more memory than with ReLU. A compiler that takes more
+operations would let the value by `tanh` go.
 
 For the sake of signs: under remat it packs the comparisons of the forward pass to bits,
 stores these, and shares them with the backward pass, which then stores terms of the
@@ -109,17 +109,17 @@ def compiled(topology, function, *args, size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("batch", "channels", "stride", "more"), [(4096, 32, 1, 0), (1024, 64, 2, 1.75)]
+    ("batch", "channels", "stride"), [(4096, 32, 1), (1024, 64, 2)]
 )
 def test_a_value_in_front_of_a_normed_convolution(
-    tpu_compiler, batch, channels, stride, more
+    tpu_compiler, batch, channels, stride
 ):
     gelu, apalu = (
         tpu_compiler.submit(images, "v6e:2x2", name, batch, channels, stride)
         for name in ("gelu", "apalu")
     )
-    # With stride 1 two more, written and read, if the value took two operations more.
-    assert apalu[0] - gelu[0] == pytest.approx(more, abs=0.1)
+    # Two more, written and read, if the value takes more operations.
+    assert apalu[0] - gelu[0] == pytest.approx(0, abs=0.1)
 
 
 @pytest.mark.slow
