@@ -121,20 +121,7 @@ def test_sums_join_the_all_reduce_of_the_biases(tpu_compiler, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("topology", "name"),
-    [
-        ("v5e:4x4", "apalu, per channel"),
-        pytest.param(
-            *("v6e:4x4", "apalu"),
-            marks=pytest.mark.xfail(
-                reason="with an operation too many XLA stores results in front of "
-                "strided depthwise convolutions, which it computes again with GELU "
-                "(libtpu 0.0.52; tests/test_tpu_stored_values.py)",
-                raises=AssertionError,
-                strict=True,
-            ),
-        ),
-    ],
+    ("topology", "name"), [("v5e:4x4", "apalu, per channel"), ("v6e:4x4", "apalu")]
 )
 def test_mobilenet_stores_no_result(tpu_compiler, topology, name):
     assert tpu_compiler.submit(stored_results, topology, name) == []

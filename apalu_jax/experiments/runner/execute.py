@@ -13,7 +13,12 @@ from apalu_jax.experiments.data.splits import Dataset, Splits
 from apalu_jax.experiments.formatting import joined
 from apalu_jax.experiments.records import Record, Trial
 from apalu_jax.experiments.runner import runtime, state
-from apalu_jax.experiments.runner.outcomes import Outcome, evaluated, searched
+from apalu_jax.experiments.runner.outcomes import (
+    Outcome,
+    check_metrics,
+    evaluated,
+    searched,
+)
 from apalu_jax.experiments.runner.parts import DECLARED, Parts
 from apalu_jax.experiments.runner.plan import config_of
 from apalu_jax.experiments.runner.state import State
@@ -66,6 +71,8 @@ class Executor:
             compiled = self._compiled.cache_info().misses
             training, label = self.prepare(trial)
             is_new = self._compiled.cache_info().misses > compiled
+            if is_new:
+                check_metrics(self._spec, trial, training)
             checkpoint = Checkpoint(
                 self._checkpoints / trial.file_name,
                 self._every_s,

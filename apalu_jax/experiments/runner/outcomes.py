@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from numpy.typing import ArrayLike, NDArray
 
 from apalu_jax import introspection
+from apalu_jax.experiments import ExperimentError
 from apalu_jax.experiments.data.splits import Batch
 from apalu_jax.experiments.records import IN_TRAINING, History, InputCounts, Trial
 from apalu_jax.experiments.specs import Spec
@@ -30,6 +31,41 @@ class Outcome(TypedDict, total=False):
     inputs: dict[str, InputCounts]
     figure_data: dict[str, Any]
     error: str
+
+
+def check_metrics(spec: Spec, trial: Trial, training: Training) -> None:
+    """Raises if the task has no metric of a declared name, before anything is trained.
+
+    It computes its metrics of predictions that are all zero.
+    """
+    fold = training.splits[0]
+    count = len(trial.seeds)
+    # Shapes of the stacked arrays.
+    seeds: Any = jax.ShapeDtypeStruct((count,), np.uint32)
+    train, validation, test = (
+        jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape), a.dtype), part)
+        for part in fold
+    )
+    state = loop.shapes(training.compiled, seeds, train)
+
+    def zeros(part: Any) -> Any:
+        shapes = jax.eval_shape(training.compiled.predict, state.variables, part)
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), shapes)
+
+    with np.errstate(all="ignore"):  # the numbers mean nothing
+        known = training.task.metrics(zeros(test), fold.test, zeros(validation))
+    listed = ", ".join(sorted(known))
+    declared = {
+        "metric": [spec.metric.name],
+        "secondary_metrics": [metric.name for metric in spec.secondary_metrics],
+        "monitors": [name.removeprefix(IN_TRAINING) for name in spec.monitors],
+    }
+    for field, names in declared.items():
+        for name in names:
+            if name not in known:
+                raise ExperimentError(
+                    f"`{field}` must be one of {listed}, got {name!r}."
+                )
 
 
 def searched(spec: Spec, trained: Trained) -> list[Outcome]:

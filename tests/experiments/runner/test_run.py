@@ -59,6 +59,22 @@ def test_nothing_is_left_to_do(finished_run):
     assert (out / "records.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize("field", ["metric", "secondary_metrics", "monitors"])
+def test_a_metric_that_the_task_lacks_is_refused_before_training(field, tmp_path):
+    wrong = replace(tiny().metric, name="acc")
+    value = {"metric": wrong, "secondary_metrics": (wrong,), "monitors": ("train/acc",)}
+    stages = []
+    with pytest.raises(
+        ExperimentError, match=rf"`{field}` must be .*log_loss, got 'acc'"
+    ):
+        records_of(
+            tiny(**{field: value[field]}),
+            tmp_path / "run",
+            progress=lambda state: stages.append(state.stage),
+        )
+    assert set(stages) <= {"data"}
+
+
 def test_folder_in_use_is_refused(finished_run, tmp_path):
     spec, out, _ = finished_run
     with pytest.raises(ExperimentError, match="--resume"):
