@@ -16,7 +16,7 @@ from apalu_jax.experiments.data.splits import Batch, Dataset, Splits
 
 
 class _Series(NamedTuple):
-    """A column of a file, or changes of such prices, as differences or returns."""
+    """A column of a file, or its changes, as differences or returns."""
 
     file: File
     column: str
@@ -42,9 +42,11 @@ _SERIES: Mapping[str, _Series] = {
     "sp500-returns": _series("us_stocks_adjclose_2007_2016", "GSPC", "returns"),
     "vix": _series("vix_daily_2007_2016", "VIX.Close"),
     "etth1": _series("ETTh1", "OT"),
+    "etth1-differences": _series("ETTh1", "OT", "differences"),
     "etth2": _series("ETTh2", "OT"),
     "sunspots": _series("monthly_sunspots", "Sunspots"),
     "airline": _series("airline_passengers", "Passengers"),
+    "airline-differences": _series("airline_passengers", "Passengers", "differences"),
     "temperature": _series("daily_min_temperatures", "Temp"),
 }
 

@@ -125,9 +125,11 @@ def test_unknown_series_is_refused():
         ("sp500-returns", [1584, 345, 346]),
         ("vix", [1733, 377, 378]),
         ("etth1", [12164, 2613, 2613]),
+        ("etth1-differences", [12163, 2613, 2613]),
         ("etth2", [12164, 2613, 2613]),
         ("sunspots", [1944, 423, 423]),
         ("airline", [71, 21, 22]),
+        ("airline-differences", [70, 22, 21]),
         ("temperature", [2525, 547, 548]),
     ],
 )
