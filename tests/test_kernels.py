@@ -198,6 +198,23 @@ def test_one_exponential_per_pass_elsewhere(residual):
         assert text.count(" exponential(") == 1
 
 
+@pytest.mark.parametrize(
+    ("dtype", "platform", "counts"),
+    [
+        (jnp.bfloat16, "tpu", [1, 0]),
+        (jnp.float16, "cuda", [1, 0]),
+        (jnp.float32, "tpu", [0, 1]),
+        # The exponential is a polynomial and a power of two.
+        (jnp.bfloat16, "cpu", [0, 0]),
+    ],
+)
+def test_values_in_half_precision_take_one_tanh_elsewhere(dtype, platform, counts):
+    x, _, a, b = operands((64, 8), dtype, ())
+    traced = jax.jit(_rules.value).trace(x, a, b)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert [text.count(f"stablehlo.{n}") for n in ("tanh", "exponential")] == counts
+
+
 @pytest.mark.parametrize("residual", BACKWARD)
 def test_on_cpu_nothing_of_the_size_of_x_is_stored_besides_results(residual):
     shape = (2048, 512)
