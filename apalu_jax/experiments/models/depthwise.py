@@ -88,7 +88,7 @@ def _padded(x: Array) -> Array:
 
 
 def _windows(padded: Array, shape: tuple[int, ...], stride: int) -> Iterator[Array]:
-    """What lies under each of the nine entries of a kernel, for images of ``shape``."""
+    """The parts of images under each of the nine entries of a kernel."""
     _, height, width, _ = shape
     for i in range(3):
         for j in range(3):
