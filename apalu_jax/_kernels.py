@@ -131,8 +131,8 @@ def _stored_on_tpu(v: Array, axes: tuple[int, ...]) -> Array:
     return lax.platform_dependent(v, tpu=lax.optimization_barrier, default=lambda v: v)
 
 
-# With more operations than a value by tanh has, XLA for TPU v6e stores it for a
-# convolution whose results are summed, as by batch norm (libtpu 0.0.52;
+# A value by tanh takes few operations. XLA for TPU v6e recomputes it for a convolution
+# followed by batch norm, and stores a longer one (libtpu 0.0.52;
 # tests/test_tpu_stored_values.py).
 DEVICE = XLA._replace(tanh=True, stored=_stored_on_tpu)
 

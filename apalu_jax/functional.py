@@ -60,10 +60,10 @@ def apalu(
     Computed in float32 (float64 for float64 input): for ``a`` and ``b`` from 1e-30 to
     1e30 values and derivatives are within 3 units in the last place (the slope where
     ``e^x`` is normal), in half precision within 0.51. Subnormal magnitudes are flushed
-    to zero where XLA does so; elsewhere than on CPU so is bfloat16 ``x`` from -2.4e-38
-    up. The gradients of ``a`` and ``b`` are summed in the same precision over exactly
-    the axes along which the parameter was broadcast, then cast to its dtype. Each
-    cotangent has its argument's shape, dtype and sharding.
+    to zero where XLA does so; on accelerators, bfloat16 ``x`` above -2.4e-38 and below
+    zero counts as zero. The gradients of ``a`` and ``b`` are summed in the same
+    precision over exactly the axes along which the parameter was broadcast, then cast
+    to its dtype. Each cotangent has its argument's shape, dtype and sharding.
 
     Args:
       x: Real array of any shape. Integers are promoted as in ``jax.nn.gelu``.

@@ -36,7 +36,7 @@ settings.load_profile("repeatable")
 
 def pytest_configure():
     """Make the folder again, which JAX made once and ``--cache-clear`` took away."""
-    # Each of 14,000 tests is looked at in a collection: fewer of these.
+    # Each garbage collection visits all 14,000 tests, so there are fewer of them.
     gc.set_threshold(20_000, 50, 100)
     Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
 
@@ -52,7 +52,7 @@ def pytest_collection():
 def tpu_compiler():
     """The compiler for TPUs, in a process of its own."""
     if find_spec("libtpu") is None:
-        pytest.skip("the compiler for TPUs, libtpu, is missing")
+        pytest.skip("libtpu, the compiler for TPUs, is not installed")
     from apalu_jax.benchmarks import tpu
 
     with tpu.compiler() as compiler:

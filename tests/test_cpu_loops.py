@@ -39,7 +39,7 @@ def test_two_results_take_a_loop_each():
 
 
 def test_forward_and_backward_take_few_more():
-    """Beside the five and two of these loops the sums' own partial results."""
+    """Two arrays forward, five backward, and the partial sums."""
     params = jax.tree.map(jnp.float32, APALUParams())
 
     def both(x, params, g):

@@ -16,10 +16,9 @@ def depthwise(x: Array, kernel: Array, stride: int, everywhere: bool = False) ->
     """Convolves every channel with a 3x3 kernel of its own, padding with one zero.
 
     Images are [n, height, width, channels], kernels [3, 3, 1, channels], both of one
-    float type. On CPU, or if ``everywhere``, for models that are vmapped, it is a sum
-    of nine shifted products, which has reverse-mode derivatives only; on other
-    platforms XLA's grouped convolution. The choice is made when the program is
-    compiled.
+    float type. On CPU it is a sum of nine shifted products, on other platforms XLA's
+    grouped convolution, unless ``everywhere`` is true, for models that are vmapped. The
+    choice is made when the program is compiled. Forward-mode differentiation raises.
 
     Examples:
       >>> y = depthwise(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), stride=2)
@@ -57,12 +56,11 @@ def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, 
 
 
 def _backward(stride: int, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    """Cotangents; of ``x`` from shifts of ``g``, as the result is from those of ``x``.
+    """Cotangents of the images, as a sum of shifts of ``g``, and of the kernel.
 
-    JAX's own rule pads nine products and adds them, and XLA for CPU stores all nine if
-    two loops read their sum: those of the cotangents of ``x`` and of the parameters of
-    a trained activation in front (jax 0.10.2). A step of MobileNet then accesses twice
-    the bytes.
+    JAX's own rule adds nine padded products. XLA for CPU stores all nine if two loops
+    read their sum, as behind a trained activation, whose input and parameters have
+    gradients: a step of MobileNet accessed twice the bytes (jax 0.10.2).
     """
     x, kernel = saved
     # Zeros between the rows and columns of `g`, and one row and column of them around.

@@ -72,7 +72,7 @@ class Executor:
             training, label = self.prepare(trial)
             is_new = self._compiled.cache_info().misses > compiled
             if is_new:
-                check_metrics(self._spec, trial, training)
+                check_metrics(self._spec, training)
             checkpoint = Checkpoint(
                 self._checkpoints / trial.file_name,
                 self._every_s,
