@@ -70,7 +70,9 @@ def test_operations_are_compared_with_the_floor(result):
         assert row["bytes_to_floor"] == row["bytes"] / floor
         if function == "apalu":
             assert row["bytes_to_floor"] < 1.01
-            assert row["transcendentals"] == 1
+            # In half precision a tanh forward, and an exponential backward.
+            passes = 2 if (dtype, mode) == ("bfloat16", "both") else 1
+            assert row["transcendentals"] == passes
     assert rows["relu", "bfloat16", "backward"]["transcendentals"] == 0
     # It keeps several arrays, and a second exponential for its other branch.
     assert rows["textbook APALU", "bfloat16", "backward"]["bytes_to_floor"] > 2
